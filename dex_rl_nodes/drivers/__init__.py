@@ -1,0 +1,1 @@
+"""Device protocols: bytes in, numbers out."""

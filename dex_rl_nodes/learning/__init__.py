@@ -1,0 +1,1 @@
+"""Action interfaces, policies, critics, algorithms, replay, reward."""

@@ -1,0 +1,1 @@
+"""ROS plumbing: one file per node."""

@@ -1,0 +1,1 @@
+"""rosbag2 files: write, read, repair; episodes and transitions."""

@@ -1,0 +1,158 @@
+"""The records that travel between the parts of the system.
+
+Each record has the fields of the message of the same name (msg/*.msg), with NumPy arrays for arrays
+and `stamp` (integer nanoseconds) for the header; units and frames are documented there, once.
+Arrays are float32, so that the graph and the in-process loop compute from the same numbers.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+ARM_DIM = 6
+HAND_DIM = 6
+ACTION_DIM = ARM_DIM + HAND_DIM
+STATE_DIM = 12
+HISTORY_LENGTH = 8
+
+
+def _zeros(*shape: int):
+    return field(default_factory=lambda: np.zeros(shape, np.float32))
+
+
+@dataclass
+class Observation:
+    """What the robot perceives at one tick, before any network."""
+
+    stamp: int
+    episode: int
+    step: int
+    images: dict[str, np.ndarray]  # view name -> uint8 (size, size, 3) RGB, the task crop
+    state: np.ndarray  # float32 (12,), see PolicyStep.state
+
+
+@dataclass
+class HandPrior:
+    stamp: int = 0
+    episode: int = 0
+    step: int = 0
+    hand_history: np.ndarray = _zeros(HISTORY_LENGTH * HAND_DIM)
+    context: np.ndarray = _zeros(0)
+
+
+@dataclass
+class PolicyStep:
+    stamp: int = 0
+    episode: int = 0
+    step: int = 0
+    encoder: str = ''
+    features: np.ndarray = _zeros(0)
+    state: np.ndarray = _zeros(STATE_DIM)
+    hand_history: np.ndarray = _zeros(HISTORY_LENGTH * HAND_DIM)
+    context: np.ndarray = _zeros(0)
+    base_core: np.ndarray = _zeros(0)
+
+
+@dataclass
+class CoreAction:
+    stamp: int = 0
+    episode: int = 0
+    step: int = 0
+    core: np.ndarray = _zeros(0)
+    residual: np.ndarray = _zeros(0)
+    weights_version: int = 0
+    deterministic: bool = False
+    context: np.ndarray = _zeros(0)
+
+
+@dataclass
+class ActionCommand:
+    stamp: int = 0
+    episode: int = 0
+    step: int = 0
+    arm: np.ndarray = _zeros(ARM_DIM)
+    hand: np.ndarray = _zeros(HAND_DIM)
+    hold_hand: bool = False
+
+
+@dataclass
+class TeleopCommand:
+    stamp: int = 0
+    arm_active: bool = False
+    arm: np.ndarray = _zeros(ARM_DIM)
+    hand_active: bool = False
+    hand_delta: np.ndarray = _zeros(HAND_DIM)
+    mark: int = 0
+
+
+@dataclass
+class ExecutedAction:
+    stamp: int = 0
+    episode: int = 0
+    step: int = 0
+    action: np.ndarray = _zeros(ACTION_DIM)
+    hand_target: np.ndarray = _zeros(HAND_DIM)
+    target_pose: np.ndarray = _zeros(7)  # x, y, z (m), quaternion x, y, z, w
+    source: int = 0
+    limited: bool = False
+    stopped: bool = False
+
+
+@dataclass
+class Reward:
+    stamp: int = 0
+    episode: int = 0
+    step: int = 0
+    probability: float = 0.0
+    success: bool = False
+
+
+@dataclass
+class StepResult:
+    stamp: int = 0
+    episode: int = 0
+    step: int = 0
+    reward: float = 0.0
+    probability: float = float('nan')
+    terminated: bool = False
+    truncated: bool = False
+    success: bool = False
+
+
+@dataclass
+class EpisodeState:
+    stamp: int = 0
+    episode: int = 0
+    phase: int = 0
+    outcome: int = 0
+    final_step: int = 0
+    seed: int = 0
+    hand_target: np.ndarray = _zeros(HAND_DIM)
+    purpose: str = ''
+    reason: str = ''
+
+
+@dataclass
+class Transition:
+    stamp: int = 0
+    sequence: int = 0
+    episode: int = 0
+    step: int = 0
+    encoder: str = ''
+    features: np.ndarray = _zeros(0)
+    state: np.ndarray = _zeros(STATE_DIM)
+    hand_history: np.ndarray = _zeros(HISTORY_LENGTH * HAND_DIM)
+    context: np.ndarray = _zeros(0)
+    base_core: np.ndarray = _zeros(0)
+    residual: np.ndarray = _zeros(0)
+    action: np.ndarray = _zeros(ACTION_DIM)
+    reward: float = 0.0
+    mask: float = 1.0
+    truncated: bool = False
+    success: bool = False
+    source: int = 0
+    next_features: np.ndarray = _zeros(0)
+    next_state: np.ndarray = _zeros(STATE_DIM)
+    next_hand_history: np.ndarray = _zeros(HISTORY_LENGTH * HAND_DIM)
+    next_context: np.ndarray = _zeros(0)
+    next_base_core: np.ndarray = _zeros(0)

@@ -1,0 +1,1 @@
+"""What a command means: units, limits, kinematics, takeover, safety."""

@@ -1,0 +1,113 @@
+"""The folder of one run: what lies where, and files that are never seen half written."""
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dex_rl_nodes import __version__
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.paths import runs_directory
+
+PURPOSES = ('demos', 'reward', 'online', 'evaluation')
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run is; fixed when the run is created."""
+
+    task: str
+    robot: str
+    interface: str
+    method: str
+    seed: int
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that readers see the old or the new content, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise UserError(f'cannot write {path}: {error.strerror}; free some space or choose another run folder') from None
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file atomically."""
+    write_atomic(path, (json.dumps(content, indent=2) + '\n').encode())
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON file.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f'cannot read {path}: {error.strerror}') from None
+    except ValueError:
+        raise UserError(f'{path} is damaged (not JSON); delete it and run its stage again') from None
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class RunDirectory:
+    """Paths of one run below runs/ (or $DEXRL_RUNS)."""
+
+    def __init__(self, name: str):
+        if not name or '/' in name or name.startswith('.'):
+            raise UserError(f'"{name}" cannot be the name of a run; use letters, digits, - and _')
+        self.name = name
+        self.path = runs_directory() / name
+
+    def create(self, settings: RunSettings) -> 'RunDirectory':
+        """Create the run, or check that the existing one has the same settings."""
+        file = self.path / 'run.json'
+        if file.exists():
+            stored = self.settings()
+            for key, value in asdict(settings).items():
+                if getattr(stored, key) != value:
+                    raise UserError(
+                        f'run "{self.name}" was made with {key} {getattr(stored, key)}, not {value}; '
+                        f'choose another run:=NAME or the same {key}'
+                    )
+            return self
+        created = time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
+        write_json(file, {**asdict(settings), 'version': __version__, 'created': created})
+        return self
+
+    def settings(self) -> RunSettings:
+        """Settings of the existing run; UserError without one."""
+        file = self.path / 'run.json'
+        if not file.exists():
+            raise UserError(f'there is no run "{self.name}" in {self.path.parent}')
+        content = read_json(file)
+        return RunSettings(**{key: content[key] for key in RunSettings.__dataclass_fields__})
+
+    def bags(self, purpose: str) -> Path:
+        """Folder of the bags of one purpose."""
+        if purpose not in PURPOSES:
+            raise ValueError(purpose)
+        return self.path / 'bags' / purpose
+
+    def file(self, name: str) -> Path:
+        """A file of the run by name, for example `prior.json`."""
+        return self.path / name

@@ -1,0 +1,1 @@
+"""The simulated robot: scene, tasks, cameras, scripted operator."""
