@@ -156,3 +156,25 @@ class Transition:
     next_hand_history: np.ndarray = _zeros(HISTORY_LENGTH * HAND_DIM)
     next_context: np.ndarray = _zeros(0)
     next_base_core: np.ndarray = _zeros(0)
+
+
+@dataclass
+class RobotReading:
+    """What arm and hand report."""
+
+    stamp: int = 0
+    tcp_pose: np.ndarray = field(default_factory=lambda: np.array([0, 0, 0, 0, 0, 0, 1], np.float64))  # base frame, m, xyzw
+    hand: np.ndarray = _zeros(HAND_DIM)  # measured, normalised travel
+    joint_position: np.ndarray = field(default_factory=lambda: np.zeros(7))  # rad
+    joint_velocity: np.ndarray = field(default_factory=lambda: np.zeros(7))  # rad/s
+
+
+@dataclass
+class OperatorInput:
+    """What the operator's hands do to the devices at one moment."""
+
+    twist: np.ndarray = _zeros(ARM_DIM)  # SpaceMouse axes in the base frame, [-1, 1]: translation, rotation
+    left_button: bool = False
+    right_button: bool = False  # held: the glove drives the hand
+    glove: np.ndarray = _zeros(HAND_DIM)  # absolute finger positions of the operator, [0, 1]
+    mark: int = 0  # TeleopCommand.MARK_*
