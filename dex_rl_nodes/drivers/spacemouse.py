@@ -1,0 +1,53 @@
+"""SpaceMouse through its HID reports, for machines without spacenavd.
+
+Report 1 holds the translation (older models) or all six axes, report 2 the rotation of older models, report 3 the
+buttons (bit 0 left, bit 1 right). Counts are about plus or minus 350 at full deflection.
+"""
+
+from dataclasses import dataclass, replace
+
+FULL_SCALE = 350.0
+
+# vendor id, product id -> model
+MODELS = {
+    (0x256F, 0xC635): 'SpaceMouse Compact',
+    (0x256F, 0xC62E): 'SpaceMouse Wireless (cabled)',
+    (0x256F, 0xC63A): 'SpaceMouse Wireless BT',
+    (0x256F, 0xC632): 'SpaceMouse Pro Wireless (cabled)',
+    (0x256F, 0xC638): 'SpaceMouse Pro Wireless BT',
+    (0x256F, 0xC652): 'Universal Receiver',
+    (0x256F, 0xC633): 'SpaceMouse Enterprise',
+    (0x256F, 0xC641): 'SpaceMouse',
+    (0x046D, 0xC626): 'SpaceNavigator',
+    (0x046D, 0xC62B): 'SpaceMouse Pro',
+}
+
+
+@dataclass(frozen=True)
+class MouseState:
+    """Axes in device convention, [-1, 1]: x, y, z, then rotations about them; buttons."""
+
+    axes: tuple[float, ...] = (0.0,) * 6
+    left: bool = False
+    right: bool = False
+
+
+def _axes(data: bytes) -> tuple[float, ...]:
+    counts = (int.from_bytes(data[i : i + 2], 'little', signed=True) for i in range(0, len(data) - 1, 2))
+    return tuple(min(max(count / FULL_SCALE, -1.0), 1.0) for count in counts)
+
+
+def decode_report(report: bytes, state: MouseState) -> MouseState:
+    """State after one report; reports of other kinds or lengths leave it as it was."""
+    if not report:
+        return state
+    kind, data = report[0], report[1:]
+    if kind == 1 and len(data) >= 12:
+        return replace(state, axes=_axes(data[:12]))
+    if kind == 1 and len(data) >= 6:
+        return replace(state, axes=_axes(data[:6]) + state.axes[3:])
+    if kind == 2 and len(data) >= 6:
+        return replace(state, axes=state.axes[:3] + _axes(data[:6]))
+    if kind == 3 and data:
+        return replace(state, left=bool(data[0] & 1), right=bool(data[0] & 2))
+    return state
