@@ -19,6 +19,7 @@ STATUS = 1612
 
 BAUD_RATES = (115200,)
 FULL_TRAVEL = 1000
+REPLY_OVERHEAD = 8  # bytes of a reply that are not data
 _READ, _WRITE = 0x11, 0x12
 
 ERRORS = {0: 'locked rotor', 1: 'over-temperature', 2: 'over-current', 3: 'motor', 4: 'communication'}

@@ -1,0 +1,1 @@
+"""Emulated devices that speak bytes on a pseudo-terminal, to prove drivers without hardware."""

@@ -1,0 +1,102 @@
+"""Glove and SpaceMouse readers against emulated devices."""
+
+import time
+
+import pytest
+
+from dex_rl_nodes.drivers.devices import GloveReader, Reconnecting, SpaceMouseReader, find_spacemouse
+from dex_rl_nodes.drivers.emulators.operator_devices import GloveEmulator, SpaceMouseEmulator
+from dex_rl_nodes.errors import UserError
+
+
+def wait_for(read, condition, deadline=5.0):
+    """Read until a condition holds."""
+    end = time.monotonic() + deadline
+    while time.monotonic() < end:
+        if condition(value := read()):
+            return value
+    pytest.fail(f'condition not met in {deadline} s')
+
+
+def test_glove_reads_its_channels(tmp_path):
+    with GloveEmulator(tmp_path / 'glove') as device:
+        device.counts = list(range(1000, 1021))
+        reader = GloveReader(str(device.path))
+        assert reader.read().tolist() == [1003, 1002, 1007, 1011, 1015, 1019]
+        reader.close()
+
+
+def test_glove_of_zeros_is_no_pose(tmp_path):
+    with GloveEmulator(tmp_path / 'glove') as device:
+        device.counts = [0] * 21
+        reader = GloveReader(str(device.path))
+        assert reader.read() is None
+        assert reader.rejected == 1
+        reader.close()
+
+
+def test_glove_of_the_other_generation_is_no_pose(tmp_path):
+    with GloveEmulator(tmp_path / 'glove', registers=22) as device:
+        reader = GloveReader(str(device.path), registers=21)
+        assert reader.read() is None
+        reader.close()
+
+
+def test_glove_with_a_bad_cable_never_gives_a_wrong_pose(tmp_path):
+    with GloveEmulator(tmp_path / 'glove', corruption=0.01, seed=3) as device:
+        reader = GloveReader(str(device.path), timeout=0.005)
+        poses = [reader.read() for _ in range(300)]
+        assert all(pose is None or (pose == 2000).all() for pose in poses)
+        assert 0 < reader.rejected < 250
+        reader.close()
+
+
+def test_glove_channels_must_exist(tmp_path):
+    with pytest.raises(UserError, match='from 0 to 20'):
+        GloveReader(str(tmp_path / 'glove'), channels=(0, 1, 2, 3, 4, 21))
+
+
+def test_glove_comes_back(tmp_path):
+    device = GloveEmulator(tmp_path / 'glove')
+    glove = Reconnecting(lambda: GloveReader(str(device.path)), interval=0.01)
+    assert glove.read() is None
+    assert 'does not exist' in glove.problem
+    for count in range(3):
+        device.plug_in()
+        wait_for(glove.read, lambda pose: pose is not None)
+        assert glove.reconnections == count
+        device.unplug()
+        wait_for(glove.read, lambda pose: pose is None and glove.problem)
+    glove.close()
+
+
+def test_spacemouse_reports_the_newest_state(tmp_path):
+    device = SpaceMouseEmulator(tmp_path / 'mouse')
+    device.plug_in()
+    reader = SpaceMouseReader(str(device.path))
+    device.move([0.1, 0, 0, 0, 0, 0])
+    wait_for(reader.read, lambda state: state.axes[0] > 0)
+    device.press(left=False, right=True)
+    assert wait_for(reader.read, lambda state: state.right).axes[0] == pytest.approx(0.1)
+    device.unplug()
+    reader.close()
+
+
+def test_spacemouse_absence_is_not_zeros(tmp_path):
+    device = SpaceMouseEmulator(tmp_path / 'mouse')
+    device.plug_in()
+    mouse = Reconnecting(lambda: SpaceMouseReader(str(device.path)), interval=0.01)
+    wait_for(mouse.read, lambda state: state is not None)
+    device.unplug()
+    wait_for(mouse.read, lambda state: state is None)
+    assert 'SpaceMouse' in mouse.problem
+    mouse.close()
+
+
+def test_spacemouse_is_found_by_its_ids(tmp_path):
+    entry = tmp_path / 'hidraw3' / 'device'
+    entry.mkdir(parents=True)
+    (entry / 'uevent').write_text('DRIVER=hid-generic\nHID_ID=0003:0000256F:0000C635\n')
+    assert find_spacemouse(tmp_path) == ('/dev/hidraw3', 'SpaceMouse Compact')
+    with pytest.raises(UserError, match='no SpaceMouse found'):
+        find_spacemouse(tmp_path / 'hidraw3')

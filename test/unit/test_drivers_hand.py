@@ -1,0 +1,134 @@
+"""Hand drivers against emulated hands on pseudo-terminals."""
+
+import time
+
+import numpy as np
+import pytest
+
+from dex_rl_nodes.drivers.emulators.hands import InspireEmulator, RuiyanEmulator
+from dex_rl_nodes.drivers.hand import HandController, HandSettings, InspireHand, RuiyanHand
+from dex_rl_nodes.drivers.link import LinkLost
+from dex_rl_nodes.errors import UserError
+
+START = [0.4, 0.1, 0.2, 0.3, 0.5, 0.6]
+HANDS = [(RuiyanHand, RuiyanEmulator), (InspireHand, InspireEmulator)]
+
+
+def controller_of(hand, port, **options):
+    return HandController(
+        lambda: hand(HandSettings(str(port), baud=115200)), **{'largest_step': 0.1, 'command_timeout': 0.5, **options}
+    )
+
+
+def cycle_until(controller, condition, deadline=5.0, goal=None):
+    """Run cycles until a condition holds."""
+    end = time.monotonic() + deadline
+    while time.monotonic() < end:
+        now = time.monotonic()
+        if goal is not None and controller.hand is not None:
+            controller.command(goal, now)
+        reading = controller.cycle(now)
+        if condition(reading):
+            return reading
+    pytest.fail(f'condition not met in {deadline} s; problem: {controller.problem!r}')
+
+
+@pytest.mark.parametrize('hand, emulator', HANDS)
+def test_no_motion_at_start_then_reaches_the_goal(tmp_path, hand, emulator):
+    with emulator(tmp_path / 'hand', start=START) as device:
+        controller = controller_of(hand, device.path)
+        for _ in range(10):
+            reading = controller.cycle(time.monotonic())
+        assert reading.position == pytest.approx(START, abs=1e-3)
+        assert device.motors.position == pytest.approx(START, abs=1e-3)
+        goal = np.array([0.0, 1.0, 0.9, 0.8, 0.7, 0.1])
+        reading = cycle_until(controller, lambda r: np.allclose(r.position, goal, atol=2e-3), goal=goal)
+        assert device.motors.position == pytest.approx(goal, abs=2e-3)
+
+
+def test_target_moves_at_most_one_step_per_cycle(tmp_path):
+    with RuiyanEmulator(tmp_path / 'hand', start=[0.0] * 6) as device:
+        controller = controller_of(RuiyanHand, device.path, largest_step=0.05)
+        controller.cycle(time.monotonic())
+        controller.command(np.ones(6), time.monotonic())
+        before = controller.target.copy()
+        controller.cycle(time.monotonic())
+        assert np.max(np.abs(controller.target - before)) <= 0.05 + 1e-9
+
+
+def test_silence_stops_the_hand_where_it_is(tmp_path):
+    with RuiyanEmulator(tmp_path / 'hand', start=[0.0] * 6) as device:
+        controller = controller_of(RuiyanHand, device.path, largest_step=0.01, command_timeout=0.05)
+        cycle_until(controller, lambda r: r.position[0] > 0.1, goal=np.ones(6))
+        cycle_until(controller, lambda r: time.monotonic() - controller._commanded_at > 0.1)
+        assert controller.target[0] < 0.9
+        assert controller.target == pytest.approx(controller.hand.reading.position, abs=0.05)
+
+
+@pytest.mark.parametrize('hand, emulator', HANDS)
+def test_unplugged_and_plugged_in_again_without_a_restart(tmp_path, hand, emulator):
+    device = emulator(tmp_path / 'hand', start=START)
+    device.plug_in()
+    controller = controller_of(hand, device.path, reconnect_interval=0.02)
+    cycle_until(controller, lambda r: r is not None)
+    for count in range(1, 6):
+        device.unplug()
+        cycle_until(controller, lambda r: r is None)
+        device.plug_in()
+        cycle_until(controller, lambda r: r is not None and controller.target is not None)
+        assert controller.reconnections == count
+        assert device.motors.position == pytest.approx(START, abs=2e-3)
+    device.unplug()
+
+
+def test_fault_is_named_held_and_cleared(tmp_path):
+    with RuiyanEmulator(tmp_path / 'hand', start=START) as device:
+        controller = controller_of(RuiyanHand, device.path, clear_interval=0.2)
+        cycle_until(controller, lambda r: r is not None)
+        device.status[2] = 5
+        cycle_until(controller, lambda r: 'index: over-current' in controller.problem)
+        cycle_until(controller, lambda r: controller.problem == '')
+
+
+def test_missing_motor_is_named_and_nothing_moves(tmp_path):
+    with RuiyanEmulator(tmp_path / 'hand', start=START) as device:
+        device.silent = {3}
+        controller = controller_of(RuiyanHand, device.path)
+        controller.cycle(time.monotonic())
+        assert 'index' in controller.problem
+        assert device.moves == 0
+
+
+def test_damaged_bytes_never_give_a_wrong_position(tmp_path):
+    with RuiyanEmulator(tmp_path / 'hand', start=START, corruption=0.01, seed=7) as device:
+        controller = controller_of(RuiyanHand, device.path)
+        cycle_until(controller, lambda r: controller.target is not None)
+        for _ in range(300):
+            controller.command(np.array(START), time.monotonic())
+            reading = controller.cycle(time.monotonic())
+            assert reading.position == pytest.approx(START, abs=0.05)
+
+
+def test_wrong_port_and_silent_port_are_one_sentence(tmp_path):
+    with pytest.raises(UserError, match='does not exist'):
+        RuiyanHand(HandSettings(str(tmp_path / 'nothing')))
+    with RuiyanEmulator(tmp_path / 'hand') as device:
+        device.silent = {1, 2, 3, 4, 5, 6}
+        with pytest.raises(UserError, match='no hand answers on .* at 460800, 115200'):
+            RuiyanHand(HandSettings(str(device.path)))
+
+
+def test_goal_must_be_six_finite_numbers_in_range(tmp_path):
+    controller = HandController(lambda: None, largest_step=0.1, command_timeout=0.5)
+    for goal in ([0.5] * 5, [float('nan')] * 6, [1.5] * 6):
+        with pytest.raises(ValueError):
+            controller.command(np.array(goal), 0.0)
+
+
+def test_lost_link_raises_link_lost(tmp_path):
+    device = RuiyanEmulator(tmp_path / 'hand')
+    device.plug_in()
+    hand = RuiyanHand(HandSettings(str(device.path), baud=460800))
+    device.unplug()
+    with pytest.raises(LinkLost):
+        hand.exchange(None)
