@@ -43,7 +43,7 @@ def test_no_motion_at_start_then_reaches_the_goal(tmp_path, hand, emulator):
         assert device.motors.position == pytest.approx(START, abs=1e-3)
         goal = np.array([0.0, 1.0, 0.9, 0.8, 0.7, 0.1])
         reading = cycle_until(controller, lambda r: np.allclose(r.position, goal, atol=2e-3), goal=goal)
-        assert device.motors.position == pytest.approx(goal, abs=2e-3)
+        assert device.motors.position == pytest.approx(goal, abs=5e-3)
 
 
 def test_target_moves_at_most_one_step_per_cycle(tmp_path):
