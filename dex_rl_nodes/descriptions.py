@@ -1,0 +1,236 @@
+"""What every topic carries and what every node does: read by the nodes, graph.py and the README tables. Knows no ROS."""
+
+from dataclasses import dataclass
+
+from dex_rl_nodes.parameters import Parameter
+
+
+@dataclass(frozen=True)
+class Topic:
+    """Type and QoS profile (a name of nodes/qos.py) of a topic; relative name."""
+
+    type: str
+    qos: str
+
+
+@dataclass(frozen=True)
+class NodeDescription:
+    """One node: what it is for, its topics and services (names of TOPICS and SERVICES) and its own parameters."""
+
+    name: str
+    purpose: str
+    publishes: tuple[str, ...] = ()
+    subscribes: tuple[str, ...] = ()
+    serves: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+
+
+FRONT_IMAGE = 'camera/front/color/image_raw'
+WRIST_IMAGE = 'camera/wrist/color/image_raw'
+CURRENT_POSE = 'franka_robot_state_broadcaster/current_pose'
+MEASURED_JOINTS = 'franka_robot_state_broadcaster/measured_joint_states'
+HAND_JOINTS = 'hand/joint_states'
+HAND_COMMAND = 'hand/command'
+TWIST = 'spacenav/twist_stamped'
+JOY = 'spacenav/joy'
+GLOVE = 'glove/joint_states'
+
+
+def _own(name: str, qos: str = 'TICK') -> Topic:
+    return Topic(f'dex_rl_nodes/msg/{name}', qos)
+
+
+TOPICS = {
+    FRONT_IMAGE: Topic('sensor_msgs/msg/Image', 'SENSOR'),
+    WRIST_IMAGE: Topic('sensor_msgs/msg/Image', 'SENSOR'),
+    'camera/front/color/camera_info': Topic('sensor_msgs/msg/CameraInfo', 'SENSOR'),
+    'camera/wrist/color/camera_info': Topic('sensor_msgs/msg/CameraInfo', 'SENSOR'),
+    CURRENT_POSE: Topic('geometry_msgs/msg/PoseStamped', 'SENSOR'),
+    MEASURED_JOINTS: Topic('sensor_msgs/msg/JointState', 'SENSOR'),
+    'joint_states': Topic('sensor_msgs/msg/JointState', 'SENSOR'),
+    HAND_JOINTS: Topic('sensor_msgs/msg/JointState', 'SENSOR'),
+    'target_pose': Topic('geometry_msgs/msg/PoseStamped', 'COMMAND'),
+    HAND_COMMAND: Topic('sensor_msgs/msg/JointState', 'COMMAND'),
+    TWIST: Topic('geometry_msgs/msg/TwistStamped', 'SENSOR'),
+    JOY: Topic('sensor_msgs/msg/Joy', 'SENSOR'),
+    GLOVE: Topic('sensor_msgs/msg/JointState', 'SENSOR'),
+    'teleop_command': _own('TeleopCommand'),
+    'policy_step': _own('PolicyStep'),
+    'core_action': _own('CoreAction'),
+    'action_command': _own('ActionCommand'),
+    'executed_action': _own('ExecutedAction'),
+    'hand_prior': _own('HandPrior'),
+    'reward': _own('Reward'),
+    'step_result': _own('StepResult'),
+    'episode': _own('EpisodeState', 'STATE'),
+    'transitions': _own('Transition', 'EXPERIENCE'),
+    'transition_ack': _own('TransitionAck', 'STATE'),
+    'policy_weights': _own('PolicyWeights', 'STATE'),
+    'learner_state': _own('LearnerState', 'STATE'),
+    'sim_state': _own('SimState'),
+    '/diagnostics': Topic('diagnostic_msgs/msg/DiagnosticArray', 'DIAGNOSTICS'),
+}
+
+SERVICES = {
+    'reset_scene': 'dex_rl_nodes/srv/ResetScene',
+    'fetch_transitions': 'dex_rl_nodes/srv/FetchTransitions',
+    'command_mux/reset_stop': 'std_srvs/srv/Trigger',
+    'episode_manager/pause': 'std_srvs/srv/SetBool',
+}
+
+_THREADS = Parameter('threads', 1, 'threads of PyTorch', minimum=1, maximum=64)
+
+SIM_ROBOT = NodeDescription(
+    'sim_robot',
+    'The simulated robot: arm, hand and cameras with the topics of their drivers.',
+    publishes=(
+        FRONT_IMAGE,
+        WRIST_IMAGE,
+        'camera/front/color/camera_info',
+        'camera/wrist/color/camera_info',
+        CURRENT_POSE,
+        MEASURED_JOINTS,
+        'joint_states',
+        HAND_JOINTS,
+        'sim_state',
+    ),
+    subscribes=('target_pose', HAND_COMMAND, 'episode'),
+    serves=('reset_scene',),
+    parameters=(
+        Parameter('state_rate', 100.0, 'rate of pose and joint topics in real time', 'Hz', 10.0, 500.0),
+        Parameter('command_deadline', 30.0, 'lockstep: longest wait for the commands of a tick', 's', 1.0, 600.0),
+    ),
+)
+
+SCRIPTED_OPERATOR = NodeDescription(
+    'scripted_operator',
+    'A person in simulation: watches the scene and moves SpaceMouse and glove.',
+    publishes=(TWIST, JOY, GLOVE),
+    subscribes=('sim_state', 'episode', CURRENT_POSE, HAND_JOINTS),
+    parameters=(
+        Parameter(
+            'mode',
+            'demonstrate',
+            'demonstrate: does the task; negative: does it wrong; intervene: takes over when the policy is stuck; '
+            'idle: hands off',
+            choices=('demonstrate', 'negative', 'intervene', 'idle'),
+        ),
+        Parameter(
+            'takeover_probability',
+            0.3,
+            'intervene: probability that a person stands by in an episode',
+            minimum=0.0,
+            maximum=1.0,
+        ),
+        Parameter('stall_ticks', 25, 'intervene: ticks without progress before taking over', 'ticks', 1, 1000),
+    ),
+)
+
+POLICY = NodeDescription(
+    'policy',
+    'Keeps the control tick; encodes the cameras once and computes the frozen base action.',
+    publishes=('policy_step', 'action_command'),
+    subscribes=(FRONT_IMAGE, WRIST_IMAGE, CURRENT_POSE, HAND_JOINTS, 'hand_prior', 'executed_action', 'episode'),
+    parameters=(
+        Parameter('source', 'model', 'model: the trained policy; zero: hold still (collecting)', choices=('model', 'zero')),
+        _THREADS,
+    ),
+)
+
+LMPM_DECODER = NodeDescription(
+    'lmpm_decoder',
+    'The action interface: keeps the hand history, publishes the prior, decodes core actions to hand targets.',
+    publishes=('hand_prior', 'action_command'),
+    subscribes=('core_action', 'executed_action', 'episode'),
+    parameters=(_THREADS,),
+)
+
+RESIDUAL_ACTOR = NodeDescription(
+    'residual_actor',
+    'Adds the scaled residual to the base action, with the newest weights of the learner.',
+    publishes=('core_action',),
+    subscribes=('policy_step', 'policy_weights', 'episode'),
+    parameters=(
+        Parameter(
+            'residual',
+            'learned',
+            'learned: weights of the learner (zero until the first ones come); none: the base policy alone',
+            choices=('learned', 'none'),
+        ),
+        Parameter('checkpoint', '', 'actor weights to start from: a checkpoint of the learner; empty: the newest of the run'),
+        _THREADS,
+    ),
+)
+
+REWARD_CLASSIFIER = NodeDescription(
+    'reward_classifier',
+    'Judges from the cameras whether the task is done.',
+    publishes=('reward',),
+    subscribes=('policy_step', FRONT_IMAGE, WRIST_IMAGE, 'episode'),
+    parameters=(_THREADS,),
+)
+
+LEARNER = NodeDescription(
+    'learner',
+    'Learns the residual from transitions, beside the robot; publishes weights, writes checkpoints and metrics.',
+    publishes=('policy_weights', 'learner_state', 'transition_ack'),
+    subscribes=('transitions', 'episode'),
+    calls=('fetch_transitions',),
+    parameters=(
+        Parameter('updates_per_step', 1.0, 'learner iterations per online transition, at most', '', 0.0, 100.0),
+        Parameter('publish_every', 50, 'updates between two publications of the weights', 'updates', 1, 100000),
+        Parameter('checkpoint_every', 1000, 'updates between two checkpoints', 'updates', 1, 1000000),
+        Parameter('device', 'auto', 'where to learn', choices=('auto', 'cpu', 'cuda')),
+        _THREADS,
+    ),
+)
+
+TELEOP = NodeDescription(
+    'teleop',
+    'Turns SpaceMouse and glove into commands that take over arm and hand.',
+    publishes=('teleop_command',),
+    subscribes=(TWIST, JOY, GLOVE, 'policy_step', 'episode'),
+)
+
+COMMAND_MUX = NodeDescription(
+    'command_mux',
+    'The only publisher to the robot: chooses between policy and operator, and keeps every command within limits.',
+    publishes=('target_pose', HAND_COMMAND, 'executed_action'),
+    subscribes=('action_command', 'teleop_command', CURRENT_POSE, HAND_JOINTS, FRONT_IMAGE, 'policy_step', 'episode'),
+    serves=('command_mux/reset_stop',),
+)
+
+EPISODE_MANAGER = NodeDescription(
+    'episode_manager',
+    'Starts and ends episodes and decides how they ended.',
+    publishes=('episode', 'step_result'),
+    subscribes=('policy_step', 'reward', 'teleop_command', 'executed_action'),
+    serves=('episode_manager/pause',),
+    calls=('reset_scene',),
+)
+
+REPLAY_RECORDER = NodeDescription(
+    'replay_recorder',
+    'Writes every topic to bags and hands numbered transitions to the learner.',
+    publishes=('transitions',),
+    subscribes=('policy_step', 'core_action', 'executed_action', 'step_result', 'episode', 'transition_ack'),
+    serves=('fetch_transitions',),
+)
+
+NODES = {
+    node.name: node
+    for node in (
+        SIM_ROBOT,
+        SCRIPTED_OPERATOR,
+        TELEOP,
+        POLICY,
+        RESIDUAL_ACTOR,
+        LMPM_DECODER,
+        COMMAND_MUX,
+        REWARD_CLASSIFIER,
+        EPISODE_MANAGER,
+        REPLAY_RECORDER,
+        LEARNER,
+    )
+}

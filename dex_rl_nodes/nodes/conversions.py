@@ -1,0 +1,166 @@
+"""Messages to records and arrays, and back. Nothing else in the package knows how a message is laid out."""
+
+import importlib
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Pose, PoseStamped
+from sensor_msgs.msg import Image, JointState
+
+from dex_rl_nodes import records
+
+R = TypeVar('R')
+_ARRAY_CODES = {'float': 'f', 'double': 'd', 'uint8': 'B', 'int32': 'i'}
+_CHANNELS = {'rgb8': 3, 'bgr8': 3, 'mono8': 1}
+
+
+def interface(name: str) -> type:
+    """Class of a message or service, for example `sensor_msgs/msg/Image`."""
+    package, kind, type_name = name.split('/')
+    return getattr(importlib.import_module(f'{package}.{kind}'), type_name)
+
+
+def stamp_ns(time: Time) -> int:
+    """Time stamp as integer nanoseconds."""
+    return time.sec * 1_000_000_000 + time.nanosec
+
+
+def time_message(stamp: int) -> Time:
+    """Integer nanoseconds as time stamp."""
+    return Time(sec=stamp // 1_000_000_000, nanosec=stamp % 1_000_000_000)
+
+
+def pose_array(pose: Pose) -> np.ndarray:
+    """Pose as float64 (7,): x, y, z (m), quaternion x, y, z, w."""
+    p, q = pose.position, pose.orientation
+    return np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w])
+
+
+def pose_message(pose: Sequence[float]) -> Pose:
+    """Pose from x, y, z (m), quaternion x, y, z, w."""
+    message = Pose()
+    p, q = message.position, message.orientation
+    p.x, p.y, p.z, q.x, q.y, q.z, q.w = (float(value) for value in pose)
+    return message
+
+
+def pose_stamped(pose: Sequence[float], stamp: int, frame: str) -> PoseStamped:
+    """Stamped pose in a frame."""
+    message = PoseStamped(pose=pose_message(pose))
+    message.header.stamp = time_message(stamp)
+    message.header.frame_id = frame
+    return message
+
+
+def joint_state(names: Sequence[str], position: Sequence[float], stamp: int, velocity: Sequence[float] = ()) -> JointState:
+    """Joint state; positions in rad, or normalised travel for hand and glove."""
+    message = JointState(
+        name=list(names), position=array('d', map(float, position)), velocity=array('d', map(float, velocity))
+    )
+    message.header.stamp = time_message(stamp)
+    return message
+
+
+def joint_positions(message: JointState, names: Sequence[str]) -> np.ndarray:
+    """Positions in the order of `names`, float64.
+
+    Raises:
+        ValueError: a joint is missing; names it.
+    """
+    if list(message.name) == list(names) and len(message.position) == len(names):
+        return np.array(message.position)
+    found = dict(zip(message.name, message.position))
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ValueError(f'joint "{missing[0]}" is missing; the message has {", ".join(found) or "no joints"}')
+    return np.array([found[name] for name in names])
+
+
+def image_array(message: Image) -> np.ndarray:
+    """Image as uint8 (height, width, 3) RGB: a view of the message's data, not a copy.
+
+    Raises:
+        ValueError: the encoding is not rgb8, bgr8 or mono8, or the data is shorter than it says.
+    """
+    channels = _CHANNELS.get(message.encoding)
+    if channels is None:
+        raise ValueError(f'image encoding "{message.encoding}" is not one of {", ".join(_CHANNELS)}')
+    row = message.width * channels
+    if message.step < row or len(message.data) < message.step * message.height:
+        raise ValueError(f'image of {message.width} x {message.height} pixels is cut short')
+    data = np.frombuffer(message.data, np.uint8, message.step * message.height)
+    pixels = data.reshape(message.height, message.step)[:, :row].reshape(message.height, message.width, channels)
+    if message.encoding == 'bgr8':
+        return pixels[..., ::-1]
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+
+
+def image_message(pixels: np.ndarray, stamp: int, frame: str) -> Image:
+    """Image rgb8 from uint8 (height, width, 3) RGB."""
+    height, width = pixels.shape[:2]
+    data = array('B')  # rclpy takes an array as it is; anything else it walks byte by byte
+    data.frombytes(np.ascontiguousarray(pixels).data)
+    message = Image(height=height, width=width, encoding='rgb8', step=width * 3, data=data)
+    message.header.stamp = time_message(stamp)
+    message.header.frame_id = frame
+    return message
+
+
+def _encoder(kind: str) -> Callable[[Any], Any]:
+    """Conversion of one record field to a message field of the given type."""
+    base = kind.removeprefix('sequence<').removesuffix('>')
+    if kind.startswith('sequence<') and base in _ARRAY_CODES:
+        code = _ARRAY_CODES[base]
+        return lambda value: array(code, np.ascontiguousarray(value, code).tobytes())
+    if kind.startswith('sequence<string'):
+        return list
+    if kind.endswith(']'):
+        code = _ARRAY_CODES[kind.split('[')[0]]
+        return lambda value: np.ascontiguousarray(value, code)
+    if kind == 'geometry_msgs/Pose':
+        return pose_message
+    return {'boolean': bool, 'string': str, 'float': float, 'double': float}.get(kind, int)
+
+
+def _decoder(kind: str) -> Callable[[Any], Any]:
+    """Conversion of one message field of the given type to a record field."""
+    base = kind.removeprefix('sequence<').removesuffix('>')
+    if kind.startswith('sequence<') and base in _ARRAY_CODES:
+        code = _ARRAY_CODES[base]
+        return lambda value: np.frombuffer(value, code) if len(value) else np.zeros(0, code)
+    return pose_array if kind == 'geometry_msgs/Pose' else lambda value: value
+
+
+@lru_cache(maxsize=None)
+def _plan(record: type, message: type) -> list[tuple[str, Callable, Callable]]:
+    kinds = message.get_fields_and_field_types()
+    ours = {field.name for field in fields(record)} - {'stamp'}
+    if ours != set(kinds) - {'header'}:
+        raise TypeError(f'{record.__name__} and its message differ: {sorted(ours ^ (set(kinds) - {"header"}))}')
+    return [(name, _encoder(kind), _decoder(kind)) for name, kind in kinds.items() if name != 'header']
+
+
+def to_message(record: Any, message: type) -> Any:
+    """Message with the fields of the record; `stamp` becomes the header's stamp."""
+    result = message()
+    for name, encode, _ in _plan(type(record), message):
+        setattr(result, name, encode(getattr(record, name)))
+    result.header.stamp = time_message(record.stamp)
+    return result
+
+
+def to_record(message: Any, record: type[R]) -> R:
+    """Record with the fields of the message; arrays are views of the message's data where possible."""
+    values = {name: decode(getattr(message, name)) for name, _, decode in _plan(record, type(message))}
+    return record(stamp=stamp_ns(message.header.stamp), **values)
+
+
+def record_of(message: type) -> type | None:
+    """The record of a message type of this package, None where there is none."""
+    own = message.__module__.startswith('dex_rl_nodes.')
+    return getattr(records, message.__name__, None) if own else None

@@ -1,0 +1,280 @@
+"""The base of all nodes: declared parameters and topics, deadlines, diagnostics, a clean start and a clean stop.
+
+A node that needs PyTorch imports it when it is made, not when its module is: from then on Ctrl-C is handled.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import rclpy
+import rclpy.node
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    ParameterType,
+    SetParametersResult,
+)
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+from dex_rl_nodes import config
+from dex_rl_nodes.descriptions import NODES, SERVICES, TOPICS
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.parameters import COMMON, Parameter, Value
+from dex_rl_nodes.run_directory import RunDirectory
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+_TYPES = {
+    bool: ParameterType.PARAMETER_BOOL,
+    int: ParameterType.PARAMETER_INTEGER,
+    float: ParameterType.PARAMETER_DOUBLE,
+    str: ParameterType.PARAMETER_STRING,
+}
+_DIAGNOSTICS_PERIOD = 1.0  # s
+_DEADLINE_PERIOD = 0.2  # s
+
+
+def _descriptor(parameter: Parameter) -> ParameterDescriptor:
+    description = parameter.description + (f' ({parameter.unit})' if parameter.unit else '')
+    result = ParameterDescriptor(
+        name=parameter.name,
+        type=_TYPES[type(parameter.default)],
+        description=description,
+        additional_constraints=f'one of: {", ".join(parameter.choices)}' if parameter.choices else '',
+        read_only=parameter.read_only,
+    )
+    if parameter.minimum is not None and parameter.maximum is not None:
+        if isinstance(parameter.default, float):
+            result.floating_point_range = [
+                FloatingPointRange(from_value=float(parameter.minimum), to_value=float(parameter.maximum))
+            ]
+        else:
+            result.integer_range = [IntegerRange(from_value=int(parameter.minimum), to_value=int(parameter.maximum))]
+    return result
+
+
+class Node(rclpy.node.Node):
+    """A node as descriptions.py describes it.
+
+    Args:
+        name: name of its description.
+
+    Raises:
+        UserError: a parameter has a value that is not allowed.
+    """
+
+    def __init__(self, name: str, **options: Any):
+        super().__init__(name, **options)
+        self.description = NODES[name]
+        self.finished = False
+        self._publishers_of: dict[str, tuple[Any, type]] = {}
+        self._deadlines: dict[str, float] = {}
+        self._statuses: dict[str, tuple[int, str, dict[str, Any]]] = {}
+        self._declared = {parameter.name: parameter for parameter in (*COMMON, *self.description.parameters)}
+        for parameter in self._declared.values():
+            self._declare(parameter)
+        self.add_on_set_parameters_callback(self._check_parameters)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.PROFILES['DIAGNOSTICS'])
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(_DIAGNOSTICS_PERIOD, self._publish_diagnostics, clock=steady)
+        self.create_timer(_DEADLINE_PERIOD, self._check_deadlines, clock=steady)
+
+    # Parameters and configuration
+
+    def _declare(self, parameter: Parameter) -> None:
+        try:
+            value = self.declare_parameter(parameter.name, parameter.default, _descriptor(parameter)).value
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            given = self._parameter_overrides[parameter.name].value
+            raise UserError(f'{self.get_name()}: {parameter.refusal(given) or error}') from None
+        if refusal := parameter.refusal(value):
+            raise UserError(f'{self.get_name()}: {refusal}')
+
+    def _check_parameters(self, changes: list[Any]) -> SetParametersResult:
+        for change in changes:
+            declared = self._declared.get(change.name)
+            if declared is not None and (refusal := declared.refusal(change.value)):
+                return SetParametersResult(successful=False, reason=refusal)
+        return SetParametersResult(successful=True)
+
+    def setting(self, name: str) -> Value:
+        """Value of a parameter."""
+        return self.get_parameter(name).value
+
+    @cached_property
+    def lockstep(self) -> bool:
+        """True: simulation waits for every command."""
+        return self.setting('lockstep')
+
+    @cached_property
+    def task(self) -> config.Task:
+        """Configuration of the task."""
+        return config.load_task(self.setting('task'))
+
+    @cached_property
+    def robot(self) -> config.Robot:
+        """Configuration of the robot."""
+        return config.load_robot(self.setting('robot'))
+
+    @cached_property
+    def method(self) -> config.Method:
+        """Configuration of the learning method."""
+        return config.load_method(self.setting('method'))
+
+    @cached_property
+    def run_directory(self) -> RunDirectory:
+        """The run this node belongs to."""
+        return RunDirectory(self.setting('run'))
+
+    # Topics and services: type and QoS come from descriptions.py
+
+    def advertise(self, *topics: str) -> None:
+        """Create the publishers of topics; done last, so that who is seen publishing is ready."""
+        for topic in topics:
+            message = conversions.interface(TOPICS[topic].type)
+            publisher = self.create_publisher(message, topic, qos.profile(TOPICS[topic].qos, self.lockstep))
+            self._publishers_of[topic] = publisher, message
+
+    def publish(self, topic: str, content: Any) -> None:
+        """Publish a message, or a record that has one."""
+        publisher, message = self._publishers_of[topic]
+        publisher.publish(content if isinstance(content, message) else conversions.to_message(content, message))
+
+    def subscribe(self, topic: str, callback: Callable[[Any], None]) -> None:
+        """Call back with the record of every message, or with the message where it has no record."""
+        message = conversions.interface(TOPICS[topic].type)
+        record = conversions.record_of(message)
+        receive = callback if record is None else lambda received: callback(conversions.to_record(received, record))
+        self.create_subscription(message, topic, receive, qos.profile(TOPICS[topic].qos, self.lockstep))
+
+    def serve(self, service: str, callback: Callable[[Any, Any], Any]) -> None:
+        """Offer a service."""
+        self.create_service(conversions.interface(SERVICES[service]), service, callback)
+
+    def client(self, service: str) -> Any:
+        """Client of a service."""
+        return self.create_client(conversions.interface(SERVICES[service]), service)
+
+    # Deadlines
+
+    def wait_for(self, what: str, seconds: float, hint: str = '') -> None:
+        """From now on, `what` must come within `seconds`, or the node ends with an error that names it."""
+        self._deadlines[what] = time.monotonic() + seconds, seconds, hint
+
+    def arrived(self, what: str) -> None:
+        """What was waited for has come, or is not needed any more."""
+        self._deadlines.pop(what, None)
+
+    def _check_deadlines(self) -> None:
+        now = time.monotonic()
+        for what, (when, seconds, hint) in self._deadlines.items():
+            if now > when:
+                raise UserError(f'{self.get_name()}: waited {seconds:g} s for {what} in vain' + (f'; {hint}' if hint else ''))
+
+    # Diagnostics
+
+    def report(self, subcomponent: str, level: int = OK, message: str = 'ok', **values: Any) -> None:
+        """State of a part of the node, published once a second on /diagnostics, at once when the level changes."""
+        previous = self._statuses.get(subcomponent)
+        self._statuses[subcomponent] = level, message, values
+        if previous is not None and previous[0] != level:
+            self._publish_diagnostics()
+
+    def _publish_diagnostics(self) -> None:
+        self.diagnose()
+        array = DiagnosticArray()
+        array.header.stamp = self.get_clock().now().to_msg()
+        for subcomponent, (level, message, values) in self._statuses.items():
+            array.status.append(
+                DiagnosticStatus(
+                    level=level,
+                    name=f'{self.get_fully_qualified_name().lstrip("/")}: {subcomponent}',
+                    message=message,
+                    hardware_id=self.setting('robot'),
+                    values=[KeyValue(key=key, value=_text(value)) for key, value in values.items()],
+                )
+            )
+        self._diagnostics.publish(array)
+
+    def diagnose(self) -> None:
+        """Called before diagnostics are published; nodes `report` here what is not reported elsewhere."""
+
+    # The end
+
+    def finish(self) -> None:
+        """End the node, exit code 0."""
+        self.finished = True
+
+    def close(self) -> None:
+        """Called once before the node goes: write what must not be lost. Messages can still be published."""
+
+
+def _text(value: Any) -> str:
+    return f'{value:.4g}' if isinstance(value, float) else str(value)
+
+
+class _Stop(BaseException):
+    """A second request to stop: do not wait for the node."""
+
+
+def spin(node: Node, until: Callable[[], bool], timeout: float | None = None) -> bool:
+    """Run callbacks until a condition holds or the node is finished; false when the timeout (s) came first."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    end = None if timeout is None else time.monotonic() + timeout
+    try:
+        while not (until() or node.finished):
+            if end is not None and time.monotonic() > end:
+                return False
+            executor.spin_once(timeout_sec=0.1)
+        return True
+    finally:
+        executor.remove_node(node)
+        executor.shutdown()
+
+
+def run_node(node_class: Callable[[], Node]) -> None:
+    """Main function of every node.
+
+    Ends with code 0 on SIGINT, SIGTERM and `finish()`, with code 2 and one sentence on a `UserError`.
+    The context stays valid while the node closes, so that it can say good-bye.
+    """
+    stop_requests = 0
+
+    def request_stop(_signal: int, _frame: Any) -> None:
+        nonlocal stop_requests
+        stop_requests += 1
+        if stop_requests > 1:
+            raise _Stop
+
+    signal.signal(signal.SIGINT, request_stop)
+    signal.signal(signal.SIGTERM, request_stop)
+    code = 0
+    node = None
+    try:
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        node = node_class()
+        spin(node, until=lambda: stop_requests > 0)
+    except UserError as error:
+        print(error, file=sys.stderr, flush=True)
+        code = 2
+    except _Stop:
+        pass
+    finally:
+        try:
+            if node is not None:
+                node.close()
+                node.destroy_node()
+            rclpy.try_shutdown()
+        except (_Stop, KeyboardInterrupt):
+            pass
+    sys.exit(code)

@@ -1,0 +1,53 @@
+"""Node parameters, each declared once: nodes, launch files and the README tables read these declarations."""
+
+from dataclasses import dataclass
+
+from dex_rl_nodes.config import INTERFACES
+
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a node. Its type is that of the default.
+
+    Read-only parameters are fixed at start; the others can be set while the node runs.
+    """
+
+    name: str
+    default: Value
+    description: str
+    unit: str = ''
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    read_only: bool = True
+
+    def refusal(self, value: Value) -> str:
+        """Why the value is not allowed, one clause; empty when it is."""
+        kind = type(self.default)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            return f'{self.name} must be {_KINDS[kind]}, not "{value}"'
+        if self.choices and value not in self.choices:
+            return f'{self.name} must be one of {", ".join(self.choices)}, not "{value}"'
+        if kind in (int, float):
+            unit = f' {self.unit}' if self.unit else ''
+            # written so that NaN is refused too
+            if self.minimum is not None and not value >= self.minimum:
+                return f'{self.name} must be at least {self.minimum:g}{unit}, not {value:g}'
+            if self.maximum is not None and not value <= self.maximum:
+                return f'{self.name} must be at most {self.maximum:g}{unit}, not {value:g}'
+        return ''
+
+
+_KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'text'}
+
+COMMON = (
+    Parameter('run', 'default', 'name of the run directory below runs/'),
+    Parameter('task', 'pull_tissue', 'task, a file of config/tasks/'),
+    Parameter('robot', 'sim', 'robot, a file of config/robots/'),
+    Parameter('interface', 'latent_prior', 'action interface of the hand', choices=INTERFACES),
+    Parameter('method', 'lamp', 'learning method, a file of config/methods/'),
+    Parameter('seed', 0, 'seed of the run', minimum=0, maximum=999),
+    Parameter('lockstep', False, 'simulation waits for every command: repeatable, and as fast as the machine'),
+)
