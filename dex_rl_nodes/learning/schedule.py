@@ -1,0 +1,42 @@
+"""What the training loops share: learning-rate schedule, split of the episodes, progress."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from dex_rl_nodes.errors import UserError
+
+Progress = Callable[[int, int], None]  # steps done, steps in all
+
+
+def no_progress(_done: int, _total: int) -> None:
+    """Report to nobody."""
+
+
+def warmup_cosine(step: int, warmup: int, total: int) -> float:
+    """Factor of the learning rate: linear from 0 over `warmup` steps, then cosine to 0 at `total`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+
+def split_episodes(count: int, seed: int, test_fraction: float = 0.1) -> tuple[list[int], list[int]]:
+    """Split episodes into training and held-out ones (9:1, appendix B.2); the same for prior and policy.
+
+    Args:
+        count: number of episodes.
+        seed: seed of the run.
+        test_fraction: share of the episodes that is held out, at least one episode.
+
+    Raises:
+        UserError: fewer than two episodes.
+    """
+    if count < 2:
+        raise UserError(
+            f'{count} demonstration{"" if count == 1 else "s"} cannot be split 9:1 into training and test; '
+            'collect at least 2, better 20'
+        )
+    held_out = max(1, round(count * test_fraction))
+    order = np.random.default_rng([seed, count]).permutation(count)
+    return sorted(order[held_out:].tolist()), sorted(order[:held_out].tolist())
