@@ -6,6 +6,7 @@ Arrays are float32, so that the graph and the in-process loop compute from the s
 """
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 import numpy as np
 
@@ -14,6 +15,58 @@ HAND_DIM = 6
 ACTION_DIM = ARM_DIM + HAND_DIM
 STATE_DIM = 12
 HISTORY_LENGTH = 8
+
+ARM_JOINTS = tuple(f'fr3_joint{i}' for i in range(1, 8))
+HAND_JOINTS = ('thumb_rotation', 'thumb_bend', 'index', 'middle', 'ring', 'pinky')
+
+
+class Phase(IntEnum):
+    """EpisodeState.phase."""
+
+    IDLE = 0
+    RESETTING = 1
+    RUNNING = 2
+    PAUSED = 3
+    ENDED = 4
+    DONE = 5
+
+
+class Outcome(IntEnum):
+    """EpisodeState.outcome."""
+
+    NONE = 0
+    SUCCESS = 1
+    FAILURE = 2
+    TIMEOUT = 3
+    DISCARDED = 4
+    STOPPED = 5
+
+
+class Mark(IntEnum):
+    """TeleopCommand.mark."""
+
+    NONE = 0
+    SUCCESS = 1
+    FAILURE = 2
+    DISCARD = 3
+    PAUSE = 4
+
+
+class Source(IntEnum):
+    """ExecutedAction.source: which parts the operator moved."""
+
+    POLICY = 0
+    ARM = 1
+    HAND = 2
+    BOTH = 3
+
+
+class Origin(IntEnum):
+    """Transition.source."""
+
+    POLICY = 0
+    INTERVENTION = 1
+    DEMONSTRATION = 2
 
 
 def _zeros(*shape: int):
@@ -165,7 +218,8 @@ class RobotReading:
     stamp: int = 0
     tcp_pose: np.ndarray = field(default_factory=lambda: np.array([0, 0, 0, 0, 0, 0, 1], np.float64))  # base frame, m, xyzw
     hand: np.ndarray = _zeros(HAND_DIM)  # measured, normalised travel
-    joint_position: np.ndarray = field(default_factory=lambda: np.zeros(7))  # rad
+    hand_current: np.ndarray = _zeros(HAND_DIM)  # motor currents, A; zeros: not measured
+    joint_position: np.ndarray = field(default_factory=lambda: np.zeros(7))  # rad; zeros: not measured
     joint_velocity: np.ndarray = field(default_factory=lambda: np.zeros(7))  # rad/s
 
 
