@@ -1,0 +1,63 @@
+"""The gate every command passes first: size, finiteness, range, and time.
+
+Stamps are those of the control tick, in nanoseconds; `now` is a clock comparable with them (ROS time; in lockstep the tick itself).
+"""
+
+import numpy as np
+
+from dex_rl_nodes.records import ARM_DIM, HAND_DIM, ActionCommand
+from dex_rl_nodes.robot.events import SafetyEvent
+from dex_rl_nodes.robot.limits import TimingLimits
+
+IMPLAUSIBLE = 10.0  # units; a policy plus its residual stays within 2, so beyond this the sender is broken
+
+
+class CommandGate:
+    """Decides whether a command is executed (None), held or refused (the event says why)."""
+
+    def __init__(self, timing: TimingLimits, period: float):
+        self._future = int(timing.future * 1e9)
+        self._stale = int(timing.stop_periods * period * 1e9)
+        self._burst = int(timing.burst_fraction * period * 1e9)
+        self._last_stamp = -1
+        self._last_now: int | None = None
+
+    def reset(self, stamp: int) -> None:
+        """An episode begins: commands before its first tick are leftovers of the previous one."""
+        self._last_stamp = stamp - 1
+        self._last_now = None
+
+    def refuse(self, command: ActionCommand, now: int) -> SafetyEvent | None:
+        """Event when the command must be ignored altogether: it belongs to no new tick."""
+        if command.stamp == self._last_stamp:
+            return SafetyEvent.COMMAND_REPEATED
+        if command.stamp < self._last_stamp:
+            return SafetyEvent.COMMAND_OUT_OF_ORDER
+        if command.stamp > now + self._future:
+            return SafetyEvent.COMMAND_FROM_FUTURE
+        return None
+
+    def hold(self, command: ActionCommand, now: int) -> SafetyEvent | None:
+        """Event when the tick counts but its command must not move the robot. Call once per tick that was not refused."""
+        first = self._last_now is None
+        gap = self._burst if first else min(command.stamp - self._last_stamp, now - self._last_now)
+        self._last_stamp, self._last_now = command.stamp, now
+        if gap < self._burst:
+            return SafetyEvent.COMMAND_BURST
+        if now - command.stamp > self._stale:
+            return SafetyEvent.COMMAND_STALE
+        return check_values(command)
+
+
+def check_values(command: ActionCommand) -> SafetyEvent | None:
+    """Event when the numbers of a command cannot be meant."""
+    try:
+        arm, hand = np.asarray(command.arm, np.float64), np.asarray(command.hand, np.float64)
+    except (TypeError, ValueError):
+        return SafetyEvent.COMMAND_WRONG_SIZE
+    if arm.shape != (ARM_DIM,) or hand.shape != (HAND_DIM,):
+        return SafetyEvent.COMMAND_WRONG_SIZE
+    if not (np.isfinite(arm).all() and (command.hold_hand or np.isfinite(hand).all())):
+        return SafetyEvent.COMMAND_NOT_FINITE
+    largest = np.abs(arm).max() if command.hold_hand else max(np.abs(arm).max(), np.abs(hand).max())
+    return SafetyEvent.COMMAND_IMPLAUSIBLE if largest > IMPLAUSIBLE else None

@@ -1,0 +1,189 @@
+"""The command mux: who moves the robot in this tick, within which limits, and what was executed in the end.
+
+Takeover (LAMP, appendix D): SpaceMouse motion replaces the arm command; while its right button is held the hand follows the glove as a
+change from where the hand was when the button went down; otherwise the policy's hand command is left alone. Every source passes the
+same filter from the same executed targets, so taking over and handing back never moves a target by more than one tick's limit.
+"""
+
+import numpy as np
+
+from dex_rl_nodes.config import Robot, Task
+from dex_rl_nodes.records import ARM_DIM, HAND_DIM, ActionCommand, ExecutedAction, RobotReading, TeleopCommand
+from dex_rl_nodes.robot.events import EventLog, Reaction, SafetyEvent
+from dex_rl_nodes.robot.gate import CommandGate
+from dex_rl_nodes.robot.limits import Limits
+from dex_rl_nodes.robot.safety import SafetyFilter, Step
+from dex_rl_nodes.robot.units import join_action
+from dex_rl_nodes.robot.watchdog import Watchdog
+
+SOURCE_POLICY, SOURCE_ARM, SOURCE_HAND = 0, 1, 2  # bits of ExecutedAction.source
+
+_BAD_BEFORE_HOLD = 2  # control periods without an executable command until the arm holds where it is
+
+
+class CommandMux:
+    """Arbiter and safety supervisor; the only place that decides a target of the robot."""
+
+    def __init__(self, robot: Robot, task: Task, limits: Limits | None = None):
+        """Raises UserError when the limits of the robot make no sense."""
+        self.log = EventLog()
+        self.filter = SafetyFilter(robot, task, self.log, limits)
+        self.limits = self.filter.limits
+        self.watch = Watchdog(self.limits.timing, self.log)
+        self._gate = CommandGate(self.limits.timing, self.filter.period)
+        self._teleop_age = int(self.limits.timing.teleop_age * 1e9)
+        self._stop: tuple[SafetyEvent, str] | None = None
+        self._ready = False
+        self._reading: RobotReading | None = None
+
+    def reset(self, reading: RobotReading, hand_target: np.ndarray, stamp: int) -> None:
+        """Begin an episode: targets at the measured pose and the start hand target; commands older than `stamp` are refused.
+
+        A latched stop stays latched.
+        """
+        self.filter.reset(reading, hand_target)
+        self._gate.reset(stamp)
+        self._reading = reading
+        self._operator = SOURCE_POLICY
+        self._hand_base = self.filter.hand_target
+        self._bad = 0
+        self._ready = True
+
+    def step(
+        self, command: ActionCommand, teleop: TeleopCommand | None, reading: RobotReading, now: int | None = None
+    ) -> ExecutedAction | None:
+        """Execute one tick.
+
+        Args:
+            command: what the policy wants.
+            teleop: what the operator's devices say, None without any.
+            reading: what arm and hand report.
+            now: ns, on the clock of the stamps; the reading's stamp without it.
+
+        Returns:
+            What was executed, or None when the command belongs to no new tick (repeated, out of order, from the future).
+        """
+        if not self._ready:
+            raise RuntimeError('CommandMux.reset must be called before step')
+        now = reading.stamp if now is None else now
+        refused = self._gate.refuse(command, now)
+        if refused:
+            self.log.add(refused)
+            return None
+        problem = self._gate.hold(command, now)
+        if problem:
+            self.log.add(problem)
+        trusted = self.filter.trust(reading)
+        if trusted:
+            self._reading = reading
+        source, arm, hand, operator_lost = self._arbitrate(command, teleop, now, problem is not None)
+        if self._stop or self.watch.causes() or operator_lost:
+            step = self.filter.hold(reading if trusted else None) if self._bad == 0 else self.filter.freeze()
+            self._bad += 1
+        elif problem or not trusted:
+            self._bad += 1
+            at_rest = trusted and self._bad == _BAD_BEFORE_HOLD
+            step = self.filter.hold(reading) if at_rest else self.filter.freeze()
+        else:
+            self._bad = 0
+            step = self.filter.move(arm, hand, reading)
+        return self._executed(command, step, source)
+
+    def _arbitrate(
+        self, command: ActionCommand, teleop: TeleopCommand | None, now: int, command_invalid: bool
+    ) -> tuple[int, np.ndarray, np.ndarray, bool]:
+        """Source, arm (6) and hand (6) of this tick, and whether a person was in control and cannot be heard any more."""
+        hand_now = self.filter.hand_target
+        held, self._operator = self._operator, SOURCE_POLICY
+        if command_invalid:
+            arm, hand = np.zeros(ARM_DIM, np.float32), hand_now
+        else:
+            arm, hand = command.arm, hand_now if command.hold_hand else command.hand
+        if teleop is not None and not _well_formed(teleop):
+            self.log.add(SafetyEvent.TELEOP_INVALID)
+            teleop = None
+        if teleop is None or now - teleop.stamp > self._teleop_age:
+            if held:
+                self.log.add(SafetyEvent.TELEOP_SILENT)
+                self._operator = held
+            return SOURCE_POLICY, arm, hand, bool(held)
+        source = SOURCE_POLICY
+        if teleop.arm_active:
+            source, arm = source | SOURCE_ARM, np.asarray(teleop.arm, np.float32)
+        if teleop.hand_active:
+            if not held & SOURCE_HAND:
+                self._hand_base = hand_now
+            source |= SOURCE_HAND
+            hand = np.clip(self._hand_base + np.asarray(teleop.hand_delta, np.float32), 0.0, 1.0)
+        self._operator = source
+        return source, arm, hand, False
+
+    def _executed(self, command: ActionCommand, step: Step, source: int) -> ExecutedAction:
+        return ExecutedAction(
+            stamp=command.stamp,
+            episode=command.episode,
+            step=command.step,
+            action=join_action(step.arm, step.hand),
+            hand_target=step.hand,
+            target_pose=self.filter.target_pose.astype(np.float32),
+            source=source,
+            limited=step.limited,
+            stopped=self._stop is not None,
+        )
+
+    def hold(self) -> None:
+        """Stop the arm at the last trusted measured pose; the hand keeps its target."""
+        self.filter.hold(self._reading)
+
+    def watchdog(self, now: int) -> list[tuple[SafetyEvent, str]]:
+        """What has just fallen silent (monotonic `now`, ns); the arm holds when it depends on it. Call at 50 Hz."""
+        fallen = self.watch.check(now)
+        if self._ready and any(event.reaction >= Reaction.HOLD for event, _ in fallen):
+            self.hold()
+            self._bad = max(self._bad, 1)
+        return fallen
+
+    def stop(self, event: SafetyEvent, detail: str = '') -> None:
+        """Latch a stop: nothing moves until `reset_stop`."""
+        if self._stop is None:
+            self._stop = (event, detail)
+            self.log.add(event, detail)
+            if self._ready:
+                self.hold()
+                self._bad = max(self._bad, 1)
+
+    def reset_stop(self) -> None:
+        """Release a latched stop; the targets are where the arm is."""
+        self._stop = None
+        if self._ready:
+            self.hold()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop is latched."""
+        return self._stop is not None
+
+    @property
+    def stop_reason(self) -> str:
+        """One sentence about the latched stop; empty without one."""
+        return self._stop[0].sentence(self._stop[1]) if self._stop else ''
+
+    @property
+    def holding(self) -> list[tuple[SafetyEvent, str]]:
+        """Why the robot may not move now: event and the name of the thing."""
+        return ([self._stop] if self._stop else []) + self.watch.causes()
+
+    @property
+    def target_pose(self) -> np.ndarray:
+        """Executed TCP target (7,), base frame, m and x, y, z, w."""
+        return self.filter.target_pose
+
+    @property
+    def hand_target(self) -> np.ndarray:
+        """Executed hand target (6,) float32, normalised travel."""
+        return self.filter.hand_target
+
+
+def _well_formed(teleop: TeleopCommand) -> bool:
+    arm, delta = np.asarray(teleop.arm), np.asarray(teleop.hand_delta)
+    return arm.shape == (ARM_DIM,) and delta.shape == (HAND_DIM,) and bool(np.isfinite(arm).all() and np.isfinite(delta).all())
