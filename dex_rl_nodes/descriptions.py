@@ -77,6 +77,8 @@ SERVICES = {
     'fetch_transitions': 'dex_rl_nodes/srv/FetchTransitions',
     'command_mux/reset_stop': 'std_srvs/srv/Trigger',
     'episode_manager/pause': 'std_srvs/srv/SetBool',
+    'glove_driver/calibrate_open': 'std_srvs/srv/Trigger',
+    'glove_driver/calibrate_fist': 'std_srvs/srv/Trigger',
 }
 
 _THREADS = Parameter('threads', 1, 'threads of PyTorch', minimum=1, maximum=64)
@@ -218,6 +220,31 @@ REPLAY_RECORDER = NodeDescription(
     serves=('fetch_transitions',),
 )
 
+_PORT = Parameter('port', '', 'device path; empty: the one of config/robots/')
+
+HAND_DRIVER = NodeDescription(
+    'hand_driver',
+    'Driver of the six-motor hand (Ruiyan, Inspire).',
+    publishes=(HAND_JOINTS,),
+    subscribes=(HAND_COMMAND,),
+    parameters=(_PORT,),
+)
+
+GLOVE_DRIVER = NodeDescription(
+    'glove_driver',
+    'Driver of the glove.',
+    publishes=(GLOVE,),
+    serves=('glove_driver/calibrate_open', 'glove_driver/calibrate_fist'),
+    parameters=(_PORT,),
+)
+
+SPACEMOUSE_DRIVER = NodeDescription(
+    'spacemouse_driver',
+    'Driver of the SpaceMouse, for machines without spacenavd.',
+    publishes=(TWIST, JOY),
+    parameters=(_PORT,),
+)
+
 NODES = {
     node.name: node
     for node in (
@@ -232,5 +259,8 @@ NODES = {
         EPISODE_MANAGER,
         REPLAY_RECORDER,
         LEARNER,
+        HAND_DRIVER,
+        GLOVE_DRIVER,
+        SPACEMOUSE_DRIVER,
     )
 }

@@ -1,0 +1,64 @@
+"""Settings of the device drivers: the `devices:` block of config/robots/*.yaml."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from dex_rl_nodes.config import Model, Robot
+from dex_rl_nodes.errors import UserError
+
+Counts = Annotated[list[int], Field(min_length=6, max_length=6)]
+
+
+class HandDevice(Model):
+    """The hand."""
+
+    model: Literal['ruiyan', 'inspire'] = Field(description='protocol of the hand')
+    port: str = Field('/dev/dex_hand', description='serial port')
+    baud: int = Field(0, ge=0, description='bits per second; 0: probe')
+    speed: float = Field(2.0, gt=0, le=5, description='full travels per second')
+    current: int = Field(600, gt=0, le=1000, description='current limit per motor (mA)')
+    rate: float = Field(100.0, gt=0, le=200, description='exchanges per second (Hz)')
+    largest_step: float = Field(0.05, gt=0, le=1, description='largest change of the target per exchange, normalised travel')
+    command_timeout: float = Field(0.2, gt=0, description='silence of hand/command after which the hand stops (s)')
+
+
+class GloveDevice(Model):
+    """The glove."""
+
+    port: str = Field('/dev/dex_glove_right', description='serial port')
+    baud: int = Field(115200, gt=0, description='bits per second; USB gloves ignore it')
+    registers: Literal[21, 22] = Field(21, description='21 channels, or 22 for the second generation')
+    channels: Counts = Field([3, 2, 7, 11, 15, 19], description='channels that drive the hand, in its joint order')
+    open: Counts = Field(description='counts of these channels with the hand open')
+    closed: Counts = Field(description='counts of these channels as a fist')
+    rate: float = Field(100.0, gt=0, le=200, description='polls per second (Hz)')
+    window: int = Field(10, ge=1, le=100, description='samples averaged')
+    largest_step: float = Field(0.1, gt=0, le=1, description='largest change per sample, normalised')
+
+
+class SpaceMouseDevice(Model):
+    """The SpaceMouse, read without spacenavd."""
+
+    path: str = Field('', description='hidraw device; empty: the first SpaceMouse found')
+    rate: float = Field(100.0, gt=0, le=250, description='publications per second (Hz)')
+
+
+class Devices(Model):
+    """All devices with a driver of this package."""
+
+    hand: HandDevice
+    glove: GloveDevice
+    spacemouse: SpaceMouseDevice = Field(SpaceMouseDevice())
+
+
+def device_settings(robot: Robot) -> Devices:
+    """The devices of a robot; UserError names the field that is wrong."""
+    if not robot.devices:
+        raise UserError(f'robot "{robot.name}" has no devices in config/robots/{robot.name}.yaml; its drivers cannot start')
+    try:
+        return Devices.model_validate(robot.devices)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = '.'.join(str(part) for part in first['loc'])
+        raise UserError(f'config/robots/{robot.name}.yaml: devices.{where}: {first["msg"]}') from None

@@ -1,0 +1,103 @@
+"""The glove: finger positions of the operator in [0, 1]. Silent while the glove is."""
+
+from typing import Any
+
+import numpy as np
+
+from dex_rl_nodes.descriptions import GLOVE
+from dex_rl_nodes.drivers.devices import GloveReader, Reconnecting
+from dex_rl_nodes.drivers.glove import Calibration, Smoother
+from dex_rl_nodes.drivers.hand import JOINTS
+from dex_rl_nodes.drivers.settings import device_settings
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.nodes import conversions
+from dex_rl_nodes.nodes.node import ERROR, Node, run_node
+
+_CALIBRATION_SAMPLES = 30
+
+
+class GloveDriver(Node):
+    """Polls the glove and publishes calibrated, smoothed finger positions."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__('glove_driver', **options)
+        settings = device_settings(self.robot).glove
+        try:
+            self._calibration = Calibration(np.array(settings.open), np.array(settings.closed))
+        except ValueError as error:
+            raise UserError(f'config/robots/{self.robot.name}.yaml: devices.glove: {error}') from None
+        port = self.setting('port') or settings.port
+        self._glove = Reconnecting(
+            lambda: GloveReader(port, settings.baud, settings.registers, tuple(settings.channels))
+        )
+        self._smoother = Smoother(settings.window, settings.largest_step)
+        self._recent: list[np.ndarray] = []
+        self._open: np.ndarray | None = None
+        self._published = 0
+        self.serve('glove_driver/calibrate_open', self._calibrate_open)
+        self.serve('glove_driver/calibrate_fist', self._calibrate_fist)
+        self.advertise(GLOVE)
+        self.create_timer(1 / settings.rate, self._poll)
+
+    def _poll(self) -> None:
+        counts = self._glove.read()
+        if counts is None:
+            self._smoother.reset()
+            self._recent.clear()
+            return
+        self._recent = [*self._recent[-_CALIBRATION_SAMPLES + 1 :], counts]
+        fingers = self._smoother.update(self._calibration.normalise(counts))
+        self._published += 1
+        self.publish(GLOVE, conversions.joint_state(JOINTS, fingers, self.get_clock().now().nanoseconds))
+
+    def _mean(self) -> np.ndarray | None:
+        return np.mean(self._recent, axis=0) if len(self._recent) == _CALIBRATION_SAMPLES else None
+
+    def _calibrate_open(self, _request, response):
+        self._open = self._mean()
+        response.success = self._open is not None
+        response.message = (
+            'open hand taken; now make a fist and call glove_driver/calibrate_fist'
+            if response.success
+            else 'the glove has not answered for long enough; check its cable and try again'
+        )
+        return response
+
+    def _calibrate_fist(self, _request, response):
+        closed = self._mean()
+        if self._open is None or closed is None:
+            response.message = 'open your hand and call glove_driver/calibrate_open first'
+            return response
+        try:
+            self._calibration = Calibration(self._open, closed)
+        except ValueError as error:
+            response.message = str(error)
+            return response
+        response.success = True
+        response.message = (
+            f'calibrated; to keep it, put into config/robots/{self.robot.name}.yaml: '
+            f'open: {np.rint(self._open).astype(int).tolist()}, closed: {np.rint(closed).astype(int).tolist()}'
+        )
+        return response
+
+    def diagnose(self) -> None:
+        """Rate and reconnections."""
+        rate, self._published = self._published, 0
+        values = {'rate (Hz)': float(rate), 'reconnections': max(self._glove.reconnections, 0)}
+        if rate:
+            self.report('glove', **values)
+        else:
+            self.report('glove', ERROR, self._glove.problem or 'no valid reply; check model and cable', **values)
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._glove.close()
+
+
+def main() -> None:
+    """Entry point."""
+    run_node(GloveDriver)
+
+
+if __name__ == '__main__':
+    main()

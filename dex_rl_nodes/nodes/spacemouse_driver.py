@@ -1,0 +1,63 @@
+"""The SpaceMouse through hidraw, with the topics of the spacenav package. Silent while the device is absent."""
+
+from typing import Any
+
+from geometry_msgs.msg import TwistStamped
+from sensor_msgs.msg import Joy
+
+from dex_rl_nodes.descriptions import JOY, TWIST
+from dex_rl_nodes.drivers.devices import Reconnecting, SpaceMouseReader, find_spacemouse
+from dex_rl_nodes.drivers.settings import device_settings
+from dex_rl_nodes.nodes import conversions
+from dex_rl_nodes.nodes.node import ERROR, Node, run_node
+
+
+class SpaceMouseDriver(Node):
+    """Publishes the newest state of the device at a fixed rate."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__('spacemouse_driver', **options)
+        settings = device_settings(self.robot).spacemouse
+        path = self.setting('port') or settings.path
+        self._mouse = Reconnecting(lambda: SpaceMouseReader(path or find_spacemouse()[0]))
+        self._published = 0
+        self.advertise(TWIST, JOY)
+        self.create_timer(1 / settings.rate, self._publish_state)
+
+    def _publish_state(self) -> None:
+        state = self._mouse.read()
+        if state is None:
+            return
+        self._published += 1
+        # Device axes are right, towards the operator, down; REP-103 wants forward, left, up.
+        right, back, down, roll, pitch, yaw = state.axes
+        twist = TwistStamped()
+        twist.header.stamp = conversions.time_message(self.get_clock().now().nanoseconds)
+        linear, angular = twist.twist.linear, twist.twist.angular
+        linear.x, linear.y, linear.z = -back, -right, -down
+        angular.x, angular.y, angular.z = -pitch, -roll, -yaw
+        self.publish(TWIST, twist)
+        axes = [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]
+        self.publish(JOY, Joy(header=twist.header, axes=axes, buttons=[int(state.left), int(state.right)]))
+
+    def diagnose(self) -> None:
+        """Presence and rate."""
+        rate, self._published = self._published, 0
+        values = {'rate (Hz)': float(rate), 'reconnections': max(self._mouse.reconnections, 0)}
+        if rate:
+            self.report('spacemouse', **values)
+        else:
+            self.report('spacemouse', ERROR, self._mouse.problem or 'not read yet', **values)
+
+    def close(self) -> None:
+        """Give the device back."""
+        self._mouse.close()
+
+
+def main() -> None:
+    """Entry point."""
+    run_node(SpaceMouseDriver)
+
+
+if __name__ == '__main__':
+    main()

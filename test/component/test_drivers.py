@@ -1,0 +1,130 @@
+"""Driver nodes over DDS against emulated devices."""
+
+import os
+import time
+
+import pytest
+
+rclpy = pytest.importorskip('rclpy')
+
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from sensor_msgs.msg import JointState  # noqa: E402
+
+from dex_rl_nodes.descriptions import GLOVE, HAND_COMMAND, HAND_JOINTS, TWIST  # noqa: E402
+from dex_rl_nodes.drivers.emulators.hands import RuiyanEmulator  # noqa: E402
+from dex_rl_nodes.drivers.emulators.operator_devices import GloveEmulator, SpaceMouseEmulator  # noqa: E402
+from dex_rl_nodes.drivers.hand import JOINTS  # noqa: E402
+from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
+from dex_rl_nodes.nodes.glove_driver import GloveDriver  # noqa: E402
+from dex_rl_nodes.nodes.hand_driver import HandDriver  # noqa: E402
+from dex_rl_nodes.nodes.spacemouse_driver import SpaceMouseDriver  # noqa: E402
+
+START = [0.4, 0.1, 0.2, 0.3, 0.5, 0.6]
+
+
+@pytest.fixture
+def ros(monkeypatch):
+    """An isolated ROS context."""
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    rclpy.init(domain_id=30 + os.getpid() % 60)
+    yield
+    rclpy.try_shutdown()
+
+
+class Bench:
+    """A driver node with its port set, and a peer that talks to it."""
+
+    def __init__(self, node_class, port):
+        overrides = [Parameter('port', value=str(port)), Parameter('robot', value='fr3_ruiyan')]
+        self.node = node_class(parameter_overrides=overrides)
+        self.peer = rclpy.create_node('peer')
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(self.node)
+        self.executor.add_node(self.peer)
+        self.received = []
+
+    def listen(self, message, topic):
+        self.peer.create_subscription(message, topic, self.received.append, qos.PROFILES['SENSOR'])
+
+    def spin_until(self, condition, deadline=10.0):
+        end = time.monotonic() + deadline
+        while not condition():
+            assert time.monotonic() < end, f'not within {deadline} s'
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def close(self):
+        self.node.close()
+        self.node.destroy_node()
+        self.peer.destroy_node()
+
+
+def test_hand_driver_holds_at_start_then_follows(ros, tmp_path):
+    with RuiyanEmulator(tmp_path / 'hand', start=START) as device:
+        bench = Bench(HandDriver, device.path)
+        bench.listen(JointState, HAND_JOINTS)
+        bench.spin_until(lambda: len(bench.received) >= 20)
+        assert list(bench.received[-1].name) == list(JOINTS)
+        assert list(bench.received[-1].position) == pytest.approx(START, abs=1e-3)
+        command = bench.peer.create_publisher(JointState, HAND_COMMAND, qos.PROFILES['COMMAND'])
+        goal = [0.6, 0.2, 0.3, 0.4, 0.4, 0.5]
+
+        def reached():
+            command.publish(conversions.joint_state(JOINTS, goal, 0))
+            return list(bench.received[-1].position) == pytest.approx(goal, abs=5e-3)
+
+        bench.spin_until(reached)
+        bench.close()
+
+
+def test_hand_driver_comes_back_after_unplugging(ros, tmp_path):
+    device = RuiyanEmulator(tmp_path / 'hand', start=START)
+    device.plug_in()
+    bench = Bench(HandDriver, device.path)
+    bench.listen(JointState, HAND_JOINTS)
+    bench.spin_until(lambda: bench.received)
+    device.unplug()
+    bench.spin_until(lambda: bench.node._controller.problem)
+    count = len(bench.received)
+    device.plug_in()
+    bench.spin_until(lambda: len(bench.received) > count + 5)
+    assert device.motors.position == pytest.approx(START, abs=5e-3)
+    bench.close()
+    device.unplug()
+
+
+def test_glove_driver_calibrates_and_falls_silent_with_the_glove(ros, tmp_path):
+    from std_srvs.srv import Trigger
+
+    device = GloveEmulator(tmp_path / 'glove')
+    device.plug_in()
+    bench = Bench(GloveDriver, device.path)
+    bench.listen(JointState, GLOVE)
+    for service, count in (('calibrate_open', 1000), ('calibrate_fist', 3000)):
+        device.counts = [count] * 21
+        bench.received.clear()
+        bench.spin_until(lambda: len(bench.received) > 35)
+        client = bench.peer.create_client(Trigger, f'glove_driver/{service}')
+        bench.spin_until(client.service_is_ready)
+        future = client.call_async(Trigger.Request())
+        bench.spin_until(future.done)
+        assert future.result().success, future.result().message
+    device.counts = [2000] * 21
+    bench.spin_until(lambda: list(bench.received[-1].position) == pytest.approx([0.5] * 6, abs=0.01))
+    device.unplug()
+    bench.spin_until(lambda: bench.node._glove.problem)
+    bench.close()
+
+
+def test_spacemouse_driver_publishes_in_ros_axes(ros, tmp_path):
+    from geometry_msgs.msg import TwistStamped
+
+    device = SpaceMouseEmulator(tmp_path / 'mouse')
+    device.plug_in()
+    bench = Bench(SpaceMouseDriver, device.path)
+    bench.listen(TwistStamped, TWIST)
+    bench.spin_until(lambda: bench.received)
+    device.move([0.0, -0.5, 0.0, 0.0, 0.0, 0.0])  # pushed away from the operator
+    bench.spin_until(lambda: bench.received[-1].twist.linear.x == pytest.approx(0.5))
+    bench.close()
+    device.unplug()
