@@ -64,12 +64,12 @@ def expected(table) -> list[str]:
 
 def written(name: str) -> list[str]:
     after = README.read_text().split(f'<!-- table: {name} -->\n', 1)[1]
-    return after.split('\n\n', 1)[0].splitlines()
+    return after.split('<!-- end -->', 1)[0].splitlines()
 
 
 @pytest.mark.parametrize('name', TABLES)
 def test_table_of_the_readme(name):
-    assert written(name) == expected(TABLES[name]), 'run: python test/unit/test_readme.py'
+    assert written(name) == expected(TABLES[name]), 'run: PYTHONPATH=. python test/unit/test_readme.py'
 
 
 def test_every_topic_and_service_has_a_node():
@@ -86,6 +86,6 @@ if __name__ == '__main__':
     text = README.read_text()
     for name, table in TABLES.items():
         head, rest = text.split(f'<!-- table: {name} -->\n', 1)
-        tail = rest[rest.index('\n\n') if not rest.startswith('\n') else 0 :]
-        text = head + f'<!-- table: {name} -->\n' + '\n'.join(expected(table)) + tail
+        tail = rest[rest.index('<!-- end -->') :]
+        text = head + f'<!-- table: {name} -->\n' + '\n'.join(expected(table)) + '\n' + tail
     README.write_text(text)
