@@ -1,0 +1,110 @@
+"""The FR3 as MJCF, and the inverse kinematics that places it.
+
+Kinematics, limits and masses are Franka's published ones; shapes are capsules, which render in no time.
+"""
+
+import mujoco
+import numpy as np
+
+# Modified (Craig) Denavit-Hartenberg parameters: a (m), d (m), alpha (rad), then the flange.
+DH = (
+    (0.0, 0.333, 0.0),
+    (0.0, 0.0, -np.pi / 2),
+    (0.0, 0.316, np.pi / 2),
+    (0.0825, 0.0, np.pi / 2),
+    (-0.0825, 0.384, -np.pi / 2),
+    (0.0, 0.0, np.pi / 2),
+    (0.088, 0.0, np.pi / 2),
+)
+FLANGE = 0.107
+JOINT_NAMES = tuple(f'fr3_joint{i}' for i in range(1, 8))
+POSITION_MIN = np.array([-2.7437, -1.7837, -2.9007, -3.0421, -2.8065, 0.5445, -3.0159])
+POSITION_MAX = np.array([2.7437, 1.7837, 2.9007, -0.1518, 2.8065, 4.5169, 3.0159])
+TORQUE_MAX = np.array([87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0])
+MASSES = (2.9275, 2.9355, 2.2449, 2.6156, 2.3271, 1.8170, 0.6271)
+HOME = np.array([0.0, -np.pi / 4, 0.0, -3 * np.pi / 4, 0.0, np.pi / 2, np.pi / 4])
+# Reflected inertia of motor and gear (kg m^2) and joint friction as viscous damping (N m s/rad).
+ARMATURE = 0.1
+DAMPING = 1.0
+
+# Capsules of link i in its own frame: from, to, radius (m). The first one carries the mass.
+_CAPSULES = (
+    (((0, 0, -0.19), (0, 0, 0), 0.062),),
+    (((0, 0, 0), (0, -0.19, 0), 0.060),),
+    (((0, 0, -0.12), (0, 0, -0.02), 0.058), ((0, 0, -0.02), (0.0825, 0, 0), 0.055)),
+    (((0, 0, 0), (-0.0825, 0.10, 0), 0.055),),
+    (((0, 0.02, -0.28), (0, 0.055, -0.08), 0.050), ((0, 0.055, -0.08), (0, 0, 0), 0.046)),
+    (((0, 0, 0), (0.088, 0, 0), 0.050),),
+    (((0, 0, -0.03), (0, 0, 0.075), 0.040),),
+)
+
+
+def mjcf(tool: str) -> str:
+    """MJCF bodies of the arm; `tool` is what hangs on the flange, written in the flange frame."""
+    text = f'<body name="flange" pos="0 0 {FLANGE}" gravcomp="1">{tool}</body>'
+    for i in reversed(range(7)):
+        a, d, alpha = DH[i]
+        position = (a, -np.sin(alpha) * d, np.cos(alpha) * d)
+        rotation = (np.cos(alpha / 2), np.sin(alpha / 2), 0, 0)
+        text = (
+            f'<body name="fr3_link{i + 1}" pos="{_numbers(position)}" quat="{_numbers(rotation)}" gravcomp="1">'
+            f'<joint name="{JOINT_NAMES[i]}" axis="0 0 1" range="{POSITION_MIN[i]} {POSITION_MAX[i]}" '
+            f'damping="{DAMPING}" armature="{ARMATURE}"/>{_geoms(i)}{text}</body>'
+        )
+    return (
+        '<body name="fr3_link0">'
+        '<geom class="arm" type="cylinder" fromto="0 0 0 0 0 0.10" size="0.085" mass="2.3966"/>'
+        f'{text}</body>'
+    )
+
+
+def _geoms(i: int) -> str:
+    text = ''
+    for k, (start, end, radius) in enumerate(_CAPSULES[i]):
+        mass = MASSES[i] if k == 0 else 0.0
+        tint = 'rgba="0.25 0.27 0.30 1"' if i == 6 else ''
+        text += f'<geom class="arm" fromto="{_numbers(start + end)}" size="{radius}" mass="{mass}" {tint}/>'
+    return text
+
+
+def _numbers(values) -> str:
+    return ' '.join(f'{value:.6g}' for value in values)
+
+
+def inverse_kinematics(model, data, site: int, position: np.ndarray, quaternion: np.ndarray) -> np.ndarray:
+    """Joint positions (7,) that put `site` at a pose, near HOME.
+
+    Damped least squares with a pull towards HOME in the null space. `data` is used as scratch.
+
+    Args:
+        position: metres, base frame.
+        quaternion: w, x, y, z.
+
+    Raises:
+        ValueError: the pose is out of reach (worse than 1 mm or 0.01 rad).
+    """
+    q = HOME.copy()
+    jacobian = np.zeros((6, model.nv))
+    error = np.zeros(6)
+    current = np.zeros(4)
+    inverse = np.zeros(4)
+    difference = np.zeros(4)
+    for _ in range(100):
+        data.qpos[:7] = q
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        error[:3] = position - data.site_xpos[site]
+        mujoco.mju_mat2Quat(current, data.site_xmat[site])
+        mujoco.mju_negQuat(inverse, current)
+        mujoco.mju_mulQuat(difference, quaternion, inverse)
+        mujoco.mju_quat2Vel(error[3:], difference, 1.0)
+        mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], site)
+        arm = jacobian[:, :7]
+        pseudo_inverse = arm.T @ np.linalg.inv(arm @ arm.T + 1e-4 * np.eye(6))
+        step = pseudo_inverse @ error + (np.eye(7) - pseudo_inverse @ arm) @ (0.1 * (HOME - q))
+        q = np.clip(q + step, POSITION_MIN, POSITION_MAX)
+        if np.linalg.norm(error[:3]) < 1e-6 and np.linalg.norm(error[3:]) < 1e-6:
+            break
+    if np.linalg.norm(error[:3]) > 1e-3 or np.linalg.norm(error[3:]) > 1e-2:
+        raise ValueError(f'no arm posture reaches {np.round(position, 3)}')
+    return q

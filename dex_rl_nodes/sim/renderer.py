@@ -1,0 +1,76 @@
+"""Off-screen rendering of the simulated cameras, with or without a GPU."""
+
+import ctypes.util
+import os
+
+import mujoco
+import numpy as np
+
+from dex_rl_nodes.errors import UserError
+
+_LIBRARIES = {'egl': 'EGL', 'osmesa': 'OSMesa'}
+_MISSING = (
+    'no off-screen OpenGL was found (neither libEGL nor libOSMesa); '
+    'install one with "apt-get install -y libegl1 libgl1-mesa-dri" or "apt-get install -y libosmesa6"'
+)
+
+
+def _gl_context(width: int, height: int):
+    """An OpenGL context of the first backend that works; $MUJOCO_GL (egl or osmesa) chooses one."""
+    wanted = os.environ.get('MUJOCO_GL', '')
+    backends = [wanted] if wanted in _LIBRARIES else ['egl', 'osmesa']
+    # Two small images do not profit from several rasteriser threads, and learner and nodes need the cores.
+    os.environ.setdefault('LP_NUM_THREADS', '1')
+    reason = ''
+    for backend in backends:
+        if not ctypes.util.find_library(_LIBRARIES[backend]):
+            continue
+        # PyOpenGL fixes its platform when it is first imported.
+        os.environ['PYOPENGL_PLATFORM'] = backend
+        try:
+            if backend == 'egl':
+                from mujoco.egl import GLContext
+            else:
+                from mujoco.osmesa import GLContext
+            return GLContext(width, height)
+        except (ImportError, RuntimeError, AttributeError, OSError) as error:
+            reason = f' ({backend}: {" ".join(str(error).split())[:120]})'
+    raise UserError(_MISSING + reason)
+
+
+class CameraRenderer:
+    """Renders the cameras of one model. Use it only from the thread that created it."""
+
+    def __init__(self, model):
+        width, height = model.vis.global_.offwidth, model.vis.global_.offheight
+        self._model = model
+        self._gl = _gl_context(width, height)
+        self._gl.make_current()
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
+        self._scene = mujoco.MjvScene(model, maxgeom=500)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self._option = mujoco.MjvOption()
+        self._option.flags[mujoco.mjtVisFlag.mjVIS_FLEXSKIN] = 1
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+
+    def render(self, data, camera: int, width: int, height: int) -> np.ndarray:
+        """Image of camera `camera`, uint8 (height, width, 3) RGB."""
+        self._gl.make_current()
+        self._camera.fixedcamid = camera
+        mujoco.mjv_updateScene(
+            self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
+        )
+        rectangle = mujoco.MjrRect(0, 0, width, height)
+        mujoco.mjr_render(rectangle, self._scene, self._context)
+        image = np.empty((height, width, 3), np.uint8)
+        mujoco.mjr_readPixels(image, None, rectangle, self._context)
+        return np.ascontiguousarray(image[::-1])
+
+    def close(self) -> None:
+        """Free the OpenGL context."""
+        self._gl.make_current()
+        self._context.free()
+        self._gl.free()
