@@ -1,0 +1,323 @@
+"""Which processes, parameters and remaps make an application: the one description.
+
+The files in launch/ (through nodes/launch_description.py) and the runner of `./dexrl launch` (supervisor.py) read it.
+An application has typed arguments; from their values it builds the list of its processes.
+"""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from dex_rl_nodes import config
+from dex_rl_nodes.descriptions import NODES
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.parameters import COMMON, Parameter, Value
+from dex_rl_nodes.paths import config_directory
+
+PACKAGE = 'dex_rl_nodes'
+STAGES = 'stages'  # the executable that runs one stage in one process
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of a graph: a ROS node, or a program that runs to its end.
+
+    `on_exit` says what an unexpected end means: `stop` ends the whole graph, `restart` starts the process again, at most
+    `max_restarts` times. Exit code 2 (a person has to act) always ends the graph.
+    """
+
+    name: str
+    executable: str
+    package: str = PACKAGE
+    is_node: bool = True
+    arguments: tuple[str, ...] = ()
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+    remaps: tuple[tuple[str, str], ...] = ()
+    namespace: str = ''
+    on_exit: Literal['stop', 'restart'] = 'stop'
+    max_restarts: int = 5
+    runs_first: bool = False  # the others start when it has ended with code 0
+    ends_graph: bool = False  # its end with code 0 ends the graph, also with code 0
+
+
+@dataclass(frozen=True)
+class Application:
+    """A graph with a name: what a launch file starts."""
+
+    name: str
+    description: str
+    arguments: tuple[Parameter, ...]
+    build: Callable[[dict[str, Value]], list[Process]]
+    drives_robot: bool = True  # only one such graph per domain and namespace
+
+    def values(self, texts: Mapping[str, str]) -> dict[str, Value]:
+        """Argument values from `name:=text` pairs, with defaults.
+
+        Raises:
+            UserError: an unknown argument (names the valid ones) or a value that is not allowed.
+        """
+        known = {argument.name: argument for argument in self.arguments}
+        for name in texts:
+            if name not in known:
+                raise UserError(f'{self.name}.launch.py has no argument "{name}"; it has: {", ".join(known)}')
+        return {
+            name: _parse(argument, texts[name]) if name in texts else argument.default
+            for name, argument in known.items()
+        }
+
+
+def _parse(argument: Parameter, text: str) -> Value:
+    kind = type(argument.default)
+    value: Value = text
+    if kind is bool and text.lower() in ('true', 'false'):
+        value = text.lower() == 'true'
+    elif kind in (int, float):
+        try:
+            value = kind(text)
+        except ValueError:
+            pass
+    if refusal := argument.refusal(value):
+        raise UserError(refusal)
+    return value
+
+
+def split_argument(text: str) -> tuple[str, str]:
+    """Name and value of `name:=value`; UserError when it is written differently."""
+    name, separator, value = text.partition(':=')
+    if not separator or not name:
+        raise UserError(f'"{text}" is not an argument; write name:=value')
+    return name, value
+
+
+_common = {parameter.name: parameter for parameter in COMMON}
+TASK = replace(_common['task'], choices=tuple(config.names('tasks')))
+ROBOT = replace(_common['robot'], choices=tuple(config.names('robots')))
+METHOD = replace(_common['method'], choices=tuple(config.names('methods')))
+RUN, INTERFACE, SEED, LOCKSTEP = (_common[name] for name in ('run', 'interface', 'seed', 'lockstep'))
+NAMESPACE = Parameter('namespace', '', 'namespace of all nodes and topics, so that two robots can share a domain')
+OPERATOR = Parameter(
+    'operator',
+    'auto',
+    'who holds SpaceMouse and glove; auto: scripted in simulation, human on a robot',
+    choices=('auto', 'scripted', 'human', 'none'),
+)
+EPISODES = Parameter('episodes', 0, 'number of episodes; 0: as the task says', minimum=0, maximum=100000)
+PARAMETER_FILE = Parameter('parameter_file', '', 'YAML file of node parameters, read after the ones given here')
+SETTINGS = (TASK, ROBOT, INTERFACE, METHOD, RUN, SEED)
+
+
+def environment(present: Mapping[str, str]) -> dict[str, str]:
+    """Variables every process needs beside the present ones; what a person has set stays."""
+    added = {}
+    if 'ROS_AUTOMATIC_DISCOVERY_RANGE' not in present and 'ROS_LOCALHOST_ONLY' not in present:
+        # Humble knows only the second
+        humble = present.get('ROS_DISTRO') == 'humble'
+        added = {'ROS_LOCALHOST_ONLY': '1'} if humble else {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+    every = {**present, **added}
+    local = every.get('ROS_AUTOMATIC_DISCOVERY_RANGE') == 'LOCALHOST' or every.get('ROS_LOCALHOST_ONLY') == '1'
+    profile = str(config_directory() / 'fastdds' / ('localhost.xml' if local else 'network.xml'))
+    names = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')  # Fast DDS 2 and 3
+    if not any(name in present for name in names):
+        added |= dict.fromkeys(names, profile)
+    if 'MUJOCO_GL' not in present:
+        added['MUJOCO_GL'] = 'egl'
+    return added
+
+
+def _node(name: str, values: dict[str, Value], **options) -> Process:
+    """A node of this package with the common parameters and its own; `options` go to Process."""
+    own = options.pop('parameters', {})
+    parameters = {parameter.name: values[parameter.name] for parameter in COMMON if parameter.name in values} | own
+    remaps: tuple[tuple[str, str], ...] = ()
+    if values.get('lockstep'):
+        parameters['use_sim_time'] = True
+        if values['namespace']:
+            remaps = (('/clock', 'clock'),)  # two simulations keep two clocks
+    return Process(name, name, parameters=parameters, remaps=remaps, namespace=str(values['namespace']), **options)
+
+
+def _robot(values: dict[str, Value]) -> list[Process]:
+    """The robot itself: the simulated one, or the drivers of hand and cameras (the arm has its own bring-up)."""
+    if values['robot'] == 'sim':
+        return [_node('sim_robot', values)]
+    processes = [_node('hand_driver', values, on_exit='restart')]
+    for view, camera in config.load_robot(str(values['robot'])).cameras.items():
+        profile = f'{camera.width}x{camera.height}x{camera.rate:g}'
+        processes.append(
+            Process(
+                f'{view}_camera',
+                'realsense2_camera_node',
+                package='realsense2_camera',
+                parameters={'serial_no': camera.serial, 'rgb_camera.color_profile': profile, 'camera_name': view},
+                namespace='/'.join(part for part in (str(values['namespace']), 'camera') if part),
+                on_exit='restart',
+            )
+        )
+    return processes
+
+
+def _operator(values: dict[str, Value], mode: str) -> list[Process]:
+    """Whoever holds SpaceMouse and glove, and the node that reads them."""
+    who = values['operator']
+    if who == 'auto':
+        who = 'scripted' if values['robot'] == 'sim' else 'human'
+    if who == 'scripted' and values['robot'] != 'sim':
+        raise UserError(f'operator:=scripted needs robot:=sim; with robot:={values["robot"]} use operator:=human')
+    devices = {
+        'scripted': [_node('scripted_operator', values, parameters={'mode': mode})],
+        'human': [
+            _node('spacemouse_driver', values, on_exit='restart'),
+            _node('glove_driver', values, on_exit='restart'),
+        ],
+        'none': [],
+    }
+    return [*devices[str(who)], _node('teleop', values)]
+
+
+def _episodes(values: dict[str, Value], purpose: str) -> list[Process]:
+    """What keeps episodes and records them, whatever acts."""
+    manager = {'purpose': purpose, 'episodes': values.get('episodes', 0), 'steps': values.get('steps', 0)}
+    return [
+        _node('command_mux', values),
+        _node('replay_recorder', values, parameters={'purpose': purpose}),
+        _node('episode_manager', values, parameters=manager, ends_graph=True),
+    ]
+
+
+def _learned_action(values: dict[str, Value], residual: str) -> list[Process]:
+    """The chain from cameras to commands of a trained policy."""
+    return [
+        _node('policy', values),
+        _node('lmpm_decoder', values),
+        _node('residual_actor', values, parameters={'residual': residual}),
+        _node('reward_classifier', values),
+    ]
+
+
+def _stage(values: dict[str, Value], *words: str, **options) -> Process:
+    arguments = [*words, *(f'{name}:={values[name]}' for name in (parameter.name for parameter in SETTINGS))]
+    return Process(words[0], STAGES, is_node=False, arguments=tuple(arguments), **options)
+
+
+def _collect_demos(values: dict[str, Value]) -> list[Process]:
+    purpose = str(values['purpose'])
+    mode = 'demonstrate' if purpose == 'demos' else 'negative'
+    policy = _node('policy', values, parameters={'source': 'zero'})
+    return [*_robot(values), *_operator(values, mode), policy, *_episodes(values, purpose)]
+
+
+def _train(values: dict[str, Value]) -> list[Process]:
+    return [_stage(values, 'train', str(values['stage']), ends_graph=True)]
+
+
+def _online_rl(values: dict[str, Value]) -> list[Process]:
+    first = [_stage(values, 'prepare', runs_first=True)] if values['prepare'] else []
+    if first and values['robot'] != 'sim':
+        # on a robot a person collects: say what is missing, do not start it
+        first = [_stage(values, 'check', runs_first=True)]
+    return [
+        *first,
+        *_robot(values),
+        *_operator(values, 'intervene'),
+        *_learned_action(values, 'learned'),
+        *_episodes(values, 'online'),
+        _node('learner', values, on_exit='restart'),
+    ]
+
+
+def _evaluate(values: dict[str, Value]) -> list[Process]:
+    return [
+        *_robot(values),
+        *_operator({**values, 'operator': 'none'}, 'idle'),
+        *_learned_action(values, str(values['residual'])),
+        *_episodes(values, 'evaluation'),
+    ]
+
+
+def _view(values: dict[str, Value]) -> list[Process]:
+    layouts = config_directory() / 'view'
+    viewer = {
+        'rviz': ('rviz2', 'rviz2', ('-d', str(layouts / 'dex_rl_nodes.rviz'))),
+        'rqt': ('rqt_gui', 'rqt_gui', ('--perspective-file', str(layouts / 'dex_rl_nodes.perspective'))),
+        'foxglove': ('foxglove_bridge', 'foxglove_bridge', ()),
+    }
+    package, executable, arguments = viewer[str(values['viewer'])]
+    return [
+        Process(
+            executable, executable, package, arguments=arguments, namespace=str(values['namespace']), ends_graph=True
+        )
+    ]
+
+
+_STAGE = Parameter('stage', 'all', 'what to train', choices=('all', 'prior', 'policy', 'reward'))
+_PURPOSE = Parameter(
+    'purpose',
+    'demos',
+    'demos: demonstrations; reward: failures and near misses for the classifier',
+    choices=('demos', 'reward'),
+)
+_STEPS = Parameter('steps', 0, 'number of online transitions; 0: as the task says', minimum=0, maximum=10**9)
+_PREPARE = Parameter('prepare', True, 'run the missing stages first (simulation), or name the missing one (robot)')
+_VIEWER = Parameter('viewer', 'rviz', 'program to look with', choices=('rviz', 'rqt', 'foxglove'))
+_RESIDUAL = next(parameter for parameter in NODES['residual_actor'].parameters if parameter.name == 'residual')
+_GRAPH = (*SETTINGS, LOCKSTEP, NAMESPACE, PARAMETER_FILE)
+
+APPLICATIONS = {
+    application.name: application
+    for application in (
+        Application('collect_demos', 'Record demonstrations.', (*_GRAPH, OPERATOR, EPISODES, _PURPOSE), _collect_demos),
+        Application(
+            'train', 'Train prior, base policy and reward classifier from bags.', (*SETTINGS, _STAGE), _train, False
+        ),
+        Application(
+            'online_rl', 'Learn the residual online.', (*_GRAPH, OPERATOR, EPISODES, _STEPS, _PREPARE), _online_rl
+        ),
+        Application('evaluate', 'Score a run over held-out starts.', (*_GRAPH, EPISODES, _RESIDUAL), _evaluate),
+        Application(
+            'robot',
+            'The robot alone: the simulated one, or its drivers.',
+            (ROBOT, TASK, SEED, LOCKSTEP, NAMESPACE, PARAMETER_FILE),
+            _robot,
+        ),
+        Application('view', 'Look at a running graph.', (_VIEWER, NAMESPACE), _view, False),
+    )
+}
+
+
+def application(launch_file: str) -> Application:
+    """The application of `<name>.launch.py`; UserError lists the valid files."""
+    name = os.path.basename(launch_file).removesuffix('.launch.py')
+    if name not in APPLICATIONS:
+        files = ', '.join(f'{known}.launch.py' for known in APPLICATIONS)
+        raise UserError(f'there is no launch file "{launch_file}"; choose one of: {files}')
+    return APPLICATIONS[name]
+
+
+@contextmanager
+def sole_graph(app: Application, namespace: str, variables: Mapping[str, str]) -> Iterator[None]:
+    """Hold the domain and namespace for one graph that drives a robot; UserError when another one holds it."""
+    if not app.drives_robot:
+        yield
+        return
+    domain = variables.get('ROS_DOMAIN_ID') or '0'
+    name = namespace.strip('/').replace('/', '-')
+    path = Path(tempfile.gettempdir()) / f'dexrl-{os.getuid()}-domain-{domain}{"-" * bool(name)}{name}.lock'
+    with path.open('a+') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            where = f'domain {domain}' + (f' and namespace {namespace}' if namespace else '')
+            raise UserError(
+                f'{file.read().strip() or "another graph"} already runs in {where}; '
+                'stop it, or set another ROS_DOMAIN_ID or namespace:=NAME'
+            ) from None
+        file.truncate(0)
+        file.write(f'{app.name}.launch.py (process {os.getpid()})')
+        file.flush()
+        yield

@@ -1,0 +1,105 @@
+"""Turns an application of graph.py into a standard launch description; the files in launch/ are made of it."""
+
+import contextlib
+import inspect
+import os
+import sys
+
+from launch import LaunchContext, LaunchDescription
+from launch.action import Action
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteLocal,
+    ExecuteProcess,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+)
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.events.process import ProcessExited
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.substitutions import ExecutableInPackage
+
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.graph import APPLICATIONS, Application, Process, environment, sole_graph, split_argument
+from dex_rl_nodes.parameters import Parameter
+
+RESTART_DELAY = 1.0  # s
+_held = contextlib.ExitStack()  # the domain, as long as this process lives
+
+
+def describe(name: str) -> LaunchDescription:
+    """The launch description of an application."""
+    app = APPLICATIONS[name]
+    variables = [SetEnvironmentVariable(key, value) for key, value in environment(os.environ).items()]
+    declared = [_declare(argument) for argument in app.arguments]
+    return LaunchDescription([*declared, *variables, OpaqueFunction(function=_actions, args=[app])])
+
+
+def _declare(argument: Parameter) -> DeclareLaunchArgument:
+    default = str(argument.default)
+    return DeclareLaunchArgument(
+        argument.name,
+        default_value=default.lower() if isinstance(argument.default, bool) else default,
+        description=argument.description,
+        choices=list(argument.choices) or None,
+    )
+
+
+def _actions(context: LaunchContext, app: Application) -> list[Action]:
+    """Everything that depends on the values of the arguments."""
+    _refuse_undeclared(context, app)
+    values = app.values(
+        {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in app.arguments}
+    )
+    processes = app.build(values)
+    _held.enter_context(sole_graph(app, str(values.get('namespace', '')), os.environ))
+    parameter_file = str(values.get('parameter_file', ''))
+    first = [process for process in processes if process.runs_first]
+    then = [action for process in processes if not process.runs_first for action in _start(process, parameter_file)]
+    return [action for process in first for action in _start(process, then=then)] if first else then
+
+
+def _refuse_undeclared(context: LaunchContext, app: Application) -> None:
+    # an including launch file may have arguments of its own, so only what was typed for this file is judged
+    if any(os.path.basename(word) == f'{app.name}.launch.py' for word in sys.argv):
+        app.values(dict(split_argument(word) for word in context.argv))
+
+
+def _start(process: Process, parameter_file: str = '', then: list[Action] | None = None) -> list[Action]:
+    """Actions that start a process and watch its end; `then` are started when it has ended well."""
+    options = {'name': process.name, 'output': 'screen'}
+    if process.on_exit == 'restart':
+        options |= {'respawn': True, 'respawn_delay': RESTART_DELAY}
+        if 'respawn_max_retries' in inspect.signature(ExecuteLocal.__init__).parameters:  # Humble does not have it
+            options['respawn_max_retries'] = process.max_restarts
+    if process.is_node:
+        started: ExecuteProcess = Node(
+            package=process.package,
+            executable=process.executable,
+            namespace=process.namespace,
+            parameters=[dict(process.parameters), *([parameter_file] if parameter_file else [])],
+            remappings=list(process.remaps),
+            arguments=list(process.arguments),
+            **options,
+        )
+    else:
+        executable = ExecutableInPackage(package=process.package, executable=process.executable)
+        started = ExecuteProcess(cmd=[executable, *process.arguments], emulate_tty=True, **options)
+
+    def ended(event: ProcessExited, event_context: LaunchContext) -> list[Action]:
+        if event_context.is_shutdown or (process.on_exit == 'restart' and event.returncode != 2):
+            return []
+        if event.returncode == 0 and then is not None:
+            return then
+        if event.returncode == 0 and process.ends_graph:
+            reason = f'{process.name} is done'
+            return [LogInfo(msg=reason), EmitEvent(event=Shutdown(reason=reason))]
+        # an exception is what makes `ros2 launch` end with a code other than 0
+        raise UserError(f'{process.name} ended with exit code {event.returncode}, so the graph stops')
+
+    return [started, RegisterEventHandler(OnProcessExit(target_action=started, on_exit=ended))]

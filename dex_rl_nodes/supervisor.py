@@ -1,0 +1,253 @@
+"""Runs a graph where `launch` is not installed: starts, watches and stops its processes.
+
+circus spawns, signals, reaps and reads the processes; this file holds what a graph means: who is waited for, who may
+be restarted, and which end ends everything.
+"""
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from circus.arbiter import Arbiter
+from circus.exc import ConflictError
+from circus.stream.redirector import Redirector
+from circus.watcher import Watcher
+from tornado.ioloop import IOLoop
+
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.graph import PACKAGE, Process
+
+GRACE = 4.5  # s between SIGINT and SIGKILL, so that everything is gone within 5 s
+CHECK_PERIOD = 0.1  # s between two looks for ended processes
+RESTART_DELAY = 1.0  # s before the first restart; doubles with each
+STEADY = 60.0  # s after which a process counts as healthy again
+USER_ERROR = 2  # exit code: a person has to act, starting again cannot help
+
+
+class _Redirector(Redirector):
+    """Reads what is left in the pipes before it lets them go: the last words of a process matter most."""
+
+    def remove_redirections(self, process):
+        for name, pipe in self.get_process_pipes(process):
+            if pipe.closed or self.redirect[name] is None:
+                continue
+            os.set_blocking(pipe.fileno(), False)
+            while data := pipe.read(self.buffer):
+                self.redirect[name]({'data': data, 'pid': process.pid, 'name': name})
+        super().remove_redirections(process)
+
+
+class _Watcher(Watcher):
+    _redirector_class = _Redirector
+
+
+class _Lines:
+    """Writes the output of a process line by line, each with the name of the process."""
+
+    def __init__(self, name: str):
+        self.prefix = f'[{name}] '.encode()
+        self.rest = b''
+
+    def __call__(self, chunk: dict) -> None:
+        *lines, self.rest = (self.rest + chunk['data']).replace(b'\r\n', b'\n').split(b'\n')
+        self._write(lines)
+
+    def flush(self) -> None:
+        """Write a last line without its end."""
+        if self.rest:
+            self._write([self.rest])
+            self.rest = b''
+
+    def _write(self, lines: list[bytes]) -> None:
+        try:
+            os.write(sys.stdout.fileno(), b''.join(self.prefix + line + b'\n' for line in lines))
+        except OSError:
+            pass  # nobody reads any more; the graph goes on
+
+
+class Supervisor:
+    """Runs the processes of one graph to its end.
+
+    Args:
+        processes: the graph.
+        commands: command line of each process, by name.
+        variables: environment of the processes.
+        log: called with every sentence for the person.
+    """
+
+    def __init__(
+        self, processes: list[Process], commands: Mapping[str, list[str]], variables: dict[str, str], log=print
+    ):
+        self.processes = {process.name: process for process in processes}
+        self.commands = commands
+        self.variables = variables
+        self.log = log
+        self.exit_code: int | None = None  # set when the graph ends
+        self._restarts = dict.fromkeys(self.processes, 0)
+        self._started = dict.fromkeys(self.processes, 0.0)
+        self._lines = {name: _Lines(name) for name in self.processes}
+
+    def run(self) -> int:
+        """Run until the graph ends or a signal comes; returns the exit code."""
+        with tempfile.TemporaryDirectory(prefix='dexrl-') as folder:
+            self._loop = IOLoop.current()
+            self._watchers = {name: self._watcher(process) for name, process in self.processes.items()}
+            # circus wants addresses to be commanded at; nobody else knows these
+            self._arbiter = Arbiter(
+                list(self._watchers.values()),
+                endpoint=f'ipc://{folder}/control',
+                pubsub_endpoint=f'ipc://{folder}/events',
+                check_delay=CHECK_PERIOD,
+                loglevel='CRITICAL',
+            )
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, self._on_signal)
+            self._arbiter.start()
+        return self.exit_code or 0
+
+    def _watcher(self, process: Process) -> Watcher:
+        executable, *arguments = self._guarded(self.commands[process.name])
+        # programs that run to their end draw progress bars, so they get the terminal itself
+        stream = {'stream': self._lines[process.name]} if process.is_node else None
+        return _Watcher(
+            process.name,
+            shlex.quote(executable),
+            args=arguments,
+            env=self.variables,
+            stop_signal=signal.SIGINT,
+            graceful_timeout=GRACE,
+            respawn=False,
+            max_retry=1,
+            autostart=process.runs_first or not any(other.runs_first for other in self.processes.values()),
+            stdout_stream=stream,
+            stderr_stream=stream,
+            hooks={
+                'after_spawn': (self._on_spawn, False),
+                'before_reap': (self._before_reap, True),
+                'after_reap': (self._on_end, True),
+            },
+        )
+
+    @staticmethod
+    def _guarded(command: list[str]) -> list[str]:
+        """The command, told to stop when the supervisor is killed without a chance to stop it."""
+        setpriv = shutil.which('setpriv')
+        return [setpriv, '--pdeathsig', 'INT', *command] if setpriv else command
+
+    def _on_spawn(self, watcher: Watcher, pid: int, **_) -> bool:
+        self._started[watcher.name] = time.monotonic()
+        return True
+
+    def _before_reap(self, watcher: Watcher, process_pid: int, **_) -> None:
+        if watcher.stream_redirector:
+            watcher.stream_redirector.remove_redirections(watcher.processes[process_pid])
+        self._lines[watcher.name].flush()
+
+    def _on_end(self, watcher: Watcher, exit_code: int | None, **_) -> None:
+        process = self.processes[watcher.name]
+        code = exit_code if exit_code is not None else 0
+        if self.exit_code is not None:  # the graph is ending
+            self._on_end_while_stopping(process, code)
+        elif code == 0 and process.runs_first:
+            self._start_others()
+        elif code == 0 and process.ends_graph:
+            self.log(f'{process.name} is done')
+            self.stop(0)
+        elif process.on_exit == 'restart' and code != USER_ERROR and self._may_restart(process):
+            self._restart(process, code)
+        else:
+            self.log(f'{process.name} ended with {describe(code)}, so the graph stops')
+            self.stop(code if code > 0 else 1)
+
+    def _on_end_while_stopping(self, process: Process, code: int) -> None:
+        # what does not handle Ctrl-C (yet) ends through it; that is no failure
+        if code in (0, -signal.SIGINT, 128 + signal.SIGINT):
+            return
+        killed = code == -signal.SIGKILL
+        self.log(
+            f'{process.name} did not stop within {GRACE:g} s and was killed'
+            if killed
+            else f'{process.name} ended with {describe(code)} while stopping'
+        )
+        self.exit_code = self.exit_code or 1
+
+    def _start_others(self) -> None:
+        for watcher in self._watchers.values():
+            if not self.processes[watcher.name].runs_first:
+                self._loop.add_callback(watcher._start)
+
+    def _may_restart(self, process: Process) -> bool:
+        if time.monotonic() - self._started[process.name] > STEADY:
+            self._restarts[process.name] = 0
+        self._restarts[process.name] += 1
+        return self._restarts[process.name] <= process.max_restarts
+
+    def _restart(self, process: Process, code: int) -> None:
+        number = self._restarts[process.name]
+        delay = RESTART_DELAY * 2 ** (number - 1)
+        self.log(
+            f'{process.name} ended with {describe(code)}; starting it again in {delay:g} s '
+            f'(restart {number} of {process.max_restarts})'
+        )
+        self._loop.call_later(delay, self._start_again, self._watchers[process.name])
+
+    async def _start_again(self, watcher: Watcher) -> None:
+        if self.exit_code is None:
+            await watcher._start()
+
+    def _on_signal(self, number: int, _frame) -> None:
+        self._loop.add_callback_from_signal(self.stop, 0)
+
+    def stop(self, code: int) -> None:
+        """End the graph: SIGINT to all, SIGKILL to those that stay."""
+        if self.exit_code is None:
+            self.exit_code = code
+            self._stop_arbiter()
+
+    def _stop_arbiter(self) -> None:
+        self._arbiter.ctrl.caller.stop()  # no looks for ended processes meanwhile: stopping reaps them itself
+        try:
+            self._loop.add_future(self._arbiter.stop(), lambda future: future.result())
+        except ConflictError:  # circus is busy starting or reaping
+            self._loop.call_later(CHECK_PERIOD / 2, self._stop_arbiter)
+
+
+def describe(code: int) -> str:
+    """An exit code in words."""
+    if code < 0:
+        return f'signal {signal.Signals(-code).name}'
+    return f'exit code {code}'
+
+
+def command_line(process: Process, folder: Path, parameter_file: str = '') -> list[str]:
+    """Command line of a process without `launch`; parameters go through a file, so that their types survive.
+
+    Raises:
+        UserError: the process belongs to a package that only a ROS installation has.
+    """
+    if process.package != PACKAGE:
+        raise UserError(
+            f'{process.name} is an executable of {process.package}, which needs a ROS installation; '
+            f'install it (apt-get install ros-$ROS_DISTRO-{process.package.replace("_", "-")}) and source its setup.bash'
+        )
+    module = f'{PACKAGE}.nodes.{process.executable}' if process.is_node else f'{PACKAGE}.{process.executable}'
+    command = [sys.executable, '-m', module, *process.arguments]
+    if not process.is_node:
+        return command
+    path = folder / f'{process.name}.yaml'
+    path.write_text(yaml.safe_dump({'/**': {'ros__parameters': dict(process.parameters)}}))
+    command += ['--ros-args', '-r', f'__node:={process.name}', '--params-file', str(path)]
+    if process.namespace:
+        command += ['-r', f'__ns:=/{process.namespace.strip("/")}']
+    for source, target in process.remaps:
+        command += ['-r', f'{source}:={target}']
+    if parameter_file:
+        command += ['--params-file', str(Path(parameter_file).resolve())]
+    return command

@@ -1,0 +1,10 @@
+"""Train prior, base policy and reward classifier from bags. The graph is described in dex_rl_nodes/graph.py."""
+
+from launch import LaunchDescription
+
+from dex_rl_nodes.nodes.launch_description import describe
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Called by `ros2 launch dex_rl_nodes train.launch.py`."""
+    return describe('train')
