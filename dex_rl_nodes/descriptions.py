@@ -28,6 +28,8 @@ class NodeDescription:
 
 FRONT_IMAGE = 'camera/front/color/image_raw'
 WRIST_IMAGE = 'camera/wrist/color/image_raw'
+IMAGES = {'front': FRONT_IMAGE, 'wrist': WRIST_IMAGE}
+INFOS = {view: f'camera/{view}/color/camera_info' for view in IMAGES}
 CURRENT_POSE = 'franka_robot_state_broadcaster/current_pose'
 MEASURED_JOINTS = 'franka_robot_state_broadcaster/measured_joint_states'
 HAND_JOINTS = 'hand/joint_states'
@@ -69,6 +71,7 @@ TOPICS = {
     'policy_weights': _own('PolicyWeights', 'STATE'),
     'learner_state': _own('LearnerState', 'STATE'),
     'sim_state': _own('SimState'),
+    '/clock': Topic('rosgraph_msgs/msg/Clock', 'DIAGNOSTICS'),
     '/diagnostics': Topic('diagnostic_msgs/msg/DiagnosticArray', 'DIAGNOSTICS'),
 }
 
@@ -96,11 +99,12 @@ SIM_ROBOT = NodeDescription(
         'joint_states',
         HAND_JOINTS,
         'sim_state',
+        '/clock',
     ),
     subscribes=('target_pose', HAND_COMMAND, 'episode'),
     serves=('reset_scene',),
     parameters=(
-        Parameter('state_rate', 100.0, 'rate of pose and joint topics in real time', 'Hz', 10.0, 500.0),
+        Parameter('state_rate', 50.0, 'rate of pose and joint topics in real time', 'Hz', 10.0, 500.0),
         Parameter('command_deadline', 30.0, 'lockstep: longest wait for the commands of a tick', 's', 1.0, 600.0),
     ),
 )

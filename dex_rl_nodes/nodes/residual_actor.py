@@ -1,0 +1,80 @@
+"""Adds the scaled residual to the frozen base action, with the newest weights of the learner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.nodes.episode_node import EpisodeNode
+from dex_rl_nodes.nodes.node import OK, WARN, run_node
+from dex_rl_nodes.nodes.timing import Timing
+from dex_rl_nodes.records import PolicyStep
+
+if TYPE_CHECKING:
+    from dex_rl_nodes.learning.residual import ResidualRunner
+    from dex_rl_nodes.msg import PolicyWeights
+
+
+class ResidualActor(EpisodeNode):
+    """Wraps ResidualRunner. Evaluation episodes use the mode of the actor, the others sample.
+
+    Args:
+        runner: the residual; None: for the action interface of the run.
+    """
+
+    def __init__(self, runner: ResidualRunner | None = None, **options: Any):
+        super().__init__('residual_actor', **options)
+        self._learned = self.setting('residual') == 'learned'
+        self._runner = runner or self._load()
+        self._timing = Timing()
+        self._refused = ''
+        self.advertise('core_action')
+        self.subscribe_ticks('policy_step', self._on_policy_step)
+        if self._learned:
+            self.subscribe('policy_weights', self._on_weights)
+        self.follow_episodes()
+
+    def _load(self) -> ResidualRunner:
+        import torch
+
+        from dex_rl_nodes.learning.interfaces import load_interface
+        from dex_rl_nodes.learning.residual import ResidualRunner
+
+        torch.set_num_threads(self.setting('threads'))
+        path = self.run_directory.file('prior.safetensors')
+        runner = ResidualRunner(load_interface(path, name=self.setting('interface'), task=self.setting('task')))
+        if self._learned and (checkpoint := self.setting('checkpoint')):
+            load_checkpoint_weights(runner, Path(checkpoint))
+        return runner
+
+    def _on_weights(self, weights: PolicyWeights) -> None:
+        if weights.version == self._runner.version:
+            return
+        try:
+            self._runner.load_weights(weights.data.tobytes(), weights.version, weights.sha256)
+            self._refused = ''
+        except UserError as error:
+            # the robot goes on with the weights it has
+            self._refused = str(error)
+            self.get_logger().error(self._refused)
+
+    def _on_policy_step(self, step: PolicyStep) -> None:
+        with self._timing:
+            core = self._runner.step(step, self.episode.seed, self.episode.purpose == 'evaluation')
+        self.publish('core_action', core)
+
+    def diagnose(self) -> None:
+        self.report('step', **self._timing.take())
+        if self._learned:
+            level = WARN if self._refused else OK
+            self.report('weights', level, self._refused or 'ok', version=self._runner.version)
+
+
+def main() -> None:
+    """Entry point."""
+    run_node(ResidualActor)
+
+
+if __name__ == '__main__':
+    main()

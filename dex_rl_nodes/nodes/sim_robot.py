@@ -1,0 +1,215 @@
+"""The simulated robot, below the drivers: topics, types and units of cameras, arm and hand."""
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped
+from rclpy.clock import Clock, ClockType
+from rosgraph_msgs.msg import Clock as ClockMessage
+from sensor_msgs.msg import CameraInfo, JointState
+
+from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES, INFOS, MEASURED_JOINTS
+from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
+from dex_rl_nodes.msg import SimState
+from dex_rl_nodes.nodes import conversions
+from dex_rl_nodes.nodes.episode_node import EpisodeNode
+from dex_rl_nodes.nodes.node import OK, WARN, run_node
+from dex_rl_nodes.nodes.timing import Timing
+from dex_rl_nodes.records import ARM_JOINTS, HAND_JOINTS, EpisodeState, RobotReading
+from dex_rl_nodes.sim.robot import SimRobot
+
+_LONGEST_STEP = 0.1  # s; physics that is further behind real time skips the rest
+_COMMANDS = ('target_pose', HAND_COMMAND)
+
+
+class SimRobotNode(EpisodeNode):
+    """Wraps SimRobot, in real time or in lockstep.
+
+    Real time: physics follows the steady clock in small steps on the executor's thread; images are rendered from a
+    copy of the state on a second thread, so that neither waits for the other.
+    Lockstep: the observation of a tick is published, then time stands still until the commands with its stamp come.
+    """
+
+    def __init__(self, core: SimRobot | None = None, **options: Any):
+        super().__init__('sim_robot', **options)
+        self._core = core or SimRobot(self.task, self.robot)
+        self._core.reset(self.setting('seed'))
+        self._infos = {view: self._camera_info(view) for view in self.robot.cameras}
+        self._prepared = -1  # episode the scene was last reset for
+        self._tick = 0  # lockstep: stamp of the tick whose commands are waited for
+        self._targets: dict[str, np.ndarray] = {}
+        self._frames = Timing()
+        self._skipped_frames = self._behind = 0
+        self.advertise(*(topic for topic in self.description.publishes if self.lockstep or topic != '/clock'))
+        self.subscribe('target_pose', self._on_target_pose)
+        self.subscribe(HAND_COMMAND, self._on_hand_command)
+        self.serve('reset_scene', self._on_reset_scene)
+        if not self.lockstep:
+            self._start_real_time()
+        self.follow_episodes()
+
+    # Episodes
+
+    def _on_reset_scene(self, request: Any, response: Any) -> Any:
+        self._stop_tick()
+        reading = self._core.reset(request.seed)
+        self._targets.clear()
+        self._prepared = request.episode
+        response.success = True
+        response.start = conversions.time_message(reading.stamp if self.lockstep else self._now())
+        response.hand_target = self._core.start_hand
+        response.start_pose = conversions.pose_message(reading.tcp_pose)
+        return response
+
+    def begin(self, episode: EpisodeState) -> None:
+        if self.lockstep and episode.episode == self._prepared:
+            self._publish_tick()
+
+    def end(self, episode: EpisodeState) -> None:
+        self._stop_tick()
+
+    # Commands
+
+    def _on_target_pose(self, message: PoseStamped) -> None:
+        self._take('target_pose', conversions.stamp_ns(message.header.stamp), conversions.pose_array(message.pose))
+
+    def _on_hand_command(self, message: JointState) -> None:
+        stamp = conversions.stamp_ns(message.header.stamp)
+        self._take(HAND_COMMAND, stamp, conversions.joint_positions(message, HAND_JOINTS))
+
+    def _take(self, topic: str, stamp: int, target: np.ndarray) -> None:
+        if self.lockstep:
+            if stamp != self._tick:
+                return
+            self.arrived(self._awaited(topic))
+        self._targets[topic] = target
+        if len(self._targets) < len(_COMMANDS):
+            return
+        if self.lockstep:
+            targets, self._targets, self._tick = self._targets, {}, 0
+            self._core.step(*(targets[name] for name in _COMMANDS))
+            self._publish_tick()
+        else:
+            self._core.set_targets(*(self._targets[name] for name in _COMMANDS))
+
+    # Lockstep
+
+    def _awaited(self, topic: str) -> str:
+        return f'{topic} of the tick at {self._tick / 1e9:.3f} s'
+
+    def _publish_tick(self) -> None:
+        reading = self._core.read()
+        self._tick = reading.stamp
+        self.publish('/clock', ClockMessage(clock=conversions.time_message(self._tick)))
+        self._publish_state(reading, self._tick)
+        self._publish_scene(self._tick)
+        self._publish_frames(self._tick, {view: self._core.render(view) for view in IMAGES})
+        for topic in _COMMANDS:
+            self.wait_for(self._awaited(topic), self.setting('command_deadline'), 'is command_mux running?')
+
+    def _stop_tick(self) -> None:
+        for topic in _COMMANDS:
+            self.arrived(self._awaited(topic))
+        self._tick = 0
+        if self.lockstep:
+            self._targets.clear()
+
+    # Real time
+
+    def _start_real_time(self) -> None:
+        self._renderer = ThreadPoolExecutor(1, thread_name_prefix='renderer')
+        # the first image tells whether there is OpenGL, and the renderer belongs to the thread that made it
+        self._renderer.submit(self._core.render, next(iter(IMAGES))).result()
+        self._rendering: Future = self._renderer.submit(int)
+        self._last = time.monotonic()
+        self._next_frame = {view: self._last for view in IMAGES}
+        self.create_timer(1 / self.setting('state_rate'), self._advance, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _now(self) -> int:
+        return self.get_clock().now().nanoseconds
+
+    def _advance(self) -> None:
+        """Let simulated time catch up with real time."""
+        now = time.monotonic()
+        elapsed, self._last = now - self._last, now
+        self._behind += elapsed > _LONGEST_STEP
+        self._core.advance(min(elapsed, _LONGEST_STEP))
+        stamp = self._now()
+        self._publish_state(self._core.read(), stamp)
+        due = [view for view in IMAGES if now >= self._next_frame[view]]
+        if not due:
+            return
+        for view in due:
+            period = 1 / self.robot.cameras[view].rate
+            self._next_frame[view] = max(self._next_frame[view] + period, now - period)
+        self._publish_scene(stamp)
+        if self._rendering.done():
+            self._rendering.result()
+            self._rendering = self._renderer.submit(self._render, self._core.snapshot(), stamp, due)
+        else:
+            self._skipped_frames += len(due)
+
+    def _render(self, snapshot: Any, stamp: int, views: list[str]) -> None:
+        with self._frames:
+            images = {view: self._core.render(view, snapshot) for view in views}
+        self._publish_frames(stamp, images)
+
+    # Topics
+
+    def _publish_state(self, reading: RobotReading, stamp: int) -> None:
+        core = self._core
+        joint_state = partial(conversions.joint_state, stamp=stamp)
+        self.publish(CURRENT_POSE, conversions.pose_stamped(reading.tcp_pose, stamp, self.robot.base_frame))
+        measured = joint_state(ARM_JOINTS, reading.joint_position, velocity=reading.joint_velocity)
+        self.publish(MEASURED_JOINTS, measured)
+        self.publish(HAND_TOPIC, joint_state(HAND_JOINTS, reading.hand))
+        self.publish('joint_states', joint_state(core.joint_names, core.joint_positions))
+
+    def _publish_scene(self, stamp: int) -> None:
+        scene = self._core.scene()
+        state = SimState(episode=max(self._prepared, 0), names=list(scene), values=[float(v) for v in scene.values()])
+        state.header.stamp = conversions.time_message(stamp)
+        state.success, state.failure = bool(self._core.success()), self._core.failure()
+        self.publish('sim_state', state)
+
+    def _publish_frames(self, stamp: int, images: dict[str, np.ndarray]) -> None:
+        # the front camera makes the tick, so its frame goes last
+        for view in sorted(images, key=lambda view: view == 'front'):
+            info = self._infos[view]
+            info.header.stamp = conversions.time_message(stamp)
+            self.publish(INFOS[view], info)
+            self.publish(IMAGES[view], conversions.image_message(images[view], stamp, info.header.frame_id))
+
+    def _camera_info(self, view: str) -> CameraInfo:
+        fx, fy, cx, cy = self._core.intrinsics(view)
+        camera = self.robot.cameras[view]
+        info = CameraInfo(width=camera.width, height=camera.height, distortion_model='plumb_bob', d=[0.0] * 5)
+        info.header.frame_id = f'{view}_color_optical_frame'
+        info.k = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]
+        info.r = np.eye(3).ravel()
+        info.p = [fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+        return info
+
+    def diagnose(self) -> None:
+        if self.lockstep:
+            return
+        late = self._behind + self._skipped_frames
+        counts = {'frames_skipped': self._skipped_frames, 'behind_real_time': self._behind}
+        self.report('real time', WARN if late else OK, 'too slow' if late else 'ok', **counts, **self._frames.take())
+
+    def close(self) -> None:
+        if not self.lockstep:
+            self._renderer.submit(self._core.close)
+            self._renderer.shutdown()
+
+
+def main() -> None:
+    """Entry point."""
+    run_node(SimRobotNode)
+
+
+if __name__ == '__main__':
+    main()
