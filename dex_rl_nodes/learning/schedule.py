@@ -4,8 +4,10 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
 from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.learning.networks import native_bfloat16
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
@@ -19,6 +21,11 @@ def warmup_cosine(step: int, warmup: int, total: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+
+def low_precision() -> torch.autocast:
+    """Matrix products of supervised training in bfloat16 where the processor multiplies it natively; one step each."""
+    return torch.autocast('cpu', dtype=torch.bfloat16, enabled=native_bfloat16())
 
 
 def split_episodes(count: int, seed: int, test_fraction: float = 0.1) -> tuple[list[int], list[int]]:

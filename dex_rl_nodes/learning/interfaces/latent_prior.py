@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dex_rl_nodes.learning.interfaces.base import ActionInterface, HandWindows
 from dex_rl_nodes.learning.interfaces.settings import PriorSettings
-from dex_rl_nodes.learning.schedule import Progress, no_progress, warmup_cosine
+from dex_rl_nodes.learning.schedule import Progress, low_precision, no_progress, warmup_cosine
 from dex_rl_nodes.records import HISTORY_LENGTH
 
 _LOGVAR_LOW, _LOGVAR_HIGH = -8.0, 4.0
@@ -54,7 +54,7 @@ class LatentPrior(ActionInterface):
 
     def posterior(self, history: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | H) for histories (B, HISTORY_LENGTH * D) in units of the training range."""
-        mean, logvar = self.encoder(history).chunk(2, dim=1)
+        mean, logvar = self.encoder(history).float().chunk(2, dim=1)
         return mean, logvar.clamp(_LOGVAR_LOW, _LOGVAR_HIGH)
 
     def context(self, history: Tensor) -> Tensor:
@@ -108,13 +108,15 @@ class LatentPrior(ActionInterface):
             optimiser.param_groups[0]['lr'] = rate
             rows = torch.randint(len(target), (settings.batch_size,), generator=generator)
             noise = torch.randn((settings.batch_size, history.shape[1]), generator=generator)
-            mean, logvar = self.posterior(history[rows] + settings.history_noise * noise)
-            latent = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
+            with low_precision():
+                mean, logvar = self.posterior(history[rows] + settings.history_noise * noise)
+                latent = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
+                decoded = self.decoder(latent)
             weight = self.kl_weight * min(1.0, step / settings.kl_warmup_steps)
-            loss = prior_loss(self.decoder(latent), target[rows], mean, logvar, weight)
+            loss = prior_loss(decoded.float(), target[rows], mean, logvar, weight)
             optimiser.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
+            nn.utils.clip_grad_norm_(parameters, settings.gradient_clip, foreach=True)
             optimiser.step()
             if step % 200 == 199 or step + 1 == settings.steps:
                 progress(step + 1, settings.steps)

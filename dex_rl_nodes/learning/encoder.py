@@ -1,0 +1,154 @@
+"""Frozen visual encoders: two camera views in, one feature vector out.
+
+Features are rounded to half precision where they leave the encoder, so that a cached feature (float16) and a
+live one are the same number.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.learning.checkpoint import load_checkpoint, save_checkpoint
+from dex_rl_nodes.learning.pretrained import NETWORKS, load_pretrained
+from dex_rl_nodes.learning.vision import IMAGE_SIZE, VIEWS, resize, stack_views, to_tensor
+
+_CHUNK = 64  # images encoded at once
+
+
+class VisualEncoder(nn.Module):
+    """Base of the encoders. Subclasses say their `name`, `spatial_shape` and how a batch of one view is encoded."""
+
+    name: str
+    spatial_shape: tuple[int, int, int]  # channels, height, width of one view's feature map before flattening
+    input_size: int = IMAGE_SIZE  # px; images of another size are scaled
+    _identity: str | None = None
+
+    @property
+    def view_feature_dim(self) -> int:
+        """Features of one view."""
+        channels, height, width = self.spatial_shape
+        return channels * height * width
+
+    @property
+    def feature_dim(self) -> int:
+        """Features of both views, front then wrist."""
+        return len(VIEWS) * self.view_feature_dim
+
+    @property
+    def identity(self) -> str:
+        """`name:hash` of network and weights; stored with everything computed from the features."""
+        if self._identity is None:
+            digest = hashlib.sha256(f'{self.name} {self.input_size} {self.spatial_shape}'.encode())
+            for key, tensor in sorted(self.state_dict().items()):
+                digest.update(key.encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            self._identity = f'{self.name}:{digest.hexdigest()[:12]}'
+        return self._identity
+
+    def view_features(self, views: list[Tensor]) -> list[Tensor]:
+        """Feature maps flattened to (B, view_feature_dim) of normalised images (B, 3, S, S), one entry per view."""
+        raise NotImplementedError
+
+    def encode(self, images: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Features float32 (feature_dim,) of one observation.
+
+        Args:
+            images: uint8 (S, S, 3) per view, the task crop.
+        """
+        return self._encode([view[None] for view in stack_views(images)])[0].numpy()
+
+    def encode_batch(self, images: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Features float32 (N, feature_dim) of many observations, uint8 (N, S, S, 3) per view."""
+        views = stack_views(images)
+        parts = [
+            self._encode([view[start : start + _CHUNK] for view in views]) for start in range(0, len(views[0]), _CHUNK)
+        ]
+        return torch.cat(parts).numpy() if parts else np.zeros((0, self.feature_dim), np.float32)
+
+    @torch.inference_mode()
+    def _encode(self, views: list[np.ndarray]) -> Tensor:
+        batches = [resize(to_tensor(view), self.input_size) for view in views]
+        return torch.cat(self.view_features(batches), dim=1).half().float()
+
+    def freeze(self) -> 'VisualEncoder':
+        """Never to be trained again."""
+        self.train(False)
+        return self.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+class ResNetEncoder(VisualEncoder):
+    """A pretrained ResNet, the same for both views.
+
+    `resnet18`: 512 globally averaged features per view (Table B.1). `resnet10`: the 512 x 4 x 4 map before
+    pooling, for spatial learned embeddings (Table C.1).
+    """
+
+    def __init__(self, network: str, input_size: int = IMAGE_SIZE):
+        super().__init__()
+        self.name, self.input_size = network, input_size
+        self.pooled = network == 'resnet18'
+        self.spatial_shape = (512, 1, 1) if self.pooled else (512, input_size // 32, input_size // 32)
+        self.network = NETWORKS[network]()
+
+    def view_features(self, views: list[Tensor]) -> list[Tensor]:
+        maps = self.network(torch.cat(views))  # one pass: both views share the weights
+        flat = maps.mean((2, 3)) if self.pooled else maps.flatten(1)
+        return list(flat.split(len(views[0])))
+
+    @classmethod
+    def pretrained(cls, network: str, path: Path, input_size: int = IMAGE_SIZE) -> 'ResNetEncoder':
+        """With weights from a file, frozen; UserError when the file is not what it should be."""
+        encoder = cls(network, input_size)
+        encoder.network = load_pretrained(network, path)
+        return encoder.freeze()
+
+
+class DemoEncoder(VisualEncoder):
+    """A small convolutional network per view, trained on the run's demonstrations (see demo_encoder.py)."""
+
+    name = 'demo'
+    spatial_shape = (32, 4, 4)
+
+    def __init__(self):
+        super().__init__()
+        self.views = nn.ModuleDict({view: self._tower() for view in VIEWS})
+
+    @classmethod
+    def _tower(cls) -> nn.Sequential:
+        """About 17 million multiply-adds per image of 128 x 128."""
+        widths, kernels = (3, 16, 32, 64, 64), (5, 3, 3, 3)
+        stack: list[nn.Module] = []
+        for inputs, outputs, kernel in zip(widths[:-1], widths[1:], kernels, strict=True):
+            stack += [nn.Conv2d(inputs, outputs, kernel, 2, kernel // 2), nn.ReLU()]
+        return nn.Sequential(*stack, nn.Conv2d(widths[-1], cls.spatial_shape[0], 3, 2, 1), nn.ReLU())
+
+    def view_features(self, views: list[Tensor]) -> list[Tensor]:
+        return [tower(batch).flatten(1) for tower, batch in zip(self.views.values(), views, strict=True)]
+
+
+def save_encoder(path: Path, encoder: VisualEncoder, meta: dict) -> None:
+    """Write an encoder with what is known about it; `path` ends in .safetensors."""
+    about = {'encoder': encoder.name, 'identity': encoder.identity, 'input_size': encoder.input_size}
+    save_checkpoint(path, encoder.state_dict(), {**about, **meta})
+
+
+def load_encoder(path: Path) -> VisualEncoder:
+    """Read an encoder, frozen; UserError when it is missing or damaged."""
+    checkpoint = load_checkpoint(path)
+    name = checkpoint.meta.get('encoder')
+    if name == DemoEncoder.name:
+        encoder: VisualEncoder = DemoEncoder()
+    elif name in NETWORKS:
+        encoder = ResNetEncoder(name, int(checkpoint.meta.get('input_size', IMAGE_SIZE)))
+    else:
+        raise UserError(f'{path.with_suffix(".json")} names no known encoder ("{name}"); run "train policy" again')
+    try:
+        encoder.load_state_dict(checkpoint.tensors)
+    except RuntimeError:
+        raise UserError(f'{path} holds another network than its JSON describes; run "train policy" again') from None
+    return encoder.freeze()
