@@ -1,0 +1,208 @@
+"""Networks of the residual agent: actor and critic ensemble over frozen visual features (Table B.2, choice A5).
+
+Every hidden layer is Linear, LayerNorm, tanh. Its forward and backward pass are written out as one autograd function,
+because at batch 256 the book-keeping of the separate operations costs as much as the matrix products.
+Matrix products run in bfloat16 where the processor multiplies it natively; everything else stays float32.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_EPSILON = 1e-5  # of LayerNorm
+LOG_STD_RANGE = (-5.0, 2.0)
+
+
+def native_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 matrices faster than float32 ones."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class _Hidden(torch.autograd.Function):
+    """tanh(LayerNorm(x W + b)) of E members that read the same or their own input.
+
+    Shapes: x (B, I) shared or (E, B, I) own; extra (B, A) a second shared input or None; weight (I + A, E * H) for a
+    shared input, (E, I, H) for own inputs; bias, gain, shift (E, 1, H); result (E, B, H).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, extra: Tensor | None, weight: Tensor, bias: Tensor, gain: Tensor, shift: Tensor, low: bool
+    ) -> Tensor:
+        members, _, width = bias.shape
+        inputs = x if extra is None else torch.cat((x, extra), 1)
+        inputs, weight = (inputs.bfloat16(), weight.bfloat16()) if low else (inputs, weight)
+        linear = inputs @ weight
+        if inputs.dim() == 2:
+            linear = linear.view(-1, members, width).transpose(0, 1)
+        centred = linear + bias  # float32 again
+        centred -= centred.mean(2, keepdim=True)
+        inverse_std = torch.linalg.vector_norm(centred, dim=2, keepdim=True).square_().div_(width).add_(_EPSILON).rsqrt_()
+        normed = centred.mul_(inverse_std)
+        # tanh(a) = 2 sigmoid(2 a) - 1, because torch's sigmoid is several times faster than its tanh
+        output = torch.addcmul(2 * shift, normed, 2 * gain).sigmoid_().mul_(2).sub_(1)
+        ctx.save_for_backward(inputs, weight, inverse_std, normed, gain, output)
+        ctx.split = x.shape[-1]
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight, inverse_std, normed, gain, output = ctx.saved_tensors
+        need_x, need_extra, need_weight = ctx.needs_input_grad[:3]
+        d_x = d_extra = d_weight = d_bias = d_gain = d_shift = None
+        d_affine = torch.ops.aten.tanh_backward(gradient, output)
+        d_normed = d_affine * gain
+        d_linear = d_normed - d_normed.mean(2, keepdim=True)
+        d_linear -= normed * (d_normed * normed).mean(2, keepdim=True)
+        d_linear *= inverse_std
+        if need_weight:
+            d_bias = d_linear.sum(1, keepdim=True)
+            d_gain = (d_affine * normed).sum(1, keepdim=True)
+            d_shift = d_affine.sum(1, keepdim=True)
+        d_linear = d_linear.to(inputs.dtype)
+        if inputs.dim() == 2:
+            d_linear = d_linear.transpose(0, 1).reshape(len(inputs), -1)
+        if need_weight:
+            d_weight = (inputs.transpose(-2, -1) @ d_linear).float()
+        if need_x:
+            d_x = (d_linear @ weight[..., : ctx.split, :].transpose(-2, -1)).float()
+        if need_extra:
+            d_extra = (d_linear @ weight[..., ctx.split :, :].transpose(-2, -1)).float()
+        return d_x, d_extra, d_weight, d_bias, d_gain, d_shift, None
+
+
+class Hidden(nn.Module):
+    """One hidden layer of E members: Linear, LayerNorm, tanh.
+
+    Args:
+        inputs, width: lengths.
+        members: E.
+        shared: all members read the same input (B, inputs); else input is (E, B, inputs).
+        low: matrix products in bfloat16.
+    """
+
+    def __init__(self, inputs: int, width: int, members: int = 1, shared: bool = True, low: bool = False):
+        super().__init__()
+        weight = torch.empty(members, inputs, width)
+        bound = math.sqrt(6 / (inputs + width))  # Xavier, per member
+        nn.init.uniform_(weight, -bound, bound)
+        self.weight = nn.Parameter(weight.transpose(0, 1).reshape(inputs, -1).clone() if shared else weight)
+        self.bias = nn.Parameter(torch.zeros(members, 1, width))
+        self.gain = nn.Parameter(torch.ones(members, 1, width))
+        self.shift = nn.Parameter(torch.zeros(members, 1, width))
+        self.low = low
+
+    def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
+        """(B, inputs) or (E, B, inputs) -> (E, B, width); `extra` is appended to a shared input."""
+        return _Hidden.apply(x, extra, self.weight, self.bias, self.gain, self.shift, self.low)
+
+
+class Standardiser(nn.Module):
+    """Scales observations by mean and spread over the demonstrations, which never change afterwards."""
+
+    def __init__(self, features: int, proprioception: int):
+        super().__init__()
+        for name, length in (('features', features), ('proprioception', proprioception)):
+            self.register_buffer(f'{name}_mean', torch.zeros(length))
+            self.register_buffer(f'{name}_scale', torch.ones(length))
+
+    def fit(self, name: str, rows: Tensor, floor: float) -> None:
+        """Take mean and standard deviation from rows (N, D); a spread below `floor` counts as `floor`."""
+        getattr(self, f'{name}_mean').copy_(rows.mean(0))
+        getattr(self, f'{name}_scale').copy_(rows.std(0, correction=0).clamp(min=floor))
+
+    def features(self, rows: Tensor) -> Tensor:
+        return ((rows - self.features_mean) / self.features_scale).clamp_(-10, 10)
+
+    def proprioception(self, rows: Tensor) -> Tensor:
+        return ((rows - self.proprioception_mean) / self.proprioception_scale).clamp_(-10, 10)
+
+
+class Critic(nn.Module):
+    """Ensemble of action values Q(s, a) of the executed action, with the feature projection it trains.
+
+    Args:
+        features, proprioception, action: lengths of the inputs.
+        projection: length of the projected visual features.
+        width: of the two hidden layers.
+        members: size of the ensemble.
+    """
+
+    def __init__(
+        self, features: int, proprioception: int, action: int, projection: int, width: int, members: int, low: bool
+    ):
+        super().__init__()
+        self.project = Hidden(features, projection, low=low)
+        self.first = Hidden(projection + proprioception + action, width, members, low=low)
+        self.second = Hidden(width, width, members, shared=False, low=low)
+        self.value = nn.Parameter(torch.empty(members, 1, width))
+        self.offset = nn.Parameter(torch.zeros(members, 1))
+        nn.init.uniform_(self.value, -0.03, 0.03)
+
+    def embed(self, features: Tensor, proprioception: Tensor) -> Tensor:
+        """Standardised (B, F), (B, P) -> (B, projection + P)."""
+        return torch.cat((self.project(features)[0], proprioception), 1)
+
+    def forward(self, embedding: Tensor, action: Tensor) -> Tensor:
+        """(B, projection + P), (B, action) -> values (E, B)."""
+        hidden = self.second(self.first(embedding, action))
+        return (hidden * self.value).sum(2) + self.offset
+
+
+class Actor(nn.Module):
+    """Tanh-Gaussian over the unit residual, on projected features it does not train.
+
+    Small initial residual (pitfall P-3): the last layer is scaled by 0.01, and the spread starts at `initial_std`.
+    """
+
+    def __init__(
+        self, projection: int, proprioception: int, residual: int, width: int, initial_std: float, low: bool = False
+    ):
+        super().__init__()
+        self.first = Hidden(projection + proprioception, width, low=low)
+        self.second = Hidden(width, width, low=low)
+        self.head = nn.Linear(width, 2 * residual)
+        with torch.no_grad():
+            self.head.weight.mul_(0.01)
+            self.head.bias.zero_()
+            self.head.bias[residual:] = math.log(initial_std)
+
+    def forward(self, projected: Tensor, proprioception: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, projection), standardised (B, P) -> mean and log standard deviation before tanh, (B, d) each."""
+        hidden = self.second(self.first(torch.cat((projected, proprioception), 1))[0])[0]
+        mean, log_std = self.head(hidden).chunk(2, 1)
+        return mean, log_std.clamp(*LOG_STD_RANGE)
+
+
+def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Sample u = tanh(mean + std * noise) and its log-probability.
+
+    The change of variables is 2 (ln 2 - x - softplus(-2 x)), exact for any x (pitfall P-1).
+
+    Args:
+        mean, log_std, noise: (B, d), noise standard normal.
+
+    Returns:
+        u (B, d) in (-1, 1), log-probability (B,).
+    """
+    x = mean + log_std.exp() * noise
+    gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+    jacobian = 2 * (math.log(2) - x - nn.functional.softplus(-2 * x))
+    return x.tanh(), (gaussian - jacobian).sum(1)
+
+
+class ResidualPolicy(nn.Module):
+    """What the robot needs of the agent: standardiser, feature projection, actor."""
+
+    def __init__(self, standardiser: Standardiser, project: Hidden, actor: Actor):
+        super().__init__()
+        self.standardiser = standardiser
+        self.project = project
+        self.actor = actor
+
+    def forward(self, features: Tensor, proprioception: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw (B, F), (B, P) -> mean and log standard deviation before tanh, (B, d) each."""
+        projected = self.project(self.standardiser.features(features))[0]
+        return self.actor(projected, self.standardiser.proprioception(proprioception))

@@ -1,0 +1,194 @@
+"""Replay of transitions with cached features, for symmetric sampling from online and demonstration data.
+
+An observation is stored once: features as float16, everything else as float32. The next observation of a
+transition lies in the slot behind it, so an episode of T steps takes T + 1 slots. The arrays are mapped at once
+and take memory as they fill.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dex_rl_nodes.records import ACTION_DIM, HISTORY_LENGTH, HAND_DIM, STATE_DIM, Transition
+
+CAPACITY = 200_000  # transitions (Table B.2)
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """Lengths of the arrays of a transition."""
+
+    features: int
+    context: int
+    core: int
+
+    @property
+    def proprioception(self) -> int:
+        """State, hand history, context and base core action behind each other."""
+        return STATE_DIM + HISTORY_LENGTH * HAND_DIM + self.context + self.core
+
+    @staticmethod
+    def of(transition: Transition) -> 'Dimensions':
+        return Dimensions(len(transition.features), len(transition.context), len(transition.base_core))
+
+
+@dataclass
+class Batch:
+    """A minibatch of B transitions, float32.
+
+    Attributes:
+        features, next_features: (B, F) visual features.
+        proprioception, next_proprioception: (B, P) state, hand history, context, base core action.
+        action: (B, 12) executed action, [-1, 1].
+        reward, mask: (B,); mask 0 where there is nothing to bootstrap from.
+        dimensions: how the proprioception is made up.
+    """
+
+    features: Tensor
+    proprioception: Tensor
+    next_features: Tensor
+    next_proprioception: Tensor
+    action: Tensor
+    reward: Tensor
+    mask: Tensor
+    dimensions: Dimensions
+
+    def interface_inputs(self, following: bool) -> tuple[Tensor, Tensor]:
+        """Base core action (B, core) and context (B, context) of the observation, or of the one following."""
+        rows = self.next_proprioception if following else self.proprioception
+        start = STATE_DIM + HISTORY_LENGTH * HAND_DIM
+        return rows[:, start + self.dimensions.context :], rows[:, start : start + self.dimensions.context]
+
+
+class ReplayBuffer:
+    """Ring of the newest transitions."""
+
+    def __init__(self, dimensions: Dimensions, capacity: int = CAPACITY):
+        if capacity < 2:
+            raise ValueError(capacity)
+        self.dimensions = dimensions
+        self.capacity = capacity
+        self._features = np.zeros((capacity, dimensions.features), np.float16)
+        self._proprioception = np.zeros((capacity, dimensions.proprioception), np.float32)
+        self._outcome = np.zeros((capacity, ACTION_DIM + 2), np.float32)  # action, reward, mask
+        self._valid = np.zeros(capacity, bool)  # the slot starts a transition
+        self._head = 0  # slot of the newest observation, which has no transition yet
+        self._used = 0  # slots ever written, at most the capacity
+        self._count = 0
+        self._open: tuple[int, int] | None = None  # episode and step of the observation at the head
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def bytes_per_transition(self) -> float:
+        """Memory of a slot."""
+        return sum(a.nbytes for a in (self._features, self._proprioception, self._outcome, self._valid)) / self.capacity
+
+    def add(self, transition: Transition) -> None:
+        """Append one transition; consecutive steps of an episode share observations."""
+        if self._open != (transition.episode, transition.step):
+            self._advance()
+            t = transition
+            self._write(t.features, (t.state, t.hand_history, t.context, t.base_core))
+        slot = self._head
+        outcome = self._outcome[slot]
+        outcome[:ACTION_DIM] = transition.action
+        outcome[ACTION_DIM] = transition.reward
+        outcome[ACTION_DIM + 1] = transition.mask
+        self._advance()
+        t = transition
+        self._write(t.next_features, (t.next_state, t.next_hand_history, t.next_context, t.next_base_core))
+        self._valid[slot] = True
+        self._count += 1
+        ended = transition.truncated or transition.mask == 0
+        self._open = None if ended else (transition.episode, transition.step + 1)
+
+    def extend(self, transitions: Iterable[Transition]) -> None:
+        """Append transitions in order."""
+        for transition in transitions:
+            self.add(transition)
+
+    def _advance(self) -> None:
+        """Move the head to a free slot, dropping the oldest transition where the ring is full."""
+        if self._used < self.capacity:
+            self._head = self._used
+            self._used += 1
+        else:
+            self._head = (self._head + 1) % self.capacity
+        if self._valid[self._head]:
+            self._valid[self._head] = False
+            self._count -= 1
+
+    def _write(self, features: np.ndarray, parts: tuple[np.ndarray, ...]) -> None:
+        self._features[self._head] = features
+        np.concatenate(parts, out=self._proprioception[self._head])
+
+    def slots(self, count: int, random: np.random.Generator) -> np.ndarray:
+        """Slots of `count` transitions, uniform with replacement."""
+        if not self._count:
+            raise ValueError('the replay buffer is empty')
+        found = np.empty(0, np.int64)
+        while len(found) < count:
+            drawn = random.integers(0, self._used, count + 32)
+            found = np.concatenate((found, drawn[self._valid[drawn]]))
+        return found[:count]
+
+    def gather(self, slots: np.ndarray, into: '_Columns', rows: slice) -> None:
+        """Copy the transitions that start at `slots` to some rows of a batch."""
+        following = (slots + 1) % self.capacity
+        for source, index, target in (
+            (self._features, slots, into.features),
+            (self._features, following, into.next_features),
+            (self._proprioception, slots, into.proprioception),
+            (self._proprioception, following, into.next_proprioception),
+            (self._outcome, slots, into.outcome),
+        ):
+            np.take(source, index, axis=0, out=target[rows], mode='clip')  # clip: writes straight to out
+
+
+class _Columns:
+    """The arrays of a batch before they become tensors."""
+
+    def __init__(self, size: int, dimensions: Dimensions):
+        self.features = np.empty((size, dimensions.features), np.float16)
+        self.next_features = np.empty_like(self.features)
+        self.proprioception = np.empty((size, dimensions.proprioception), np.float32)
+        self.next_proprioception = np.empty_like(self.proprioception)
+        self.outcome = np.empty((size, ACTION_DIM + 2), np.float32)
+
+    def batch(self, dimensions: Dimensions) -> Batch:
+        outcome = torch.from_numpy(self.outcome)
+        return Batch(
+            features=torch.from_numpy(self.features).float(),
+            proprioception=torch.from_numpy(self.proprioception),
+            next_features=torch.from_numpy(self.next_features).float(),
+            next_proprioception=torch.from_numpy(self.next_proprioception),
+            action=outcome[:, :ACTION_DIM],
+            reward=outcome[:, ACTION_DIM],
+            mask=outcome[:, ACTION_DIM + 1],
+            dimensions=dimensions,
+        )
+
+
+class MixedSampler:
+    """Minibatches with a fixed share of online transitions, each source drawn for itself (RLPD)."""
+
+    def __init__(self, online: ReplayBuffer, demonstrations: ReplayBuffer, online_share: float = 0.5):
+        if online.dimensions != demonstrations.dimensions:
+            raise ValueError('online transitions and demonstrations differ in their dimensions')
+        self.online = online
+        self.demonstrations = demonstrations
+        self.online_share = online_share
+
+    def sample(self, size: int, random: np.random.Generator) -> Batch:
+        """A minibatch, online transitions first."""
+        online = round(size * self.online_share)
+        columns = _Columns(size, self.online.dimensions)
+        self.online.gather(self.online.slots(online, random), columns, slice(0, online))
+        demonstrations = self.demonstrations
+        demonstrations.gather(demonstrations.slots(size - online, random), columns, slice(online, size))
+        return columns.batch(self.online.dimensions)

@@ -1,0 +1,88 @@
+"""The residual actor at run time: one core action per tick (LAMP Eq. 7 and 8)."""
+
+import numpy as np
+import torch
+
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.learning.checkpoint import from_bytes, module_shapes
+from dex_rl_nodes.learning.networks import Actor, Hidden, ResidualPolicy, Standardiser
+from dex_rl_nodes.learning.sac import Interface
+from dex_rl_nodes.records import CoreAction, PolicyStep
+
+
+class ResidualRunner:
+    """Adds the learned residual to the base core action; none before the first weights.
+
+    Args:
+        interface: frozen action interface; gives the scale of the residual.
+    """
+
+    def __init__(self, interface: Interface):
+        self.scale = np.asarray(interface.residual_scale(), np.float32)
+        self.version = 0
+        self._core_dim = interface.core_dim
+        self._policy: ResidualPolicy | None = None
+
+    def load_weights(self, data: bytes, version: int, sha256: str | None = None) -> None:
+        """Take the weights of `Learner.weights`; the old ones stay where these are refused.
+
+        Raises:
+            UserError: damaged, not finite, or of another network.
+        """
+        name = f'residual weights {version}'
+        tensors = from_bytes(data, sha256, name=name)
+        if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+            raise UserError(f'{name} hold numbers that are not finite; go back to an older checkpoint')
+        try:
+            features = len(tensors['standardiser.features_mean'])
+            proprioception = len(tensors['standardiser.proprioception_mean'])
+            projection = tensors['project.weight'].shape[1]
+            width = tensors['actor.second.weight'].shape[1]
+        except KeyError as error:
+            raise UserError(f'{name} lack {error}, so they belong to another network') from None
+        actor = Actor(projection, proprioception, self._core_dim, width, initial_std=1.0)
+        policy = ResidualPolicy(Standardiser(features, proprioception), Hidden(features, projection), actor)
+        from_bytes(data, shapes=module_shapes(policy), name=name)
+        policy.load_state_dict(tensors)
+        self._policy = policy.eval().requires_grad_(False)
+        self.version = version
+
+    def step(self, step: PolicyStep, seed: int, deterministic: bool = False) -> CoreAction:
+        """Core action of one tick.
+
+        Args:
+            step: the tick as the policy saw it.
+            seed: of the exploration noise, together with episode and step.
+            deterministic: True: mode of the actor; False: sample.
+
+        Raises:
+            UserError: the weights expect other inputs.
+        """
+        residual = np.zeros(self._core_dim, np.float32)
+        if self._policy is not None:
+            residual = self._residual(self._policy, step, seed, deterministic)
+        return CoreAction(
+            stamp=step.stamp,
+            episode=step.episode,
+            step=step.step,
+            core=step.base_core + self.scale * residual,
+            residual=residual,
+            weights_version=self.version,
+            deterministic=deterministic,
+            context=step.context,
+        )
+
+    @torch.inference_mode()
+    def _residual(self, policy: ResidualPolicy, step: PolicyStep, seed: int, deterministic: bool) -> np.ndarray:
+        row = np.concatenate((step.state, step.hand_history, step.context, step.base_core))
+        expected = (len(policy.standardiser.features_mean), len(policy.standardiser.proprioception_mean))
+        if (len(step.features), len(row)) != expected:
+            raise UserError(
+                f'the residual weights expect {expected[0]} visual features and {expected[1]} other inputs, the policy '
+                f'sends {len(step.features)} and {len(row)}; use the policy and interface they were trained with'
+            )
+        mean, log_std = policy(torch.from_numpy(step.features[None]), torch.from_numpy(row[None]))
+        if deterministic:
+            return mean[0].tanh().numpy()
+        noise = np.random.default_rng([seed, step.episode, step.step]).standard_normal(self._core_dim, np.float32)
+        return (mean + log_std.exp() * torch.from_numpy(noise))[0].tanh().numpy()

@@ -1,0 +1,248 @@
+"""Residual soft actor-critic on the executed action (LAMP section 3.3, Table B.2).
+
+The actor proposes a unit residual u; the executed action is decode(base + scale * u). The critic sees the executed
+action, so demonstrations need no residual. Choices the paper leaves open carry the reason beside the setting.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from dex_rl_nodes.config import Model
+from dex_rl_nodes.learning.networks import Actor, Critic, ResidualPolicy, Standardiser, native_bfloat16, squash
+from dex_rl_nodes.learning.replay import Batch, Dimensions
+from dex_rl_nodes.records import ACTION_DIM
+
+
+class ResidualSettings(Model):
+    """Settings of residual actor, critic and algorithm; defaults are Table B.2 where it has a row."""
+
+    width: int = Field(256, ge=8, description='width of the two hidden layers of actor and critic')
+    members: int = Field(2, ge=1, description='critics in the ensemble; the target takes their minimum')
+    projection: int = Field(128, ge=4, description='length of the visual features after the projection the critic trains')
+    discount: float = Field(0.97, gt=0, lt=1, description='discount per control tick')
+    batch: int = Field(256, ge=2, description='transitions per minibatch')
+    online_share: float = Field(0.5, gt=0, lt=1, description='share of online transitions in a minibatch')
+    capacity: int = Field(200_000, ge=1000, description='online transitions kept')
+    start: int = Field(100, ge=1, description='online transitions before the first update')
+    publish_every: int = Field(50, ge=1, description='updates between two publications of the weights')
+    updates_per_step: float = Field(1.0, gt=0, description='learner iterations per online transition, at most')
+    critic_warmup: int = Field(0, ge=0, description='learner iterations before the first step of the actor')
+    learning_rate: float = Field(3e-4, gt=0, description='Adam, for critic, actor and temperature')
+    target_rate: float = Field(0.005, gt=0, le=1, description='share of the critic that enters the target critic per step')
+    initial_temperature: float = Field(0.01, gt=0, description='entropy temperature at the start')
+    target_entropy: float = Field(-0.5, description='entropy aimed at, per dimension of the unit residual (nats)')
+    initial_std: float = Field(0.15, gt=0, le=1, description='spread of the unit residual at the start; 0.15 has the target entropy')
+    backup_entropy: bool = Field(False, description='entropy in the target value (Eq. 9); off, as it can exceed a sparse reward')
+    clip_target: bool = Field(True, description='keep target values in [0, 1], where a sparse reward of 1 that ends the episode keeps them')
+    precision: Literal['auto', 'float32', 'bfloat16'] = Field(
+        'auto', description='of the matrix products; auto: bfloat16 where the processor multiplies it natively'
+    )
+
+
+class Interface(Protocol):
+    """What the algorithm needs of an action interface."""
+
+    core_dim: int
+
+    def decode(self, core: Tensor, context: Tensor) -> Tensor:
+        """Core actions (B, core_dim) and contexts (B, C) -> executed actions (B, 12), differentiable."""
+
+    def residual_scale(self) -> Tensor:
+        """Core action units per unit residual (core_dim,)."""
+
+
+class _Flat:
+    """All parameters of some modules as one vector, so that optimiser and averaging are one operation each."""
+
+    def __init__(self, module: nn.Module, learning_rate: float | None):
+        parameters = list(module.parameters())
+        self.vector = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in parameters]), learning_rate is not None)
+        self.vector.grad = torch.zeros_like(self.vector) if learning_rate is not None else None
+        at = 0
+        for parameter in parameters:
+            part = slice(at, at + parameter.numel())
+            parameter.data = self.vector.data[part].view_as(parameter)
+            if learning_rate is None:
+                parameter.requires_grad_(False)
+            else:
+                parameter.grad = self.vector.grad[part].view_as(parameter)
+            at = part.stop
+        self.parameters = parameters
+        if learning_rate is not None:
+            self.optimiser = torch.optim.Adam([self.vector], lr=learning_rate, fused=True)
+
+    def step(self, loss: Tensor) -> bool:
+        """One optimiser step; False, and no step, where the gradient is not finite."""
+        self.vector.grad.zero_()
+        loss.backward()
+        if not torch.isfinite(self.vector.grad.sum()):
+            return False
+        self.optimiser.step()
+        return True
+
+    def require_gradients(self, on: bool) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(on)
+
+
+class ResidualSac:
+    """Networks, optimisers and update rules of the residual agent.
+
+    Args:
+        settings: see ResidualSettings.
+        interface: frozen action interface.
+        dimensions: lengths of the arrays of a transition.
+        standardiser: fitted on the demonstrations.
+        seed: of the initial weights and of the sampled residuals.
+    """
+
+    def __init__(
+        self,
+        settings: ResidualSettings,
+        interface: Interface,
+        dimensions: Dimensions,
+        standardiser: Standardiser,
+        seed: int,
+    ):
+        self.settings = settings
+        self.interface = interface
+        self.scale = torch.as_tensor(interface.residual_scale(), dtype=torch.float32)
+        self.standardiser = standardiser
+        self.noise = torch.Generator().manual_seed(seed)
+        low = settings.precision == 'bfloat16' or (settings.precision == 'auto' and native_bfloat16())
+        sizes = (dimensions.features, dimensions.proprioception)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            shape = (*sizes, ACTION_DIM, settings.projection, settings.width, settings.members, low)
+            self.critic, self.target = Critic(*shape), Critic(*shape)
+            self.actor = Actor(
+                settings.projection, sizes[1], interface.core_dim, settings.width, settings.initial_std, low
+            )
+        self._critic = _Flat(self.critic, settings.learning_rate)
+        self._target = _Flat(self.target, None)
+        self._actor = _Flat(self.actor, settings.learning_rate)
+        self._target.vector.data.copy_(self._critic.vector)
+        # The actor reads the slow copy of the projection: its inputs move slowly, and one product fewer per target.
+        self.policy = ResidualPolicy(standardiser, self.target.project, self.actor)
+        self.log_temperature = nn.Parameter(torch.tensor([math.log(settings.initial_temperature)]))
+        self._temperature_optimiser = torch.optim.Adam([self.log_temperature], lr=settings.learning_rate)
+        self.skipped = 0  # steps not taken because a gradient was not finite
+
+    @property
+    def temperature(self) -> float:
+        return math.exp(self.log_temperature.item())
+
+    def update(self, batches: Sequence[Batch], train_actor: bool = True) -> dict[str, float]:
+        """One learner iteration: the critic on every batch; actor and temperature after the last (Table B.2).
+
+        Args:
+            batches: two for the critic-to-actor ratio 2.
+            train_actor: False while the critic warms up.
+        """
+        for batch in batches:
+            metrics = self._update_critic(batch)
+        if train_actor:
+            metrics |= self._update_actor(batches[-1])
+        return metrics
+
+    def _act(self, projected: Tensor, proprioception: Tensor, batch: Batch, following: bool) -> tuple[Tensor, Tensor]:
+        """Executed action (B, 12) the current actor would take, and log-probability (B,) of its residual."""
+        mean, log_std = self.actor(projected, proprioception)
+        residual, log_probability = squash(mean, log_std, torch.randn(mean.shape, generator=self.noise))
+        base, context = batch.interface_inputs(following)
+        return self.interface.decode(base + self.scale * residual, context).clamp(-1, 1), log_probability
+
+    @torch.no_grad()
+    def target_values(self, batch: Batch) -> Tensor:
+        """r + gamma * mask * min_i Q_i(s', a') with a' from the current actor, (B,)."""
+        proprioception = self.standardiser.proprioception(batch.next_proprioception)
+        embedding = self.target.embed(batch.next_features, proprioception)
+        projected = embedding[:, : self.settings.projection]
+        action, log_probability = self._act(projected, proprioception, batch, following=True)
+        values = self.target(embedding, action).amin(0)
+        if self.settings.backup_entropy:
+            values = values - self.temperature * log_probability
+        targets = batch.reward + self.settings.discount * batch.mask * values
+        return targets.clamp_(0, 1) if self.settings.clip_target else targets
+
+    def _update_critic(self, batch: Batch) -> dict[str, float]:
+        targets = self.target_values(batch)
+        proprioception = self.standardiser.proprioception(batch.proprioception)
+        values = self.critic(self.critic.embed(batch.features, proprioception), batch.action)
+        errors = (values - targets).square().mean(1)
+        if not self._critic.step(errors.sum()):
+            self.skipped += 1
+        self._target.vector.data.lerp_(self._critic.vector.data, self.settings.target_rate)
+        return {'critic_loss': float(errors.detach().mean()), 'value': float(values.detach().mean())}
+
+    def _update_actor(self, batch: Batch) -> dict[str, float]:
+        proprioception = self.standardiser.proprioception(batch.proprioception)
+        with torch.no_grad():
+            projected = self.target.project(batch.features)[0]
+            embedding = self.critic.embed(batch.features, proprioception)
+        self._critic.require_gradients(False)
+        action, log_probability = self._act(projected, proprioception, batch, following=False)
+        value = self.critic(embedding, action).mean(0)
+        loss = (self.temperature * log_probability - value).mean()
+        if not self._actor.step(loss):
+            self.skipped += 1
+        self._critic.require_gradients(True)
+
+        entropy = -float(log_probability.detach().mean())
+        excess = entropy - self.settings.target_entropy * self.interface.core_dim
+        if math.isfinite(excess):
+            self.log_temperature.grad = torch.tensor([self.temperature * excess])
+            self._temperature_optimiser.step()
+        return {'actor_loss': float(loss.detach()), 'entropy': entropy, 'temperature': self.temperature}
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that changes while learning, by name."""
+        tensors = {
+            'critic': self._critic.vector.data,
+            'target': self._target.vector.data,
+            'actor': self._actor.vector.data,
+            'log_temperature': self.log_temperature.data,
+            'noise': self.noise.get_state(),
+        }
+        tensors |= {f'standardiser.{name}': value for name, value in self.standardiser.state_dict().items()}
+        for name, optimiser in self._optimisers().items():
+            for key, value in (optimiser.state_dict()['state'].get(0) or _no_steps(optimiser)).items():
+                tensors[f'optimiser.{name}.{key}'] = value
+        return tensors
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `state` returned; the shapes must be those of `state`."""
+        self._critic.vector.data.copy_(tensors['critic'])
+        self._target.vector.data.copy_(tensors['target'])
+        self._actor.vector.data.copy_(tensors['actor'])
+        self.log_temperature.data.copy_(tensors['log_temperature'])
+        self.noise.set_state(tensors['noise'].clone())
+        self.standardiser.load_state_dict(
+            {name: tensors[f'standardiser.{name}'] for name in self.standardiser.state_dict()}
+        )
+        for name, optimiser in self._optimisers().items():
+            content = optimiser.state_dict()
+            prefix = f'optimiser.{name}.'
+            content['state'] = {
+                0: {key.removeprefix(prefix): tensor.clone() for key, tensor in tensors.items() if key.startswith(prefix)}
+            }
+            optimiser.load_state_dict(content)
+
+    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return {
+            'critic': self._critic.optimiser,
+            'actor': self._actor.optimiser,
+            'temperature': self._temperature_optimiser,
+        }
+
+
+def _no_steps(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State of an Adam that has not stepped yet."""
+    parameter = optimiser.param_groups[0]['params'][0]
+    zeros = torch.zeros_like(parameter.data)
+    return {'step': torch.tensor(0.0), 'exp_avg': zeros, 'exp_avg_sq': zeros.clone()}
