@@ -46,6 +46,7 @@ class Robot(Model):
     base_frame: str = Field('base', description='frame of every TCP pose')
     limits: dict = Field(default_factory=dict, description='limits of arm and hand, see robot/limits.py')
     devices: dict = Field(default_factory=dict, description='settings of the device drivers')
+    teleop: dict = Field(default_factory=dict, description='how SpaceMouse and glove are read, see robot/teleop.py')
 
 
 class StartPose(Model):

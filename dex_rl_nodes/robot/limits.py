@@ -19,14 +19,20 @@ class ArmLimits(Model):
     """What the TCP target and, as predicted from it, the joints may do."""
 
     translation_velocity: float = Field(0.35, gt=0, le=3.0, description='speed of the TCP target (m/s)')
-    translation_acceleration: float = Field(4.0, gt=0, le=9.0, description='per axis; braking to rest is always allowed (m/s^2)')
+    translation_acceleration: float = Field(
+        4.0, gt=0, le=9.0, description='per axis; braking to rest is always allowed (m/s^2)'
+    )
     rotation_velocity: float = Field(1.75, gt=0, le=2.5, description='turning speed of the TCP target (rad/s)')
-    rotation_acceleration: float = Field(17.0, gt=0, le=17.0, description='per axis; braking is always allowed (rad/s^2)')
+    rotation_acceleration: float = Field(
+        17.0, gt=0, le=17.0, description='per axis; braking is always allowed (rad/s^2)'
+    )
     leash_translation: float = Field(0.06, gt=0, le=0.2, description='target from measured TCP position, per axis (m)')
     leash_rotation: float = Field(0.30, gt=0, le=1.0, description='target from measured TCP rotation, angle (rad)')
     table_height: float = Field(0.0, description='height of the table plane in the base frame (m)')
     table_clearance: float = Field(0.01, ge=0, description='lowest TCP target above the table (m)')
-    reading_velocity: float = Field(3.0, gt=0, description='a measured TCP that moved faster than this is not believed (m/s)')
+    reading_velocity: float = Field(
+        3.0, gt=0, description='a measured TCP that moved faster than this is not believed (m/s)'
+    )
     joint_low: Vector7 = Field([-2.7437, -1.7837, -2.9007, -3.0421, -2.8065, 0.5445, -3.0159], description='rad')
     joint_high: Vector7 = Field([2.7437, 1.7837, 2.9007, -0.1518, 2.8065, 4.5169, 3.0159], description='rad')
     joint_margin: float = Field(0.02, ge=0, le=0.5, description='kept from both ends of every joint (rad)')
@@ -62,10 +68,14 @@ class TimingLimits(Model):
     """How old things may be. Motion stops within `stop_periods` of the last command, camera frame or reply."""
 
     stop_periods: float = Field(2.0, gt=1, le=10, description='motion stops after this silence (control periods)')
-    burst_fraction: float = Field(0.5, ge=0, le=1, description='two commands closer than this are a burst (control periods)')
+    burst_fraction: float = Field(
+        0.5, ge=0, le=1, description='two commands closer than this are a burst (control periods)'
+    )
     future: float = Field(0.05, ge=0, description='a stamp may be this far ahead of now (s)')
     clock_jump: float = Field(0.5, gt=0, description='the clock jumped when it departs from elapsed time by more (s)')
-    frozen_time: float = Field(0.0, ge=0, description='identical frames for this long: frozen; 0: judge only while moving (s)')
+    frozen_time: float = Field(
+        0.0, ge=0, description='identical frames for this long: frozen; 0: judge only while moving (s)'
+    )
     frozen_motion: float = Field(0.02, gt=0, description='identical frames while the TCP moved this far: frozen (m)')
     teleop_age: float = Field(0.3, gt=0, description='an older teleop command does not count (s)')
     learner_age: float = Field(30.0, gt=0, description='warn when the learner says nothing for this long (s)')
@@ -103,7 +113,9 @@ def read_limits(robot: Robot) -> Limits:
             problem = f'has {len(value)} numbers, but the robot has {expected} of them'
         elif first['type'] == 'extra_forbidden':
             problem = 'is not a known limit'
-        raise UserError(f'config/robots/{robot.name}.yaml: {name}: {problem}; correct it, nothing moves until then') from None
+        raise UserError(
+            f'config/robots/{robot.name}.yaml: {name}: {problem}; correct it, nothing moves until then'
+        ) from None
 
 
 class JointEnvelope:

@@ -8,15 +8,13 @@ same filter from the same executed targets, so taking over and handing back neve
 import numpy as np
 
 from dex_rl_nodes.config import Robot, Task
-from dex_rl_nodes.records import ARM_DIM, HAND_DIM, ActionCommand, ExecutedAction, RobotReading, TeleopCommand
+from dex_rl_nodes.records import ARM_DIM, HAND_DIM, ActionCommand, ExecutedAction, RobotReading, Source, TeleopCommand
 from dex_rl_nodes.robot.events import EventLog, Reaction, SafetyEvent
 from dex_rl_nodes.robot.gate import CommandGate
 from dex_rl_nodes.robot.limits import Limits
 from dex_rl_nodes.robot.safety import SafetyFilter, Step
 from dex_rl_nodes.robot.units import join_action
 from dex_rl_nodes.robot.watchdog import Watchdog
-
-SOURCE_POLICY, SOURCE_ARM, SOURCE_HAND = 0, 1, 2  # bits of ExecutedAction.source
 
 _BAD_BEFORE_HOLD = 2  # control periods without an executable command until the arm holds where it is
 
@@ -44,7 +42,7 @@ class CommandMux:
         self.filter.reset(reading, hand_target)
         self._gate.reset(stamp)
         self._reading = reading
-        self._operator = SOURCE_POLICY
+        self._operator = Source.POLICY
         self._hand_base = self.filter.hand_target
         self._bad = 0
         self._ready = True
@@ -94,7 +92,7 @@ class CommandMux:
     ) -> tuple[int, np.ndarray, np.ndarray, bool]:
         """Source, arm (6) and hand (6) of this tick, and whether a person was in control and cannot be heard any more."""
         hand_now = self.filter.hand_target
-        held, self._operator = self._operator, SOURCE_POLICY
+        held, self._operator = self._operator, Source.POLICY
         if command_invalid:
             arm, hand = np.zeros(ARM_DIM, np.float32), hand_now
         else:
@@ -106,14 +104,14 @@ class CommandMux:
             if held:
                 self.log.add(SafetyEvent.TELEOP_SILENT)
                 self._operator = held
-            return SOURCE_POLICY, arm, hand, bool(held)
-        source = SOURCE_POLICY
+            return Source.POLICY, arm, hand, bool(held)
+        source = Source.POLICY
         if teleop.arm_active:
-            source, arm = source | SOURCE_ARM, np.asarray(teleop.arm, np.float32)
+            source, arm = source | Source.ARM, np.asarray(teleop.arm, np.float32)
         if teleop.hand_active:
-            if not held & SOURCE_HAND:
+            if not held & Source.HAND:
                 self._hand_base = hand_now
-            source |= SOURCE_HAND
+            source |= Source.HAND
             hand = np.clip(self._hand_base + np.asarray(teleop.hand_delta, np.float32), 0.0, 1.0)
         self._operator = source
         return source, arm, hand, False
@@ -159,6 +157,16 @@ class CommandMux:
             self.hold()
 
     @property
+    def resting(self) -> bool:
+        """Whether the robot was not moved in the last tick, whatever was asked for."""
+        return self._bad > 0
+
+    @property
+    def operator_active(self) -> bool:
+        """Whether a person was in control in the last tick."""
+        return self._operator != Source.POLICY
+
+    @property
     def stopped(self) -> bool:
         """Whether a stop is latched."""
         return self._stop is not None
@@ -186,4 +194,8 @@ class CommandMux:
 
 def _well_formed(teleop: TeleopCommand) -> bool:
     arm, delta = np.asarray(teleop.arm), np.asarray(teleop.hand_delta)
-    return arm.shape == (ARM_DIM,) and delta.shape == (HAND_DIM,) and bool(np.isfinite(arm).all() and np.isfinite(delta).all())
+    return (
+        arm.shape == (ARM_DIM,)
+        and delta.shape == (HAND_DIM,)
+        and bool(np.isfinite(arm).all() and np.isfinite(delta).all())
+    )

@@ -1,8 +1,8 @@
 """The safety filter: owns the executed targets of arm and hand, and moves them only within the limits.
 
 All limits on a step are intervals that contain zero, or scalings towards zero, so they can be applied one after the other and the last
-one never breaks an earlier one; standing still is always permitted. Priority where they contradict each other (somebody pushed the
-arm away): step and acceleration before workspace before leash. A command that violates nothing passes bit by bit.
+one never breaks an earlier one; standing still is always permitted. Only the leash moves a target by itself, when somebody pushes the
+arm away: towards the measured pose, as far as the other limits allow. A command that violates nothing passes bit by bit.
 """
 
 from dataclasses import dataclass
@@ -40,12 +40,20 @@ class SafetyFilter:
         self.scale = arm_scale(robot.translation_scale, robot.rotation_scale)
         arm, hand = self.limits.arm, self.limits.hand
         self._low, self._high = np.array(task.workspace_low), np.array(task.workspace_high)
-        self._table = arm.table_height + arm.table_clearance
-        if not (self._low < self._high).all() or self._high[2] <= self._table:
-            raise UserError(f'task {task.name}: the workspace box is empty above the table; correct workspace_low and workspace_high')
-        self._acceleration = np.array([arm.translation_acceleration] * 3 + [arm.rotation_acceleration] * 3) * self.period**2
+        table = arm.table_height + arm.table_clearance
+        self._table_is_lower_bound = table > self._low[2]
+        self._low[2] = max(self._low[2], table)
+        if not (self._low < self._high).all():
+            raise UserError(
+                f'task {task.name}: the workspace box is empty above the table; correct workspace_low and workspace_high'
+            )
+        self._acceleration = (
+            np.array([arm.translation_acceleration] * 3 + [arm.rotation_acceleration] * 3) * self.period**2
+        )
         self._envelope = JointEnvelope(arm, self.period)
-        self._hand_low, self._hand_high = np.array(hand.low), np.array(hand.high)
+        # Targets are sent as float32: bounds that are not representable would be exceeded by their own rounding.
+        self._hand_low = np.array(hand.low, np.float32).astype(np.float64)
+        self._hand_high = np.array(hand.high, np.float32).astype(np.float64)
         self._hand_step = min(hand.step, hand.velocity * self.period)
         self._hand_acceleration = hand.acceleration * self.period**2
         self.reset(RobotReading(), np.zeros(HAND_DIM))
@@ -163,22 +171,23 @@ class SafetyFilter:
         return slow
 
     def _box(self) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds (3,) of a step that ends in the workspace box; towards the box when the target is outside of it."""
-        low, high = self._low - self._position, self._high - self._position
-        low[2] = max(low[2], self._table - self._position[2])
+        """Bounds (3,) of a step that ends in the workspace box above the table, or no further outside than it began."""
+        low = np.minimum(0.0, self._low - self._position - _TOLERANCE)
+        high = np.maximum(0.0, self._high - self._position + _TOLERANCE)
         return low, high
 
     def _translation(self, step: np.ndarray, measured: np.ndarray) -> np.ndarray:
         arm = self.limits.arm
-        within = np.clip(step, measured - arm.leash_translation - self._position, measured + arm.leash_translation - self._position)
+        leash = arm.leash_translation + _TOLERANCE
+        within = np.clip(step, measured - leash - self._position, measured + leash - self._position)
         if not np.array_equal(within, step):
             self.log.add(SafetyEvent.LEASH)
         low, high = self._box()
         boxed = np.clip(within, low, high)
         if not np.array_equal(boxed, within):
-            below_table = self._position[2] + within[2] < self._table
-            self.log.add(SafetyEvent.TABLE_PLANE if below_table else SafetyEvent.WORKSPACE_BOX)
-        if not np.array_equal(boxed, step):  # pushed by leash or box: never faster than a step may be
+            at_table = self._table_is_lower_bound and boxed[2] > within[2]
+            self.log.add(SafetyEvent.TABLE_PLANE if at_table else SafetyEvent.WORKSPACE_BOX)
+        if not np.array_equal(boxed, step):  # pulled by the leash: never faster than a step may be
             boxed = np.clip(boxed, *self._step_interval(slice(0, 3)))
         return self._slow(boxed, arm.translation_velocity)
 
@@ -198,12 +207,11 @@ class SafetyFilter:
         arm = self.limits.arm
         before = rotations.difference(self._rotation, measured)
         now = self._error_angle(step, measured)
-        leash = max(arm.leash_rotation, 0.0)
-        if now > leash + _TOLERANCE:
+        if now > arm.leash_rotation + _TOLERANCE:
             self.log.add(SafetyEvent.LEASH)
             step = self._along_leash(step, measured)
             # Clipping to the step interval bends the motion off the leash a little; shorten it until it is within, or nearer than before.
-            allowed = max(leash, float(np.linalg.norm(before))) + _TOLERANCE
+            allowed = max(arm.leash_rotation, float(np.linalg.norm(before))) + _TOLERANCE
             for _ in range(20):
                 if self._error_angle(step, measured) <= allowed:
                     break
@@ -233,7 +241,10 @@ class SafetyFilter:
             return step
         matrix = kinematics.jacobian(joints, reading.tcp_pose[:3])
         lag = np.concatenate(
-            [self._position - reading.tcp_pose[:3], rotations.difference(self._rotation, np.asarray(reading.tcp_pose[3:]))]
+            [
+                self._position - reading.tcp_pose[:3],
+                rotations.difference(self._rotation, np.asarray(reading.tcp_pose[3:])),
+            ]
         )
         motion = kinematics.joint_motion(matrix, np.stack([lag, step], axis=1))
         low, high = self._envelope.step_bounds(joints + motion[:, 0])

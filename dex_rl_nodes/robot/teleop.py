@@ -1,0 +1,176 @@
+"""What the operator's devices mean: SpaceMouse axes and buttons and glove fingers to a TeleopCommand (LAMP, appendix D).
+
+Buttons, by index in `spacenav/joy` (more can come from a keyboard that publishes the same message):
+
+| button | meaning |
+|---|---|
+| 0, left | short press: success; held for `long_press` seconds: discard this episode |
+| 1, right | held: the glove drives the hand, as a change from where glove and hand were when it went down |
+| 2, 3, 4, 5 | success, failure, discard, pause |
+"""
+
+from collections import deque
+
+import numpy as np
+from pydantic import Field, ValidationError, field_validator
+
+from dex_rl_nodes.config import Model, Robot, Vector6
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.records import ARM_DIM, HAND_DIM, Mark, OperatorInput, TeleopCommand
+
+
+class TeleopSettings(Model):
+    """How the devices are read: the `teleop:` block of config/robots/<robot>.yaml."""
+
+    dead_zone: float = Field(0.05, ge=0, lt=1, description='SpaceMouse axes smaller than this count as zero')
+    axes: list[int] = Field(
+        [1, 2, 3, 4, 5, 6],
+        description='device axis (1 to 6, negative: reversed) for x, y, z, rotation about x, y, z of the base frame',
+    )
+    gain: Vector6 = Field([1.0] * 6, description='unit command at full deflection')
+    success_or_discard_button: int = Field(0, ge=0, description='index of the left button')
+    hand_button: int = Field(1, ge=0, description='index of the button that gives the hand to the glove')
+    mark_buttons: dict[int, Mark] = Field(
+        {2: Mark.SUCCESS, 3: Mark.FAILURE, 4: Mark.DISCARD, 5: Mark.PAUSE}, description='buttons that mark the episode'
+    )
+    long_press: float = Field(1.0, gt=0, description='holding the left button this long discards the episode (s)')
+    device_age: float = Field(0.3, gt=0, description='a device that was silent for longer is absent (s)')
+    glove_low: Vector6 = Field([0.0] * 6, description='lower limit of each finger of the glove, normalised travel')
+    glove_high: Vector6 = Field([1.0] * 6, description='upper limit of each finger of the glove, normalised travel')
+
+    @field_validator('axes')
+    @classmethod
+    def _permutation(cls, axes: list[int]) -> list[int]:
+        if sorted(abs(axis) for axis in axes) != [1, 2, 3, 4, 5, 6]:
+            raise ValueError('every device axis from 1 to 6 must appear once, with a sign')
+        return axes
+
+
+def read_teleop(robot: Robot) -> TeleopSettings:
+    """Teleop settings of a robot; UserError names what is wrong."""
+    try:
+        return TeleopSettings.model_validate(robot.teleop)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = '.'.join(['teleop', *(str(part) for part in first['loc'])])
+        raise UserError(f'config/robots/{robot.name}.yaml: {where}: {first["msg"]}') from None
+
+
+class TeleopMapper:
+    """Keeps the latest of every device and turns it into commands. Stamps are nanoseconds on one clock."""
+
+    def __init__(self, settings: TeleopSettings | None = None):
+        self.settings = settings or TeleopSettings()
+        axes = np.array(self.settings.axes)
+        self._axis, self._gain = np.abs(axes) - 1, np.sign(axes) * np.array(self.settings.gain)
+        self._age = int(self.settings.device_age * 1e9)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget devices, buttons and marks."""
+        self._twist: tuple[np.ndarray, int] | None = None
+        self._glove: tuple[np.ndarray, int] | None = None
+        self._joy_stamp: int | None = None
+        self._pressed: set[int] = set()
+        self._left_since: int | None = None
+        self._marks: deque[Mark] = deque()
+        self._arm_active = False
+        self._baseline: np.ndarray | None = None
+        self._delta = np.zeros(HAND_DIM)
+        self._released = False
+
+    def twist(self, axes: np.ndarray, stamp: int) -> None:
+        """SpaceMouse axes (6,), [-1, 1]; what is malformed or not finite is dropped, as if the device were silent."""
+        axes = np.asarray(axes, np.float64)
+        if axes.shape == (ARM_DIM,) and np.isfinite(axes).all():
+            self._twist = axes, stamp
+
+    def glove(self, fingers: np.ndarray, stamp: int) -> None:
+        """Fingers of the glove (6,), normalised travel; malformed ones are dropped."""
+        fingers = np.asarray(fingers, np.float64)
+        if fingers.shape == (HAND_DIM,) and np.isfinite(fingers).all():
+            self._glove = np.clip(fingers, self.settings.glove_low, self.settings.glove_high), stamp
+
+    def buttons(self, buttons: list[int], stamp: int) -> None:
+        """Buttons, pressed or not; the list may be short or empty: what it lacks is not pressed."""
+        pressed = {index for index, value in enumerate(buttons) if value}
+        down, up = pressed - self._pressed, self._pressed - pressed
+        self._pressed, self._joy_stamp = pressed, stamp
+        if self.settings.hand_button in up:
+            self._released = True
+        self._marks.extend(mark for index, mark in self.settings.mark_buttons.items() if index in down)
+        self._left_button(down, up, stamp)
+
+    def _left_button(self, down: set[int], up: set[int], stamp: int) -> None:
+        button = self.settings.success_or_discard_button
+        if button in down:
+            self._left_since = stamp
+        elif self._left_since is not None and stamp - self._left_since >= self.settings.long_press * 1e9:
+            self._marks.append(Mark.DISCARD)
+            self._left_since = None
+        elif button in up and self._left_since is not None:
+            self._marks.append(Mark.SUCCESS)
+            self._left_since = None
+
+    def update(self, twist: np.ndarray, buttons: list[int], glove: np.ndarray, stamp: int) -> TeleopCommand:
+        """All devices at once, then the command: for lockstep and loops in one process."""
+        self.twist(twist, stamp)
+        self.buttons(buttons, stamp)
+        self.glove(glove, stamp)
+        return self.command(stamp)
+
+    def command(self, stamp: int) -> TeleopCommand:
+        """What the devices say now.
+
+        A device that falls silent while its user is in control keeps control, with the stamp of its last word: the command mux
+        sees it age and holds, rather than letting the policy continue out of a half-made motion.
+        """
+        oldest = stamp
+        arm = np.zeros(ARM_DIM)
+        if self._twist is not None and (self._fresh(self._twist[1], stamp) or self._arm_active):
+            arm, oldest = self._arm(*self._twist, stamp)
+        self._arm_active = bool(np.any(arm))
+        hand_active, hand_stamp = self._hand(stamp)
+        return TeleopCommand(
+            stamp=min(oldest, hand_stamp),
+            arm_active=self._arm_active,
+            arm=arm.astype(np.float32),
+            hand_active=hand_active,
+            hand_delta=self._delta.astype(np.float32) if hand_active else np.zeros(HAND_DIM, np.float32),
+            mark=self._marks.popleft() if self._marks else Mark.NONE,
+        )
+
+    def _fresh(self, then: int, now: int) -> bool:
+        return now - then <= self._age
+
+    def _arm(self, axes: np.ndarray, then: int, now: int) -> tuple[np.ndarray, int]:
+        axes = np.where(np.abs(axes) < self.settings.dead_zone, 0.0, axes)
+        return np.clip(axes[self._axis] * self._gain, -1.0, 1.0), now if self._fresh(then, now) else then
+
+    def _hand(self, now: int) -> tuple[bool, int]:
+        """Whether the glove drives the hand, and the stamp of the oldest device it depends on."""
+        held = self.settings.hand_button in self._pressed and not self._released
+        self._released = False
+        if not held:
+            self._baseline = None
+            return False, now
+        silent = [
+            then for then in (self._joy_stamp, self._glove and self._glove[1]) if then and not self._fresh(then, now)
+        ]
+        if self._baseline is None:
+            if self._glove is None or silent:
+                return False, now
+            self._baseline, self._delta = self._glove[0], np.zeros(HAND_DIM)
+        if silent:
+            self._baseline = (
+                self._glove[0] - self._delta
+            )  # the glove may have moved when it comes back: go on from here
+            return True, min(silent)
+        self._delta = self._glove[0] - self._baseline
+        return True, now
+
+
+def joy_buttons(operator: OperatorInput) -> list[int]:
+    """Buttons of `spacenav/joy` for what an operator does, in the default order of the table above."""
+    marks = [int(operator.mark == mark) for mark in (Mark.SUCCESS, Mark.FAILURE, Mark.DISCARD, Mark.PAUSE)]
+    return [int(operator.left_button), int(operator.right_button), *marks]
