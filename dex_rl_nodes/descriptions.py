@@ -118,18 +118,13 @@ SCRIPTED_OPERATOR = NodeDescription(
         Parameter(
             'mode',
             'demonstrate',
-            'demonstrate: does the task; negative: does it wrong; intervene: takes over when the policy is stuck; '
+            'demonstrate: does the task; negative: nearly does it; intervene: takes over when the policy gets nowhere; '
             'idle: hands off',
             choices=('demonstrate', 'negative', 'intervene', 'idle'),
         ),
         Parameter(
-            'takeover_probability',
-            0.3,
-            'intervene: probability that a person stands by in an episode',
-            minimum=0.0,
-            maximum=1.0,
+            'presence', 0.3, 'intervene: share of the episodes in which somebody watches', minimum=0.0, maximum=1.0
         ),
-        Parameter('stall_ticks', 25, 'intervene: ticks without progress before taking over', 'ticks', 1, 1000),
     ),
 )
 
@@ -164,7 +159,6 @@ RESIDUAL_ACTOR = NodeDescription(
             'learned: weights of the learner (zero until the first ones come); none: the base policy alone',
             choices=('learned', 'none'),
         ),
-        Parameter('checkpoint', '', 'actor weights to start from: a checkpoint of the learner; empty: the newest of the run'),
         _THREADS,
     ),
 )
@@ -184,10 +178,8 @@ LEARNER = NodeDescription(
     subscribes=('transitions', 'episode'),
     calls=('fetch_transitions',),
     parameters=(
-        Parameter('updates_per_step', 1.0, 'learner iterations per online transition, at most', '', 0.0, 100.0),
-        Parameter('publish_every', 50, 'updates between two publications of the weights', 'updates', 1, 100000),
         Parameter('checkpoint_every', 1000, 'updates between two checkpoints', 'updates', 1, 1000000),
-        Parameter('device', 'auto', 'where to learn', choices=('auto', 'cpu', 'cuda')),
+        Parameter('niceness', 10, 'how far the process stands back behind the robot', minimum=0, maximum=19),
         _THREADS,
     ),
 )

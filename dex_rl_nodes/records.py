@@ -212,6 +212,16 @@ class Transition:
 
 
 @dataclass
+class SimState:
+    stamp: int = 0
+    episode: int = 0
+    names: list[str] = field(default_factory=list)
+    values: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    success: bool = False
+    failure: str = ''
+
+
+@dataclass
 class RobotReading:
     """What arm and hand report."""
 

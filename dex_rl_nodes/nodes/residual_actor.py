@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dex_rl_nodes.errors import UserError
@@ -10,6 +9,7 @@ from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.node import OK, WARN, run_node
 from dex_rl_nodes.nodes.timing import Timing
 from dex_rl_nodes.records import PolicyStep
+from dex_rl_nodes.run_directory import read_json
 
 if TYPE_CHECKING:
     from dex_rl_nodes.learning.residual import ResidualRunner
@@ -44,8 +44,10 @@ class ResidualActor(EpisodeNode):
         torch.set_num_threads(self.setting('threads'))
         path = self.run_directory.file('prior.safetensors')
         runner = ResidualRunner(load_interface(path, name=self.setting('interface'), task=self.setting('task')))
-        if self._learned and (checkpoint := self.setting('checkpoint')):
-            load_checkpoint_weights(runner, Path(checkpoint))
+        newest = self.run_directory.file('residual.safetensors')
+        if self._learned and newest.exists():
+            meta = read_json(newest.with_suffix('.json'))
+            runner.load_weights(newest.read_bytes(), meta['version'], meta['sha256'])
         return runner
 
     def _on_weights(self, weights: PolicyWeights) -> None:

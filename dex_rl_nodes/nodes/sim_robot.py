@@ -13,12 +13,11 @@ from sensor_msgs.msg import CameraInfo, JointState
 
 from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES, INFOS, MEASURED_JOINTS
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
-from dex_rl_nodes.msg import SimState
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.node import OK, WARN, run_node
 from dex_rl_nodes.nodes.timing import Timing
-from dex_rl_nodes.records import ARM_JOINTS, HAND_JOINTS, EpisodeState, RobotReading
+from dex_rl_nodes.records import ARM_JOINTS, HAND_JOINTS, EpisodeState, RobotReading, SimState
 from dex_rl_nodes.sim.robot import SimRobot
 
 _LONGEST_STEP = 0.1  # s; physics that is further behind real time skips the rest
@@ -170,10 +169,11 @@ class SimRobotNode(EpisodeNode):
 
     def _publish_scene(self, stamp: int) -> None:
         scene = self._core.scene()
-        state = SimState(episode=max(self._prepared, 0), names=list(scene), values=[float(v) for v in scene.values()])
-        state.header.stamp = conversions.time_message(stamp)
-        state.success, state.failure = bool(self._core.success()), self._core.failure()
-        self.publish('sim_state', state)
+        values = np.array(list(scene.values()), float)
+        episode = max(self._prepared, 0)
+        self.publish(
+            'sim_state', SimState(stamp, episode, list(scene), values, self._core.success(), self._core.failure())
+        )
 
     def _publish_frames(self, stamp: int, images: dict[str, np.ndarray]) -> None:
         # the front camera makes the tick, so its frame goes last
