@@ -1,4 +1,4 @@
-"""Safety events: a number, a name, what it means and what to do next. Counted on /diagnostics and written to the bag."""
+"""Safety events: a number, a name, what it means, what to do next. Counted on /diagnostics and so in the bag."""
 
 from collections import Counter
 from enum import Enum, IntEnum
@@ -14,151 +14,46 @@ class Reaction(IntEnum):
     STOP = 4  # does not move until somebody resets the stop
 
 
+_WARN, _LIMIT, _REFUSE, _HOLD, _STOP = Reaction
+
+
 class SafetyEvent(Enum):
     """Every kind of event: number, reaction, what happened, what to do."""
 
-    COMMAND_NOT_FINITE = (
-        101,
-        Reaction.HOLD,
-        'a command holds NaN or infinity',
-        'look at the loss curves and the newest checkpoint',
-    )
-    COMMAND_WRONG_SIZE = (
-        102,
-        Reaction.HOLD,
-        'a command has the wrong number of values',
-        'rebuild, all nodes must have one version',
-    )
-    COMMAND_IMPLAUSIBLE = (
-        103,
-        Reaction.HOLD,
-        'a command is far beyond any legal value',
-        'check units and action scale of its sender',
-    )
-    COMMAND_OUT_OF_RANGE = 104, Reaction.LIMIT, 'a command is beyond its range', 'nothing, if rare; it is clipped'
-    COMMAND_REPEATED = 111, Reaction.REFUSE, 'a command came twice', 'look for two policies or decoders'
-    COMMAND_OUT_OF_ORDER = (
-        112,
-        Reaction.REFUSE,
-        'a command is older than the one before',
-        'look for two policies or a clock set back',
-    )
-    COMMAND_STALE = (
-        113,
-        Reaction.HOLD,
-        'a command is older than two control periods',
-        'see why the policy is late: load, network',
-    )
-    COMMAND_FROM_FUTURE = (
-        114,
-        Reaction.REFUSE,
-        'a command is stamped in the future',
-        'synchronise the clocks of the machines',
-    )
-    COMMAND_BURST = (
-        115,
-        Reaction.HOLD,
-        'two commands came within half a control period',
-        'see why the policy is irregular',
-    )
-    COMMAND_SILENT = (
-        116,
-        Reaction.HOLD,
-        'no valid command for two control periods',
-        'see whether policy and decoder run',
-    )
-    CLOCK_JUMP = 117, Reaction.HOLD, 'the clock jumped', 'synchronise clocks before starting, slew instead of stepping'
-    TELEOP_INVALID = (
-        121,
-        Reaction.WARN,
-        'a teleop command is malformed and was ignored',
-        'check the SpaceMouse and glove drivers',
-    )
-    TELEOP_SILENT = (
-        122,
-        Reaction.HOLD,
-        'teleop fell silent while a person was in control',
-        'check the teleop node and its devices',
-    )
-    STEP_LIMIT = 201, Reaction.LIMIT, 'the TCP target would move too fast', 'nothing; it is slowed down'
-    ACCELERATION_LIMIT = 202, Reaction.LIMIT, 'the TCP target would accelerate too fast', 'nothing; it is slowed down'
-    WORKSPACE_BOX = (
-        203,
-        Reaction.LIMIT,
-        'the TCP target would leave the workspace box',
-        'nothing, or widen the box of the task',
-    )
-    TABLE_PLANE = (
-        204,
-        Reaction.LIMIT,
-        'the TCP target would come too near to the table',
-        'nothing, or correct the table height',
-    )
-    LEASH = 205, Reaction.LIMIT, 'the TCP target would run away from the measured pose', 'see what blocks the arm'
-    JOINT_LIMIT = (
-        206,
-        Reaction.LIMIT,
-        'a joint would exceed its position or velocity limit',
-        'start from another posture',
-    )
-    JOINTS_UNKNOWN = (
-        207,
-        Reaction.WARN,
-        'no joint positions, joint limits not checked',
-        'see measured_joint_states of the arm',
-    )
-    HAND_RANGE = 211, Reaction.LIMIT, 'a hand target is beyond its range', 'nothing, or correct the range of that motor'
-    HAND_STEP = 212, Reaction.LIMIT, 'a hand target would move too fast', 'nothing; it is slowed down'
-    HAND_CURRENT = (
-        213,
-        Reaction.LIMIT,
-        'a motor draws too much current and may only move back',
-        'see what the finger pushes against',
-    )
-    CAMERA_SILENT = (
-        301,
-        Reaction.HOLD,
-        'a camera sends no frames',
-        'check its cable; motion resumes with the next frame',
-    )
-    CAMERA_FROZEN = (
-        302,
-        Reaction.HOLD,
-        'a camera repeats the same frame',
-        'restart that camera; motion resumes with a new frame',
-    )
-    ARM_SILENT = (
-        303,
-        Reaction.HOLD,
-        'the arm does not report',
-        'check the arm and its network; motion resumes when it reports',
-    )
-    HAND_SILENT = (
-        304,
-        Reaction.HOLD,
-        'the hand does not reply',
-        'check its cable and power; motion resumes when it replies',
-    )
-    READING_INVALID = (
-        305,
-        Reaction.HOLD,
-        'arm or hand report impossible values',
-        'check the driver of the one that is named',
-    )
-    LEARNER_SILENT = (
-        401,
-        Reaction.WARN,
-        'the learner says nothing',
-        'see its log; the robot goes on with the last weights',
-    )
-    SECOND_PUBLISHER = (
-        501,
-        Reaction.STOP,
-        'somebody else publishes commands to the robot',
-        'end that process, then reset the stop',
-    )
-    HARDWARE_ERROR = 502, Reaction.STOP, 'a device reports an error', 'clear it on the device, then reset the stop'
-    OPERATOR_STOP = 503, Reaction.STOP, 'a person stopped the robot', 'reset the stop when it is safe'
+    # fmt: off
+    COMMAND_NOT_FINITE = 101, _HOLD, 'a command holds NaN or infinity', 'look at the loss curves and the checkpoint'
+    COMMAND_WRONG_SIZE = 102, _HOLD, 'a command has the wrong size', 'rebuild: all nodes must have one version'
+    COMMAND_IMPLAUSIBLE = 103, _HOLD, 'a command is far beyond any legal value', 'check units and scale of its sender'
+    COMMAND_OUT_OF_RANGE = 104, _LIMIT, 'a command is beyond its range', 'nothing, if rare; it is clipped'
+    COMMAND_REPEATED = 111, _REFUSE, 'a command came twice', 'look for two policies or decoders'
+    COMMAND_OUT_OF_ORDER = 112, _REFUSE, 'a command is older than the last', 'look for two policies or a clock set back'
+    COMMAND_STALE = 113, _HOLD, 'a command is over two periods old', 'see why the policy is late: load, network'
+    COMMAND_FROM_FUTURE = 114, _REFUSE, 'a command is from the future', 'synchronise the clocks of the machines'
+    COMMAND_BURST = 115, _HOLD, 'two commands came at once', 'see why the policy is irregular'
+    COMMAND_SILENT = 116, _HOLD, 'no valid command for two periods', 'see whether policy and decoder run'
+    CLOCK_JUMP = 117, _HOLD, 'the clock jumped', 'synchronise clocks before starting'
+    TELEOP_INVALID = 121, _WARN, 'a teleop command is malformed', 'check the SpaceMouse and glove drivers'
+    TELEOP_SILENT = 122, _HOLD, 'teleop fell silent while in control', 'check teleop and its devices'
+    STEP_LIMIT = 201, _LIMIT, 'the TCP would move too fast', 'nothing; it is slowed down'
+    ACCELERATION_LIMIT = 202, _LIMIT, 'the TCP would accelerate too fast', 'nothing; it is slowed down'
+    WORKSPACE_BOX = 203, _LIMIT, 'the TCP would leave the workspace', 'nothing, or widen the box of the task'
+    TABLE_PLANE = 204, _LIMIT, 'the TCP would come near the table', 'nothing, or correct the table height'
+    LEASH = 205, _LIMIT, 'the target would leave the measured pose', 'see what blocks the arm'
+    JOINT_LIMIT = 206, _LIMIT, 'a joint would exceed its limits', 'start from another posture'
+    JOINTS_UNKNOWN = 207, _WARN, 'joint limits are not checked', 'see measured_joint_states of the arm'
+    HAND_RANGE = 211, _LIMIT, 'a hand target is beyond its range', 'nothing, or correct the range of the motor'
+    HAND_STEP = 212, _LIMIT, 'a hand target would move too fast', 'nothing; it is slowed down'
+    HAND_CURRENT = 213, _LIMIT, 'a motor draws too much current', 'see what the finger pushes against'
+    CAMERA_SILENT = 301, _HOLD, 'a camera sends no frames', 'check its cable; motion resumes with a frame'
+    CAMERA_FROZEN = 302, _HOLD, 'a camera repeats the same frame', 'restart it; motion resumes with a new frame'
+    ARM_SILENT = 303, _HOLD, 'the arm does not report', 'check its network; motion resumes by itself'
+    HAND_SILENT = 304, _HOLD, 'the hand does not reply', 'check cable and power; motion resumes by itself'
+    READING_INVALID = 305, _HOLD, 'a report from the robot is impossible', 'check the driver of what is named'
+    LEARNER_SILENT = 401, _WARN, 'the learner says nothing', 'see its log; the last weights go on'
+    SECOND_PUBLISHER = 501, _STOP, 'somebody else commands the robot', 'end that process, then reset the stop'
+    HARDWARE_ERROR = 502, _STOP, 'a device reports an error', 'clear it on the device, then reset the stop'
+    OPERATOR_STOP = 503, _STOP, 'a person stopped the robot', 'reset the stop when it is safe'
+    # fmt: on
 
     def __init__(self, number: int, reaction: Reaction, explanation: str, advice: str):
         self.number = number

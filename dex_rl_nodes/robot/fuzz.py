@@ -1,7 +1,7 @@
 """Hostile commands against the command mux.
 
-The oracle is asked twice per command which limits it violates: about what was executed (must be none) and about what was asked for
-(if none, it must have been executed bit by bit).
+The oracle is asked twice per command which limits it violates: about what was executed (must be none) and about what
+was asked for (if none, it must have been executed bit by bit).
 """
 
 import math
@@ -126,7 +126,7 @@ class _Sender:
             command.stamp += int(rng.choice([-(10**9), 10**9, 3600 * 10**9, 10**17, -(10**17)]))
 
     def teleop(self, now: int) -> tuple[TeleopCommand | None, bool]:
-        """What the operator does, and whether it is nothing: people come and go, and their devices break now and then."""
+        """What the operator does, and whether it is nothing; people come and go, and their devices break."""
         rng = self._rng
         if rng.random() < (0.03 if self._operated else 0.01):
             self._operated = not self._operated
@@ -225,11 +225,12 @@ class _Trial:
 
 
 def hostile_commands(n: int, seed: int = 0, robot: str = 'sim', task: str = 'pull_tissue') -> dict:
-    """Send hostile commands through mux and filter, half of them with the limits of the robot, half with much tighter ones.
+    """Send hostile commands through mux and filter, half with the limits of the robot, half with tighter ones.
 
     Returns:
-        violations (of any limit, in what was executed), also by limit; wrongly_held (legal commands not executed bit by bit); legal
-        and executed counts; events by number and name; latency percentiles of CommandMux.step in microseconds.
+        violations (of any limit, in what was executed), also by limit; wrongly_held (legal commands not executed bit by
+        bit); legal and executed counts; events by number and name; latency percentiles of CommandMux.step in
+        microseconds.
     """
     rng, tally, latency = np.random.default_rng(seed), _Tally(Counter()), np.empty(n)
     usual, task_config = load_robot(robot), load_task(task)

@@ -1,6 +1,7 @@
 """The gate every command passes first: size, finiteness, range, and time.
 
-Stamps are those of the control tick, in nanoseconds; `now` is a clock comparable with them (ROS time; in lockstep the tick itself).
+Stamps are those of the control tick, in nanoseconds; `now` is a clock comparable with them (ROS time; in lockstep the
+tick itself).
 """
 
 import numpy as np
@@ -38,7 +39,7 @@ class CommandGate:
         return None
 
     def hold(self, command: ActionCommand, now: int) -> SafetyEvent | None:
-        """Event when the tick counts but its command must not move the robot. Call once per tick that was not refused."""
+        """Event when the tick counts but its command must not move the robot. Call once per tick not refused."""
         first = self._last_now is None
         gap = self._burst if first else min(command.stamp - self._last_stamp, now - self._last_now)
         self._last_stamp, self._last_now = command.stamp, now

@@ -63,7 +63,8 @@ def jacobian(joints: np.ndarray, point: np.ndarray) -> np.ndarray:
 
     Args:
         joints: (7,) rad.
-        point: (3,) the point of the tool whose velocity is meant, base frame, m. Passing the measured TCP position makes the
+        point: (3,) the point of the tool whose velocity is meant, base frame, m. Passing the measured TCP position
+        makes the
             result independent of which tool transform the robot is configured with.
     """
     frames = joint_frames(joints)[:7]

@@ -121,8 +121,8 @@ def read_limits(robot: Robot) -> Limits:
 class JointEnvelope:
     """How far each joint may move in one control period from where it is.
 
-    The allowed velocity shrinks near the ends of the travel as the manufacturer prescribes, v = sqrt(2 a distance) - offset, and
-    no joint may come nearer to an end than the margin. A joint beyond an end may only move back.
+    The allowed velocity shrinks near the ends of the travel as the manufacturer prescribes, v = sqrt(2 a distance) -
+    offset, and no joint may come nearer to an end than the margin. A joint beyond an end may only move back.
     """
 
     def __init__(self, arm: ArmLimits, period: float):
@@ -134,7 +134,7 @@ class JointEnvelope:
         self._period = period
 
     def step_bounds(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds (7,) <= 0 and (7,) >= 0 of the joint motion (rad) in one control period, at joint positions (7,) in rad."""
+        """Bounds (7,) <= 0 and (7,) >= 0 of the joint motion (rad) in one control period, from joint positions (7,)."""
         return -self._reach(joints - self.low), self._reach(self.high - joints)
 
     def _reach(self, room: np.ndarray) -> np.ndarray:

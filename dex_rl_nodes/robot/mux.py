@@ -1,8 +1,9 @@
 """The command mux: who moves the robot in this tick, within which limits, and what was executed in the end.
 
-Takeover (LAMP, appendix D): SpaceMouse motion replaces the arm command; while its right button is held the hand follows the glove as a
-change from where the hand was when the button went down; otherwise the policy's hand command is left alone. Every source passes the
-same filter from the same executed targets, so taking over and handing back never moves a target by more than one tick's limit.
+Takeover (LAMP, appendix D): SpaceMouse motion replaces the arm command; while its right button is held the hand follows
+the glove as a change from where the hand was when the button went down; otherwise the policy's hand command is left
+alone. Every source passes the same filter from the same executed targets, so taking over and handing back never moves a
+target by more than one tick's limit.
 """
 
 import numpy as np
@@ -35,7 +36,7 @@ class CommandMux:
         self._reading: RobotReading | None = None
 
     def reset(self, reading: RobotReading, hand_target: np.ndarray, stamp: int) -> None:
-        """Begin an episode: targets at the measured pose and the start hand target; commands older than `stamp` are refused.
+        """Begin an episode: targets at the measured pose and the start hand; commands before `stamp` are refused.
 
         A latched stop stays latched.
         """
@@ -59,7 +60,8 @@ class CommandMux:
             now: ns, on the clock of the stamps; the reading's stamp without it.
 
         Returns:
-            What was executed, or None when the command belongs to no new tick (repeated, out of order, from the future).
+            What was executed, or None when the command belongs to no new tick (repeated, out of order, from the
+            future).
         """
         if not self._ready:
             raise RuntimeError('CommandMux.reset must be called before step')
@@ -90,7 +92,7 @@ class CommandMux:
     def _arbitrate(
         self, command: ActionCommand, teleop: TeleopCommand | None, now: int, command_invalid: bool
     ) -> tuple[int, np.ndarray, np.ndarray, bool]:
-        """Source, arm (6) and hand (6) of this tick, and whether a person was in control and cannot be heard any more."""
+        """Source, arm (6) and hand (6) of this tick, and whether a person was in control and fell silent."""
         hand_now = self.filter.hand_target
         held, self._operator = self._operator, Source.POLICY
         if command_invalid:

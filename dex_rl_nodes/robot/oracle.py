@@ -50,7 +50,8 @@ class Oracle:
 
         Args:
             joints: check joint limits too, which is slow.
-            strict: judge what was asked for: clearly within every limit. Otherwise rounding is forgiven, and what was beyond a limit
+            strict: judge what was asked for: clearly within every limit. Otherwise rounding is forgiven, and what was
+                beyond a limit
                 before (somebody pushed the arm) may stay there but not get worse.
         """
         if not np.isfinite(motion.pose).all() or abs(np.linalg.norm(motion.pose[3:]) - 1.0) > 1e-6:

@@ -1,7 +1,7 @@
 """Rotations as rotation vectors and unit quaternions (x, y, z, w), one at a time.
 
-Written with scalar arithmetic: the safety filter calls these in every tick, and NumPy costs more than it gives on four numbers.
-Euler angles are not used anywhere: with the tool pointing down they flip at plus or minus pi.
+Written with scalar arithmetic: the safety filter calls these in every tick, and NumPy costs more than it gives on four
+numbers. Euler angles are not used anywhere: with the tool pointing down they flip at plus or minus pi.
 """
 
 import math

@@ -1,8 +1,9 @@
 """The safety filter: owns the executed targets of arm and hand, and moves them only within the limits.
 
-All limits on a step are intervals that contain zero, or scalings towards zero, so they can be applied one after the other and the last
-one never breaks an earlier one; standing still is always permitted. Only the leash moves a target by itself, when somebody pushes the
-arm away: towards the measured pose, as far as the other limits allow. A command that violates nothing passes bit by bit.
+All limits on a step are intervals that contain zero, or scalings towards zero, so they can be applied one after the
+other and the last one never breaks an earlier one; standing still is always permitted. Only the leash moves a target by
+itself, when somebody pushes the arm away: towards the measured pose, as far as the other limits allow. A command that
+violates nothing passes bit by bit.
 """
 
 from dataclasses import dataclass
@@ -136,8 +137,8 @@ class SafetyFilter:
     def hold(self, reading: RobotReading | None) -> Step:
         """Stop the arm where it is: its target becomes the measured pose, the hand keeps its target.
 
-        The measured pose is taken only within the leash of the target (a reading further away is not believed) and clipped to the
-        workspace. Without a reading the targets stay.
+        The measured pose is taken only within the leash of the target (a reading further away is not believed) and
+        clipped to the workspace. Without a reading the targets stay.
         """
         step = np.zeros(ARM_DIM)
         if reading is not None:
@@ -159,7 +160,7 @@ class SafetyFilter:
         return np.concatenate([np.clip(translation, low, high), rotation])
 
     def _range(self, asked: np.ndarray) -> np.ndarray:
-        """Clip to the action range, then to what the last step allows: speeding up is limited, braking to rest is not."""
+        """Clip to the action range, then to what the last step allows; braking to rest is always allowed."""
         step = np.clip(asked, -self.scale, self.scale)
         if not np.array_equal(step, asked):
             self.log.add(SafetyEvent.COMMAND_OUT_OF_RANGE)
@@ -210,7 +211,8 @@ class SafetyFilter:
         if now > arm.leash_rotation + _TOLERANCE:
             self.log.add(SafetyEvent.LEASH)
             step = self._along_leash(step, measured)
-            # Clipping to the step interval bends the motion off the leash a little; shorten it until it is within, or nearer than before.
+            # Clipping to the step interval bends the motion off the leash a little; shorten it until it is within, or
+            # nearer than before.
             allowed = max(arm.leash_rotation, float(np.linalg.norm(before))) + _TOLERANCE
             for _ in range(20):
                 if self._error_angle(step, measured) <= allowed:

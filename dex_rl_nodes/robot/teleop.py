@@ -1,4 +1,4 @@
-"""What the operator's devices mean: SpaceMouse axes and buttons and glove fingers to a TeleopCommand (LAMP, appendix D).
+"""What the operator's devices mean: SpaceMouse and glove to a TeleopCommand (LAMP, appendix D).
 
 Buttons, by index in `spacenav/joy` (more can come from a keyboard that publishes the same message):
 
@@ -122,8 +122,8 @@ class TeleopMapper:
     def command(self, stamp: int) -> TeleopCommand:
         """What the devices say now.
 
-        A device that falls silent while its user is in control keeps control, with the stamp of its last word: the command mux
-        sees it age and holds, rather than letting the policy continue out of a half-made motion.
+        A device that falls silent while its user is in control keeps control, with the stamp of its last word: the
+        command mux sees it age and holds, rather than letting the policy continue out of a half-made motion.
         """
         oldest = stamp
         arm = np.zeros(ARM_DIM)

@@ -1,7 +1,7 @@
 """Watches that everything the robot depends on keeps talking, and that cameras show new pictures.
 
-Silence is judged by the time of arrival on a monotonic clock, never by stamps: a clock that is set wrong must not stop the robot or,
-worse, keep it going.
+Silence is judged by the time of arrival on a monotonic clock, never by stamps: a clock that is set wrong must not stop
+the robot or, worse, keep it going.
 """
 
 from dataclasses import dataclass
