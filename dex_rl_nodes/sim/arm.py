@@ -6,23 +6,13 @@ Kinematics, limits and masses are Franka's published ones; shapes are capsules, 
 import mujoco
 import numpy as np
 
-# Modified (Craig) Denavit-Hartenberg parameters: a (m), d (m), alpha (rad), then the flange.
-DH = (
-    (0.0, 0.333, 0.0),
-    (0.0, 0.0, -np.pi / 2),
-    (0.0, 0.316, np.pi / 2),
-    (0.0825, 0.0, np.pi / 2),
-    (-0.0825, 0.384, -np.pi / 2),
-    (0.0, 0.0, np.pi / 2),
-    (0.088, 0.0, np.pi / 2),
-)
-FLANGE = 0.107
+from dex_rl_nodes.robot.kinematics import DH, FLANGE_OFFSET, HOME
+from dex_rl_nodes.robot.limits import ArmLimits
+
 JOINT_NAMES = tuple(f'fr3_joint{i}' for i in range(1, 8))
-POSITION_MIN = np.array([-2.7437, -1.7837, -2.9007, -3.0421, -2.8065, 0.5445, -3.0159])
-POSITION_MAX = np.array([2.7437, 1.7837, 2.9007, -0.1518, 2.8065, 4.5169, 3.0159])
+POSITION_MIN, POSITION_MAX = np.array(ArmLimits().joint_low), np.array(ArmLimits().joint_high)
 TORQUE_MAX = np.array([87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0])
 MASSES = (2.9275, 2.9355, 2.2449, 2.6156, 2.3271, 1.8170, 0.6271)
-HOME = np.array([0.0, -np.pi / 4, 0.0, -3 * np.pi / 4, 0.0, np.pi / 2, np.pi / 4])
 # Reflected inertia of motor and gear (kg m^2) and joint friction as viscous damping (N m s/rad).
 ARMATURE = 0.1
 DAMPING = 1.0
@@ -41,7 +31,7 @@ _CAPSULES = (
 
 def mjcf(tool: str) -> str:
     """MJCF bodies of the arm; `tool` is what hangs on the flange, written in the flange frame."""
-    text = f'<body name="flange" pos="0 0 {FLANGE}" gravcomp="1">{tool}</body>'
+    text = f'<body name="flange" pos="0 0 {FLANGE_OFFSET}" gravcomp="1">{tool}</body>'
     for i in reversed(range(7)):
         a, d, alpha = DH[i]
         position = (a, -np.sin(alpha) * d, np.cos(alpha) * d)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from dex_rl_nodes.robot.kinematics import HOME
 from dex_rl_nodes.sim import arm
 
 
@@ -33,7 +34,7 @@ class CartesianImpedance:
         self._alpha = 1.0 - np.exp(-model.opt.timestep / self.gains.filter_time)
         self._position, self._quaternion = np.zeros(3), np.array([1.0, 0, 0, 0])
         self._target_position, self._target_quaternion = np.zeros(3), np.array([1.0, 0, 0, 0])
-        self._posture = arm.HOME.copy()
+        self._posture = HOME.copy()
         self._error = np.zeros(6)
         self._stiffness = np.repeat([self.gains.stiffness, self.gains.rotational_stiffness], 3)
         self._damping = np.repeat([self.gains.damping, self.gains.rotational_damping], 3)

@@ -8,6 +8,7 @@ import numpy as np
 from dex_rl_nodes.config import Robot, Task
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.records import RobotReading
+from dex_rl_nodes.robot import rotations
 from dex_rl_nodes.sim import arm, hand, tasks, world
 from dex_rl_nodes.sim.impedance import CartesianImpedance
 from dex_rl_nodes.sim.renderer import CameraRenderer
@@ -49,7 +50,7 @@ class SimRobot:
         self._due = 0.0  # time of this episode up to which the robot was asked to advance (s)
         self._scene: dict[str, float] | None = None
         self._track: deque = deque()
-        self._reached = self._touched = False
+        self._reached = False
 
     # Episodes.
 
@@ -64,7 +65,7 @@ class SimRobot:
         start = self.task.start
         position = np.asarray(start.position) + rng.uniform(-1, 1, 3) * start.position_range
         turn = rng.uniform(-1, 1, 3) * start.rotation_range
-        quaternion = _multiply(_from_rotation_vector(turn), _from_rotation_vector(np.asarray(start.rotation)))
+        quaternion = rotations.turned(rotations.from_rotvec(start.rotation), turn)[[3, 0, 1, 2]]
         self._epoch += self._data.time
         mujoco.mj_resetData(self._model, self._data)
         try:
@@ -81,7 +82,7 @@ class SimRobot:
         self._due = 0.0
         self.advance(_SETTLE)
         self._track.clear()
-        self._reached = self._touched = False
+        self._reached = False
         self._watch()
         return self.read()
 
@@ -139,8 +140,18 @@ class SimRobot:
             joint_velocity=self._data.qvel[:7].copy(),
         )
 
-    def render(self, view: str) -> np.ndarray:
+    def snapshot(self):
+        """A copy of the present state, for `render` while time goes on."""
+        state = mujoco.MjData(self._model)
+        mujoco.mj_copyData(state, self._model, self._data)
+        return state
+
+    def render(self, view: str, state=None) -> np.ndarray:
         """Image of one camera, uint8 (height, width, 3) RGB.
+
+        Args:
+            view: name of the camera.
+            state: of `snapshot`; None: the present one.
 
         Raises:
             UserError: there is no off-screen OpenGL; names the package.
@@ -148,7 +159,7 @@ class SimRobot:
         if self._renderer is None:
             self._renderer = CameraRenderer(self._model)
         camera = self.robot.cameras[view]
-        return self._renderer.render(self._data, self._cameras[view], camera.width, camera.height)
+        return self._renderer.render(state or self._data, self._cameras[view], camera.width, camera.height)
 
     def intrinsics(self, view: str) -> tuple[float, float, float, float]:
         """Pinhole parameters fx, fy, cx, cy (px) of a camera; there is no distortion."""
@@ -171,8 +182,8 @@ class SimRobot:
     def failure(self) -> FailureClass:
         """What kept the episode from success, if it ended now (LAMP, appendix E).
 
-        arm: the TCP never came where the interaction starts, or brought what it holds to a wrong place;
-        stall: it got there and stopped moving; hand: the fingers did not keep the contact.
+        arm: the TCP never came where the interaction starts, or carries what it holds to no good end;
+        stall: it got there and stopped moving; hand: it got there and the fingers do not hold.
         """
         if not self._reached:
             return 'arm'
@@ -180,7 +191,7 @@ class SimRobot:
         hands = np.array([entry[2] for entry in self._track])
         if np.ptp(positions, axis=0).max() < _STALL_ARM and np.ptp(hands, axis=0).max() < _STALL_HAND:
             return 'stall'
-        return 'hand' if self._touched and self.scene()['held'] == 0 else 'arm'
+        return 'arm' if self.scene()['held'] > 0 else 'hand'
 
     def close(self) -> None:
         """Free the OpenGL context, if there is one."""
@@ -192,24 +203,7 @@ class SimRobot:
         """Remember what `failure` looks at."""
         seen = self.scene()
         self._reached = self._reached or seen['near'] > 0
-        self._touched = self._touched or seen['touched'] > 0
         now = self._data.time
         self._track.append((now, self._data.site_xpos[self._site].copy(), self._hand_command.copy()))
         while self._track[0][0] < now - _STALL_TIME:
             self._track.popleft()
-
-
-def _from_rotation_vector(vector: np.ndarray) -> np.ndarray:
-    """Quaternion w, x, y, z of a rotation vector (rad)."""
-    quaternion = np.array([1.0, 0.0, 0.0, 0.0])
-    angle = np.linalg.norm(vector)
-    if angle > 0:
-        mujoco.mju_axisAngle2Quat(quaternion, vector / angle, angle)
-    return quaternion
-
-
-def _multiply(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Product of two quaternions w, x, y, z."""
-    product = np.zeros(4)
-    mujoco.mju_mulQuat(product, left, right)
-    return product

@@ -77,7 +77,7 @@ class SimTask(ABC):
         """What a person sees, SI units, base frame.
 
         Always among it, each 0 or 1: `success` (the condition of the task holds now), `near` (the TCP is where the
-        interaction can start), `touched` (a finger touches the object), `held` (thumb and a finger hold it).
+        interaction can start), `held` (thumb and a finger hold the object).
         """
 
     @abstractmethod

@@ -8,14 +8,15 @@ from dex_rl_nodes.sim.world import Fragment, panel
 # The box (m): half sizes, half thickness of its walls, half sizes of the slot in its lid.
 _HALF = (0.055, 0.075, 0.040)
 _WALL = 0.003
-_SLOT = (0.006, 0.052)
+_SLOT = (0.0045, 0.052)
 _TOP = 2 * _HALF[2]
 _STACK = 0.022  # height of the tissues below
 # The tissue: vertices along the slot and upwards, and their spacing (m).
 _COUNT = (6, 6)
 _SPACING = (0.016, 0.020)
 _LENGTH = _SPACING[1] * (_COUNT[1] - 1)
-_PINCH_DEPTH = 0.018  # a person pinches this far below the upper edge (m)
+_PINCH_DEPTH = 0.012  # a person brings the TCP this far below the upper edge (m)
+_LOWEST = 0.023  # the TCP above the lid when the fingertips touch it (m)
 
 
 class PullTissue(SimTask):
@@ -31,7 +32,7 @@ class PullTissue(SimTask):
         'width_range': 0.15,  # relative, plus or minus
         'taper_range': 0.20,  # upper edge against lower edge, relative, plus or minus
         'skew_range': 0.12,  # turn in its own plane, plus or minus (rad)
-        'lean_range': 0.10,  # lean out of the vertical, plus or minus (rad)
+        'lean_range': 0.15,  # lean out of the vertical, plus or minus (rad)
         'stiffness_low': 2.0,  # of the bending stiffness, relative
         'stiffness_high': 4.0,
         'clearance': 0.015,  # between lid and lower edge, for success (m)
@@ -58,7 +59,7 @@ class PullTissue(SimTask):
         tissue = f"""
         <body name="tissue" quat="0.5 0.5 0.5 0.5">
           <flexcomp name="tissue" type="grid" dim="2" count="{_COUNT[0]} {_COUNT[1]} 1"
-                    spacing="{_SPACING[0]} {_SPACING[1]} 0.01" radius="0.002" mass="0.008" rgba="0.97 0.95 0.90 1">
+                    spacing="{_SPACING[0]} {_SPACING[1]} 0.01" radius="0.002" mass="0.004" rgba="0.97 0.95 0.90 1">
             <edge equality="true" solref="0.01 1"/>
             <elasticity young="1e6" poisson="0.2" thickness="2e-3" damping="1e-3" elastic2d="bend"/>
             <contact contype="2" conaffinity="7" selfcollide="none" condim="4" friction="1.2 0.02 0.001"/>
@@ -80,6 +81,7 @@ class PullTissue(SimTask):
         p = self.parameters
         x, y = rng.uniform(-p['place_range'], p['place_range'], 2)
         yaw = rng.uniform(-p['yaw_range'], p['yaw_range'])
+        self._yaw = float(yaw)
         self.model.body_pos[self._box] = (p['x'] + x, p['y'] + y, 0.0)
         self.model.body_quat[self._box] = (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
         self.model.flex_bending[:] = self._bending * rng.uniform(p['stiffness_low'], p['stiffness_high'])
@@ -114,35 +116,33 @@ class PullTissue(SimTask):
         points = self.data.flexvert_xpos.reshape(-1, 3)
         upper = points[self._top_row]
         top = float(points[:, 2].max())
-        # The person aims at the middle of the upper edge and a little below it.
-        middle = upper.mean(0)
-        edge = upper[-1] - upper[0]
-        pinch = points[np.abs(points[:, 2] - (middle[2] - _PINCH_DEPTH)) < 0.014].mean(0)
+        height = max(float(upper[:, 2].mean()) - _PINCH_DEPTH, _TOP + _LOWEST)
+        # The person aims at the middle of what is left and right of the fingertips, a little below the TCP.
+        pinch = points[np.argsort(np.abs(points[:, 2] - (height - 0.005)))[:6]].mean(0)
         thumb, finger = self.touching(set(), flex=0)
         lowest = float(points[:, 2].min())
         box = self.data.xpos[self._box]
-        distance = np.linalg.norm(self.tcp() - [pinch[0], pinch[1], middle[2] - _PINCH_DEPTH])
+        distance = np.linalg.norm(self.tcp() - [pinch[0], pinch[1], height])
         return {
             'pinch_x': float(pinch[0]),
             'pinch_y': float(pinch[1]),
-            'pinch_z': float(middle[2] - _PINCH_DEPTH),
-            'yaw': float(np.arctan2(edge[1], edge[0]) - np.pi / 2),
+            'pinch_z': height,
             'tissue_top': top,
             'tissue_low': lowest,
             'box_x': float(box[0]),
             'box_y': float(box[1]),
+            'box_yaw': self._yaw,
             'near': float(distance < 0.025),
-            'touched': float(thumb or finger),
             'held': float(thumb and finger),
             'success': float(thumb and finger and lowest > _TOP + self.parameters['clearance']),
         }
 
     def plan(self) -> list[Stage]:
         def pinch(seen: Scene, above: float = 0.0):
-            return seen['pinch_x'], seen['pinch_y'], max(seen['pinch_z'], _TOP + 0.014) + above, seen['yaw']
+            return seen['pinch_x'], seen['pinch_y'], seen['pinch_z'] + above, seen['box_yaw']
 
         def lifted(seen: Scene):
-            return seen['box_x'], seen['box_y'], _TOP + 0.17, seen['yaw']
+            return seen['box_x'], seen['box_y'], _TOP + 0.17, seen['box_yaw']
 
         def held(seen: Scene) -> bool:
             return seen['held'] > 0

@@ -1,0 +1,244 @@
+"""A scripted person at SpaceMouse and glove: sees the scene, reacts late, never moves twice the same way."""
+
+from collections import deque
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dex_rl_nodes.config import Robot, Task
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.records import Mark, OperatorInput, RobotReading
+from dex_rl_nodes.robot import rotations
+from dex_rl_nodes.sim import tasks
+from dex_rl_nodes.sim.tasks.base import Grip, Scene, Stage
+
+SKILLS = ('demonstrate', 'negative', 'assist')
+_YAW_TOLERANCE = 0.12  # rad
+_CLOSURE_TOLERANCE = 0.02
+_LOST_TICKS = 4  # what a stage needs may be missing for so long before the person starts again
+_STAGE_TICKS = 45  # longer in one stage is being stuck
+_ATTEMPTS = 3
+_NEARLY_SUCCESS = ('offset', 'high', 'half_closed', 'open_hand', 'stop_short')
+
+
+@dataclass
+class _Style:
+    """How this person moves in this episode."""
+
+    speed: float  # of full SpaceMouse deflection
+    gain: float  # deflection per unit command still to go
+    smooth: float  # share of the last deflection that remains after a tick
+    noise: float  # of the deflection
+    reaction: int  # ticks between seeing and acting
+    closing: float  # of the closure per tick
+    aim: np.ndarray  # (3,) m, where the person believes the target to be
+    closed: np.ndarray  # (6,) of the hand, as this person closes it
+    onset: np.ndarray
+    end: np.ndarray
+    sure: int  # ticks of success before it is marked
+
+
+def _draw_style(rng: np.random.Generator, grip: Grip) -> _Style:
+    shift = rng.normal(0.0, 0.02)  # this person closes earlier or later than the next
+    return _Style(
+        speed=rng.uniform(0.45, 0.75),
+        gain=rng.uniform(0.35, 0.50),
+        smooth=rng.uniform(0.25, 0.45),
+        noise=rng.uniform(0.04, 0.09),
+        reaction=int(rng.integers(1, 4)),
+        closing=rng.uniform(0.07, 0.11),
+        aim=rng.normal(0.0, (0.002, 0.002, 0.0015)),
+        closed=np.clip(np.asarray(grip.closed) + rng.normal(0.0, 0.012, 6), 0.0, 1.0),
+        onset=np.clip(np.asarray(grip.onset) + shift + rng.normal(0.0, 0.012, 6), 0.0, 0.6),
+        end=np.clip(np.asarray(grip.end) + shift + rng.normal(0.0, 0.012, 6), 0.3, 1.0),
+        sure=int(rng.integers(6, 10)),
+    )
+
+
+class ScriptedOperator:
+    """Does a task as a person does, from what is seen and felt; call `act` once per control tick.
+
+    Args:
+        skill: demonstrate does the task; negative comes close and fails on purpose, in one of several ways;
+            assist watches, takes over when nothing is achieved for a while, and hands back after that.
+    """
+
+    def __init__(self, task: Task, robot: Robot, skill: str = 'demonstrate'):
+        if skill not in SKILLS:
+            raise UserError(f'unknown skill "{skill}" of the scripted operator; choose one of: {", ".join(SKILLS)}')
+        self.task, self.robot, self.skill = task, robot, skill
+        self._task = tasks.make(task.name, task.scene)
+        self._start_hand = np.asarray(task.start.hand, float)
+        self._start_rotation = rotations.from_rotvec(np.asarray(task.start.rotation))
+        self.reset(0)
+
+    def reset(self, seed: int) -> None:
+        """A new episode, and a slightly different person."""
+        self._rng = np.random.default_rng([seed, 0x0F])
+        self._style = _draw_style(self._rng, self._task.grip)
+        self._plan = self._task.plan()
+        if self.skill == 'negative':
+            self._plan = _spoil(self._plan, self._rng)
+        self._seen: deque[Scene] = deque(maxlen=self._style.reaction)
+        self._twist, self._drift = np.zeros(6), np.zeros(6)
+        self._closure, self._tremor = 0.0, np.zeros(6)
+        self._offset: np.ndarray | None = None  # of the hand from the usual path, when it starts elsewhere
+        self._stage, self._in_stage, self._attempt = 0, 0, 1
+        self._pause = int(self._rng.integers(2, 6))
+        self._lost = self._still = self._sure = 0
+        self._marked = False
+        self._watching = int(self._rng.integers(40, 75)) if self.skill == 'assist' else 0
+
+    @property
+    def stage(self) -> str:
+        """Name of what the person is doing."""
+        return self._plan[self._stage].name
+
+    def act(self, scene: Scene, reading: RobotReading) -> OperatorInput:
+        """What the person does in this tick.
+
+        Args:
+            scene: SimTask.scene of this tick.
+            reading: TCP pose and hand of this tick.
+        """
+        self._seen.append(scene)
+        seen = self._seen[0]
+        if self._offset is None:
+            self._offset = reading.hand - self._hand(0.0)
+        if self._watching > 0 or (self.skill == 'assist' and scene['success'] > 0):
+            self._watching -= 1
+            self._offset = reading.hand - self._hand(0.0)
+            return OperatorInput(glove=reading.hand.copy())
+        error, turn = self._errors(self._plan[self._stage], seen, reading)
+        mark = self._follow_plan(seen, error, turn)
+        stage = self._plan[self._stage]
+        if self._pause > 0:
+            self._pause -= 1
+            error, turn = np.zeros(3), np.zeros(3)
+        else:
+            self._close_hand(stage.closure)
+        glove = np.clip(self._hand(self._closure) + self._offset + self._tremor, 0.0, 1.0)
+        return OperatorInput(
+            twist=self._deflect(error, turn, stage.speed),
+            right_button=self._still < 4,
+            glove=glove.astype(np.float32),
+            mark=mark,
+        )
+
+    def _errors(self, stage: Stage, seen: Scene, reading: RobotReading) -> tuple[np.ndarray, np.ndarray]:
+        """What is still to go: (3,) m and rotation vector (3,) rad, base frame."""
+        x, y, z, yaw = stage.target(seen)
+        error = np.array([x, y, z]) + self._style.aim - reading.tcp_pose[:3]
+        goal = rotations.turned(self._start_rotation, np.array([0.0, 0.0, yaw]))
+        return error, rotations.difference(goal, np.asarray(reading.tcp_pose[3:]))
+
+    def _follow_plan(self, seen: Scene, error: np.ndarray, turn: np.ndarray) -> int:
+        """Go on to the next stage, or start again; returns a mark when the episode is decided."""
+        stage = self._plan[self._stage]
+        self._in_stage += 1
+        self._sure = self._sure + 1 if seen['success'] > 0 else 0
+        self._lost = self._lost + 1 if stage.needs and not stage.needs(seen) else 0
+        last = self._stage == len(self._plan) - 1
+        if self.skill == 'negative':
+            if self._sure or (last and self._in_stage > 10):
+                return self._decide(Mark.DISCARD if self._sure else Mark.FAILURE)
+        elif last and self._sure >= self._style.sure:
+            return self._decide(Mark.SUCCESS) if self.skill == 'demonstrate' else Mark.NONE
+        if self._lost > _LOST_TICKS or (self._in_stage > _STAGE_TICKS and not last):
+            return self._start_again()
+        arrived = np.linalg.norm(error) < stage.tolerance and abs(turn[2]) < _YAW_TOLERANCE
+        closed = abs(self._closure - stage.closure) < _CLOSURE_TOLERANCE
+        done = arrived and closed and self._in_stage >= stage.ticks and (stage.until is None or stage.until(seen))
+        if done and not last:
+            self._enter(self._stage + 1)
+        return Mark.NONE
+
+    def _enter(self, stage: int) -> None:
+        self._stage, self._in_stage, self._lost = stage, 0, 0
+        self._pause = int(self._rng.integers(0, 3))
+
+    def _start_again(self) -> int:
+        if self.skill == 'negative':
+            return self._decide(Mark.FAILURE)
+        if self._attempt >= _ATTEMPTS and self.skill == 'demonstrate':
+            return self._decide(Mark.DISCARD)
+        self._attempt += 1
+        self._style.aim = 0.5 * self._style.aim
+        self._enter(0)
+        return Mark.NONE
+
+    def _decide(self, mark: Mark) -> int:
+        """A mark is given once."""
+        if self._marked:
+            return Mark.NONE
+        self._marked = True
+        return mark
+
+    def _deflect(self, error: np.ndarray, turn: np.ndarray, speed: float) -> np.ndarray:
+        """SpaceMouse deflection (6,): towards the target, limited, smooth and a little shaky."""
+        style = self._style
+        scale = np.repeat([self.robot.translation_scale, self.robot.rotation_scale], 3)
+        wanted = style.gain * np.concatenate([error, turn]) / scale
+        for part in (slice(0, 3), slice(3, 6)):
+            length = np.linalg.norm(wanted[part])
+            wanted[part] *= min(1.0, style.speed * speed / max(length, 1e-9))
+        self._drift = 0.7 * self._drift + self._rng.normal(0.0, style.noise, 6)
+        # The hand shakes with what it does, and hardly at all at rest.
+        size = np.repeat([np.linalg.norm(wanted[:3]), 0.5 * np.linalg.norm(wanted[3:])], 3)
+        self._twist = style.smooth * self._twist + (1.0 - style.smooth) * (wanted + self._drift * (0.15 + size))
+        return np.clip(self._twist, -1.0, 1.0).astype(np.float32)
+
+    def _close_hand(self, closure: float) -> None:
+        """Move the fingers one tick towards a closure."""
+        left = closure - self._closure
+        step = self._style.closing * self._rng.uniform(0.8, 1.2)
+        self._still = 0 if abs(left) > 1e-6 else self._still + 1
+        self._closure += float(np.clip(left, -2 * step, step))
+        self._offset = 0.8 * self._offset
+        self._tremor = 0.8 * self._tremor + self._rng.normal(0.0, 0.002, 6) * (self._still == 0)
+
+    def _hand(self, closure: float) -> np.ndarray:
+        """Fingers (6,) on this person's way from the open to the closed hand."""
+        style = self._style
+        part = np.clip((closure - style.onset) / np.maximum(style.end - style.onset, 0.1), 0.0, 1.0)
+        part = part * part * (3.0 - 2.0 * part)
+        return self._start_hand + (style.closed - self._start_hand) * part
+
+
+def _spoil(plan: list[Stage], rng: np.random.Generator) -> list[Stage]:
+    """A plan that nearly does the task: one thing goes wrong, and the person does not notice."""
+    kind = rng.choice(_NEARLY_SUCCESS)
+    shift = np.zeros(4)
+    if kind == 'offset':
+        angle = rng.uniform(0, 2 * np.pi)
+        shift[:2] = rng.uniform(0.025, 0.05) * np.array([np.cos(angle), np.sin(angle)])
+    elif kind == 'high':
+        shift[2] = rng.uniform(0.030, 0.055)
+    most = {'half_closed': rng.uniform(0.50, 0.60), 'open_hand': 0.0}.get(kind, 1.0)
+    stages = [
+        replace(
+            stage,
+            target=lambda seen, target=stage.target: tuple(np.add(target(seen), shift)),
+            closure=min(stage.closure, most),
+            until=None,
+            needs=None,
+            tolerance=min(stage.tolerance, 0.015),
+        )
+        for stage in plan
+    ]
+    return _cut_short(stages, rng) if kind == 'stop_short' else stages
+
+
+def _cut_short(stages: list[Stage], rng: np.random.Generator) -> list[Stage]:
+    """The plan up to some stage, of which only a part of the way is done."""
+    count = int(rng.integers(2, len(stages)))
+    before, last, share = stages[count - 2].target, stages[count - 1], rng.uniform(0.2, 0.6)
+    # Where the part of the way ends is decided when the person sets out: the scene moves with the hand.
+    held: list[np.ndarray] = []
+
+    def target(seen: Scene) -> tuple[float, ...]:
+        if not held:
+            held.append((1.0 - share) * np.asarray(before(seen)) + share * np.asarray(last.target(seen)))
+        return tuple(held[0])
+
+    return [*stages[: count - 1], replace(last, target=target)]

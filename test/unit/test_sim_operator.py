@@ -1,0 +1,65 @@
+"""The scripted operator: does every task through the devices, and fails on purpose when asked to."""
+
+import numpy as np
+import pytest
+from operate import make, operate
+
+from dex_rl_nodes.config import load_robot, load_task
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.records import Mark
+from dex_rl_nodes.sim.operator import ScriptedOperator
+from dex_rl_nodes.sim.tasks import TASKS
+
+SEED = 4100  # of the first episode; far from those of any run
+
+
+@pytest.fixture(scope='module', params=sorted(TASKS))
+def sim(request):
+    return make(request.param)
+
+
+def test_demonstrations_succeed_and_end_with_many_positive_frames(sim):
+    episodes = [operate(sim, 'demonstrate', SEED + i) for i in range(5)]
+    assert sum(episode.mark == Mark.SUCCESS for episode in episodes) >= 4
+    for episode in episodes:
+        if episode.mark == Mark.SUCCESS:
+            assert all(episode.successes[-6:])
+            assert len(episode.actions) < sim.task.episode_steps
+
+
+def test_demonstrations_use_both_devices_within_their_range_and_differ(sim):
+    first, second = operate(sim, 'demonstrate', SEED), operate(sim, 'demonstrate', SEED + 1)
+    for episode in (first, second):
+        twists = np.array([entry.twist for entry in episode.inputs])
+        gloves = np.array([entry.glove for entry in episode.inputs])
+        assert np.abs(twists).max() <= 1.0 and np.abs(twists).max() > 0.3
+        assert gloves.min() >= 0.0 and gloves.max() <= 1.0
+        assert any(entry.right_button for entry in episode.inputs)
+        assert np.ptp(episode.actions[:, 6:], axis=0).max() > 0.3
+    length = min(len(first.actions), len(second.actions))
+    assert np.abs(first.actions[:length] - second.actions[:length]).max() > 0.1
+
+
+def test_negative_attempts_come_near_and_are_never_marked_as_success(sim):
+    episodes = [operate(sim, 'negative', SEED + i) for i in range(4)]
+    assert all(episode.mark in (Mark.FAILURE, Mark.DISCARD) for episode in episodes)
+    assert any(not any(episode.successes) for episode in episodes)
+
+
+def test_an_assistant_takes_over_when_nothing_happens():
+    sim = make('pull_tissue')
+    episode = operate(sim, 'assist', SEED)
+    active = [bool(np.any(entry.twist)) for entry in episode.inputs]
+    assert not any(active[:35]) and any(active)
+    assert all(entry.mark == Mark.NONE for entry in episode.inputs)
+
+
+def test_the_same_seed_is_the_same_person():
+    sim = make('pull_tissue')
+    first, second = operate(sim, 'demonstrate', SEED), operate(sim, 'demonstrate', SEED)
+    assert np.array_equal(first.actions, second.actions)
+
+
+def test_an_unknown_skill_is_named():
+    with pytest.raises(UserError, match='choose one of: demonstrate'):
+        ScriptedOperator(load_task('pull_tissue'), load_robot('sim'), 'juggle')
