@@ -167,7 +167,7 @@ REWARD_CLASSIFIER = NodeDescription(
     'reward_classifier',
     'Judges from the cameras whether the task is done.',
     publishes=('reward',),
-    subscribes=('policy_step', FRONT_IMAGE, WRIST_IMAGE, 'episode'),
+    subscribes=('policy_step', 'episode'),
     parameters=(_THREADS,),
 )
 

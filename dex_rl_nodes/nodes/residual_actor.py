@@ -9,7 +9,6 @@ from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.node import OK, WARN, run_node
 from dex_rl_nodes.nodes.timing import Timing
 from dex_rl_nodes.records import PolicyStep
-from dex_rl_nodes.run_directory import read_json
 
 if TYPE_CHECKING:
     from dex_rl_nodes.learning.residual import ResidualRunner
@@ -38,16 +37,16 @@ class ResidualActor(EpisodeNode):
     def _load(self) -> ResidualRunner:
         import torch
 
+        from dex_rl_nodes.learning.checkpoint import numbered
         from dex_rl_nodes.learning.interfaces import load_interface
         from dex_rl_nodes.learning.residual import ResidualRunner
 
         torch.set_num_threads(self.setting('threads'))
         path = self.run_directory.file('prior.safetensors')
         runner = ResidualRunner(load_interface(path, name=self.setting('interface'), task=self.setting('task')))
-        newest = self.run_directory.file('residual.safetensors')
-        if self._learned and newest.exists():
-            meta = read_json(newest.with_suffix('.json'))
-            runner.load_weights(newest.read_bytes(), meta['version'], meta['sha256'])
+        checkpoints = numbered(self.run_directory.file('learner'))
+        if self._learned and checkpoints:
+            runner.load_checkpoint(checkpoints[-1])
         return runner
 
     def _on_weights(self, weights: PolicyWeights) -> None:

@@ -1,0 +1,176 @@
+"""Learns the residual from transitions, beside the robot and never in its way."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from dex_rl_nodes.msg import LearnerState, PolicyWeights, TransitionAck
+from dex_rl_nodes.nodes import conversions
+from dex_rl_nodes.nodes.node import WARN, Node, run_node
+from dex_rl_nodes.records import Transition
+from dex_rl_nodes.srv import FetchTransitions
+
+if TYPE_CHECKING:
+    from dex_rl_nodes.learning.learner import Learner
+    from dex_rl_nodes.learning.metrics import MetricsWriter
+
+_CHUNK = 200  # transitions fetched at once
+_FETCH_DEADLINE = 30.0  # s
+_IDLE = 0.05  # s; how long the training thread waits for transitions
+
+
+class LearnerNode(Node):
+    """Wraps Learner. The executor's thread receives, acknowledges and fetches; a second thread trains and publishes.
+
+    Transitions are numbered. What is missing, at the start or after a gap, is fetched from the recorder, in order.
+    """
+
+    def __init__(self, core: Learner | None = None, metrics: MetricsWriter | None = None, **options: Any):
+        super().__init__('learner', **options)
+        os.nice(self.setting('niceness'))
+        self._core = core or self._load()
+        self._metrics = metrics or self._open_metrics()
+        self._received = 0  # newest transition without a gap below it
+        self._inbox: deque[Transition] = deque()
+        self._news = threading.Event()
+        self._stopping = False
+        self._failure: Exception | None = None
+        self._losses: dict[str, float] = {}
+        self._saved = self._core.updates
+        self._rate_mark = time.monotonic(), self._core.updates
+        self._fetching = False
+        self._caught_up = False  # whether the recorder has said that there is nothing more
+        self._fetch_client = self.client('fetch_transitions')
+        self.subscribe('transitions', self._on_transition)
+        self.advertise('policy_weights', 'learner_state', 'transition_ack')
+        self.create_timer(0.2, self._look_after)
+        self._expect_answer()
+        self.create_timer(1.0, self._publish_state)
+        self._thread = threading.Thread(target=self._train, name='training')
+        self._thread.start()
+
+    # Receiving
+
+    def _on_transition(self, transition: Transition) -> None:
+        if transition.sequence == self._received + 1:
+            self._take([transition])
+        elif transition.sequence > self._received:
+            self._fetch()
+
+    def _take(self, transitions: list[Transition]) -> None:
+        self._received = transitions[-1].sequence
+        self._inbox.extend(transitions)
+        self._news.set()
+        self.publish('transition_ack', TransitionAck(sequence=self._received))
+
+    def _fetch(self) -> None:
+        """Ask the recorder for what comes after the newest transition received."""
+        if self._fetching or not self._fetch_client.service_is_ready():
+            return
+        self._fetching = True
+        self._expect_answer()
+        request = FetchTransitions.Request(first=self._received + 1, count=_CHUNK)
+        self._fetch_client.call_async(request).add_done_callback(self._on_fetched)
+
+    def _expect_answer(self) -> None:
+        self.wait_for('fetch_transitions', _FETCH_DEADLINE, 'is replay_recorder running?')
+
+    def _on_fetched(self, future: Any) -> None:
+        self._fetching = False
+        self.arrived('fetch_transitions')
+        answer = future.result()
+        transitions = [conversions.to_record(message, Transition) for message in answer.transitions]
+        if transitions and transitions[0].sequence == self._received + 1:
+            self._take(transitions)
+        self._caught_up = answer.newest <= self._received
+        if not self._caught_up and transitions:
+            self._fetch()
+
+    # Training, on a thread of its own
+
+    def _train(self) -> None:
+        try:
+            while not self._stopping:
+                if not self._learn_once():
+                    self._news.wait(_IDLE)
+                    self._news.clear()
+        except Exception as error:  # handed to the executor's thread, which ends the node with it
+            self._failure = error
+
+    def _learn_once(self) -> bool:
+        """Take what has arrived, and do one update if there is one to do."""
+        core = self._core
+        episodes = core.episodes
+        while self._inbox:
+            core.add(self._inbox.popleft())
+        if core.episodes > episodes and self._caught_up:
+            self._metrics.write(core.progress(), episode_ended=True)
+        if not (self._caught_up and core.ready):
+            return False
+        self._losses |= (losses := core.update())
+        self._metrics.add(losses)
+        self._metrics.write(core.progress())
+        if weights := core.new_weights():
+            version, data, sha256 = weights
+            self.publish(
+                'policy_weights', PolicyWeights(version=version, updates=core.updates, sha256=sha256, data=data)
+            )
+        if core.updates - self._saved >= self.setting('checkpoint_every'):
+            self._save()
+        return True
+
+    def _save(self) -> None:
+        self._core.save(self.run_directory.file('learner'))
+        self._saved = self._core.updates
+
+    # Looking after both
+
+    def _look_after(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if not self._caught_up:
+            self._fetch()
+
+    def _publish_state(self) -> None:
+        core = self._core
+        now = time.monotonic()
+        then, updates = self._rate_mark
+        self._rate_mark = now, core.updates
+        progress = {name: type(getattr(LearnerState(), name))(value) for name, value in core.progress().items()}
+        state = LearnerState(
+            **progress,
+            weights_version=core.version,
+            updates_per_second=(core.updates - updates) / max(now - then, 1e-6),
+            **{name: self._losses.get(name, 0.0) for name in ('critic_loss', 'actor_loss', 'temperature', 'entropy')},
+        )
+        state.header.stamp = self.get_clock().now().to_msg()
+        self.publish('learner_state', state)
+
+    def diagnose(self) -> None:
+        values = {'received': self._received, 'waiting': len(self._inbox), 'updates': self._core.updates}
+        if self._core.rejected:
+            rejected = f'{self._core.rejected} transitions with numbers that are not finite were left out'
+            self.report('transitions', WARN, rejected, **values)
+        else:
+            self.report('transitions', **values)
+
+    def close(self) -> None:
+        self._stopping = True
+        self._news.set()
+        self._thread.join()
+        if self._failure is None and self._core.updates > self._saved:
+            self._save()
+        self._metrics.close()
+
+
+def main() -> None:
+    """Entry point."""
+    run_node(LearnerNode)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,60 @@
+"""Judges from the cameras, once per tick, whether the task is done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dex_rl_nodes.nodes.episode_node import EpisodeNode
+from dex_rl_nodes.nodes.node import run_node
+from dex_rl_nodes.nodes.timing import Timing
+from dex_rl_nodes.records import EpisodeState, PolicyStep
+
+if TYPE_CHECKING:
+    from dex_rl_nodes.learning.reward import RewardRunner
+
+
+class RewardClassifier(EpisodeNode):
+    """Wraps RewardRunner. It reads the features of PolicyStep, so that every frame is encoded once.
+
+    Args:
+        runner: the classifier; None: the one of the run.
+    """
+
+    def __init__(self, runner: RewardRunner | None = None, **options: Any):
+        super().__init__('reward_classifier', **options)
+        self._runner = runner or self._load()
+        self._timing = Timing()
+        self.advertise('reward')
+        self.subscribe_ticks('policy_step', self._on_policy_step)
+        self.follow_episodes()
+
+    def _load(self) -> RewardRunner:
+        import torch
+
+        from dex_rl_nodes.learning.encoder import load_encoder
+        from dex_rl_nodes.learning.reward import RewardRunner, load_reward
+
+        torch.set_num_threads(self.setting('threads'))
+        encoder = load_encoder(self.run_directory.file('encoder.safetensors'))
+        model, settings = load_reward(self.run_directory.file('reward.safetensors'), encoder)
+        return RewardRunner(model, encoder, settings.threshold, self.task.success_hold)
+
+    def begin(self, episode: EpisodeState) -> None:
+        self._runner.reset()
+
+    def _on_policy_step(self, step: PolicyStep) -> None:
+        with self._timing:
+            reward = self._runner.step(step)
+        self.publish('reward', reward)
+
+    def diagnose(self) -> None:
+        self.report('classifier', **self._timing.take())
+
+
+def main() -> None:
+    """Entry point."""
+    run_node(RewardClassifier)
+
+
+if __name__ == '__main__':
+    main()
