@@ -79,6 +79,7 @@ SERVICES = {
     'reset_scene': 'dex_rl_nodes/srv/ResetScene',
     'fetch_transitions': 'dex_rl_nodes/srv/FetchTransitions',
     'command_mux/reset_stop': 'std_srvs/srv/Trigger',
+    'command_mux/stop': 'std_srvs/srv/Trigger',
     'episode_manager/pause': 'std_srvs/srv/SetBool',
     'glove_driver/calibrate_open': 'std_srvs/srv/Trigger',
     'glove_driver/calibrate_fist': 'std_srvs/srv/Trigger',
@@ -188,15 +189,32 @@ TELEOP = NodeDescription(
     'teleop',
     'Turns SpaceMouse and glove into commands that take over arm and hand.',
     publishes=('teleop_command',),
-    subscribes=(TWIST, JOY, GLOVE, 'policy_step', 'episode'),
+    subscribes=(TWIST, JOY, GLOVE, 'episode'),
+    parameters=(Parameter('rate', 50.0, 'teleop commands per second in real time', 'Hz', 10.0, 200.0),),
 )
 
 COMMAND_MUX = NodeDescription(
     'command_mux',
     'The only publisher to the robot: chooses between policy and operator, and keeps every command within limits.',
     publishes=('target_pose', HAND_COMMAND, 'executed_action'),
-    subscribes=('action_command', 'teleop_command', CURRENT_POSE, HAND_JOINTS, FRONT_IMAGE, 'policy_step', 'episode'),
-    serves=('command_mux/reset_stop',),
+    subscribes=(
+        'action_command',
+        'teleop_command',
+        CURRENT_POSE,
+        MEASURED_JOINTS,
+        HAND_JOINTS,
+        FRONT_IMAGE,
+        WRIST_IMAGE,
+        'learner_state',
+        'episode',
+        '/diagnostics',
+    ),
+    serves=('command_mux/reset_stop', 'command_mux/stop'),
+    parameters=(
+        Parameter('dry_run', False, 'do everything but publish to the robot'),
+        Parameter('teleop_required', True, 'lockstep: every tick waits for the teleop command with its stamp'),
+        Parameter('watch_rate', 50.0, 'how often silence and second publishers are looked for', 'Hz', 10.0, 200.0),
+    ),
 )
 
 EPISODE_MANAGER = NodeDescription(

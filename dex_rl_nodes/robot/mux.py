@@ -33,6 +33,7 @@ class CommandMux:
         self._teleop_age = int(self.limits.timing.teleop_age * 1e9)
         self._stop: tuple[SafetyEvent, str] | None = None
         self._ready = False
+        self.problem: SafetyEvent | None = None  # why the last command was refused or held
         self._reading: RobotReading | None = None
 
     def reset(self, reading: RobotReading, hand_target: np.ndarray, stamp: int) -> None:
@@ -66,18 +67,19 @@ class CommandMux:
         if not self._ready:
             raise RuntimeError('CommandMux.reset must be called before step')
         now = reading.stamp if now is None else now
-        refused = self._gate.refuse(command, now)
-        if refused:
-            self.log.add(refused)
+        self.problem = self._gate.refuse(command, now)
+        if self.problem:
+            self.log.add(self.problem)
             return None
-        problem = self._gate.hold(command, now)
+        self.problem = problem = self._gate.hold(command, now)
         if problem:
             self.log.add(problem)
         trusted = self.filter.trust(reading)
         if trusted:
             self._reading = reading
         source, arm, hand, operator_lost = self._arbitrate(command, teleop, now, problem is not None)
-        if self._stop or self.watch.causes() or operator_lost:
+        silent = [event for event, _ in self.watch.causes() if event != SafetyEvent.COMMAND_SILENT]
+        if self._stop or silent or operator_lost:
             step = self.filter.hold(reading if trusted else None) if self._bad == 0 else self.filter.freeze()
             self._bad += 1
         elif problem or not trusted:
@@ -131,9 +133,15 @@ class CommandMux:
             stopped=self._stop is not None,
         )
 
+    def observe(self, reading: RobotReading) -> None:
+        """Take note of a reading between two ticks, so that a hold happens where the arm is now."""
+        if self._ready and self.filter.trust(reading):
+            self._reading = reading
+
     def hold(self) -> None:
-        """Stop the arm at the last trusted measured pose; the hand keeps its target."""
-        self.filter.hold(self._reading)
+        """Stop the arm at the last trusted measured pose, or, when it does not report, at its target."""
+        arm_silent = any(event == SafetyEvent.ARM_SILENT for event, _ in self.watch.causes())
+        self.filter.hold(None if arm_silent else self._reading)
 
     def watchdog(self, now: int) -> list[tuple[SafetyEvent, str]]:
         """What has just fallen silent (monotonic `now`, ns); the arm holds when it depends on it. Call at 50 Hz."""

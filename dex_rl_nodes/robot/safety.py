@@ -46,7 +46,7 @@ class SafetyFilter:
         self._low[2] = max(self._low[2], table)
         if not (self._low < self._high).all():
             raise UserError(
-                f'task {task.name}: the workspace box is empty above the table; correct workspace_low and workspace_high'
+                f'task {task.name}: the workspace is empty above the table; correct workspace_low and workspace_high'
             )
         self._acceleration = (
             np.array([arm.translation_acceleration] * 3 + [arm.rotation_acceleration] * 3) * self.period**2

@@ -79,6 +79,11 @@ class TeleopMapper:
         self._delta = np.zeros(HAND_DIM)
         self._released = False
 
+    def discard_marks(self) -> None:
+        """An episode begins: marks and a half-made press of the left button belonged to the one before."""
+        self._marks.clear()
+        self._left_since = None
+
     def twist(self, axes: np.ndarray, stamp: int) -> None:
         """SpaceMouse axes (6,), [-1, 1]; what is malformed or not finite is dropped, as if the device were silent."""
         axes = np.asarray(axes, np.float64)

@@ -1,0 +1,315 @@
+"""The only publisher to the robot: takeover, safety supervisor, watchdogs."""
+
+import time
+import zlib
+from functools import partial
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
+from rclpy.clock import Clock, ClockType
+from sensor_msgs.msg import Image, JointState
+
+from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES, MEASURED_JOINTS
+from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.nodes.episode_node import EpisodeNode
+from dex_rl_nodes.nodes.node import ERROR, OK, WARN, run_node
+from dex_rl_nodes.nodes.timing import Timing
+from dex_rl_nodes.records import ARM_JOINTS, HAND_JOINTS, ActionCommand, EpisodeState, RobotReading, TeleopCommand
+from dex_rl_nodes.robot.events import Reaction, SafetyEvent
+from dex_rl_nodes.robot.mux import CommandMux
+
+_TARGETS = ('target_pose', HAND_COMMAND)
+_STATES = (CURRENT_POSE, MEASURED_JOINTS, HAND_TOPIC)
+_SILENCE = {
+    CURRENT_POSE: SafetyEvent.ARM_SILENT,
+    MEASURED_JOINTS: SafetyEvent.ARM_SILENT,
+    HAND_TOPIC: SafetyEvent.HAND_SILENT,
+}
+_TICK_DEADLINE = 20.0  # s, lockstep: longest wait for what belongs to a command
+_FAULT_REPORTS = 3  # a device that reports the same fault this often in a row cannot clear it by itself
+_SAMPLES = 60_000  # bytes of a frame that are compared
+
+
+class CommandMuxNode(EpisodeNode):
+    """Wraps CommandMux.
+
+    Silent until an episode runs; then it publishes targets once per tick, and while it must hold. Real time: silence is
+    looked for by a timer. Lockstep: nothing moves without a command, so there is nothing to watch for.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__('command_mux', **options)
+        self._mux = CommandMux(self.robot, self.task)
+        self._dry_run = self.setting('dry_run')
+        if self._dry_run and self.lockstep:
+            raise UserError('command_mux: a simulation in lockstep waits for commands; dry_run needs lockstep:=false')
+        self._command: ActionCommand | None = None  # waits for what belongs to its tick
+        self._teleop: TeleopCommand | None = None
+        self._states: dict[str, tuple[int, Any]] = {}  # stamp and value
+        self._fresh = True  # no command of this episode was executed yet
+        self._told_at = 0.0  # s, monotonic, when the robot last heard its targets
+        self._faults: dict[str, int] = {}
+        self._timing = Timing()
+        # Silence must be noticed early enough for the motion to stop in time.
+        watch_period = 1 / self.setting('watch_rate')
+        self._longest = self._mux.limits.timing.stop_periods / self.robot.control_rate - watch_period - 0.005
+        self._connect(watch_period)
+
+    def _connect(self, watch_period: float) -> None:
+        self.advertise('executed_action', *(() if self._dry_run else _TARGETS))
+        self.subscribe(CURRENT_POSE, self._on_pose)
+        self.subscribe(MEASURED_JOINTS, self._on_joints)
+        self.subscribe(HAND_TOPIC, self._on_hand)
+        self.subscribe('teleop_command', self._on_teleop)
+        self.subscribe_ticks('action_command', self._on_command)
+        self.serve('command_mux/reset_stop', self._on_reset_stop)
+        self.serve('command_mux/stop', self._on_stop)
+        self.subscribe('/diagnostics', self._on_diagnostics)
+        if not self.lockstep:
+            for topic in IMAGES.values():
+                # raw: only the bytes are compared, so a message need not be built from them
+                profile = qos.PROFILES['SENSOR']
+                self.create_subscription(Image, topic, partial(self._on_frame, topic), profile, raw=True)
+            self.subscribe('learner_state', self._on_learner)
+        self.create_timer(watch_period, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.follow_episodes()
+
+    # Episodes
+
+    def begin(self, episode: EpisodeState) -> None:
+        self._fresh, self._command = True, None
+
+    def end(self, episode: EpisodeState) -> None:
+        for topic in (*_STATES, 'teleop_command'):
+            self.arrived(self._awaited(topic))
+        for topic in ('action_command', *_STATES, *IMAGES.values()):
+            self._mux.watch.forget(topic)
+        if not self._fresh and not self.lockstep:
+            self._mux.hold()
+            self._publish_targets()
+        self._fresh = True
+
+    def _start(self, command: ActionCommand, reading: RobotReading) -> None:
+        """First command of the episode: targets at the measured pose, and from now on silence counts."""
+        first = self.episode.stamp
+        if not self.lockstep:
+            # after a restart in the middle of an episode, its old commands come again
+            first = max(first, self._ros_now() - round(2e9 / self.robot.control_rate))
+        self._mux.reset(reading, self.episode.hand_target, min(first, command.stamp))
+        self._fresh = False
+        if self.lockstep:
+            return
+        now = time.monotonic_ns()
+        self._mux.watch.watch('action_command', SafetyEvent.COMMAND_SILENT, self._longest, now)
+        for topic in _STATES:
+            self._mux.watch.watch(topic, _SILENCE[topic], self._longest, now)
+        for topic in IMAGES.values():
+            self._mux.watch.watch(topic, SafetyEvent.CAMERA_SILENT, self._longest, now)
+
+    # What comes in
+
+    def _on_pose(self, message: PoseStamped) -> None:
+        self._hear(CURRENT_POSE, message, conversions.pose_array(message.pose))
+
+    def _on_joints(self, message: JointState) -> None:
+        position = self._joint_values(MEASURED_JOINTS, message, ARM_JOINTS)
+        if position is not None:
+            self._hear(MEASURED_JOINTS, message, (position, np.array(message.velocity)))
+
+    def _on_hand(self, message: JointState) -> None:
+        position = self._joint_values(HAND_TOPIC, message, HAND_JOINTS)
+        if position is not None:
+            current = (
+                np.array(message.effort) if len(message.effort) == len(HAND_JOINTS) else np.zeros(len(HAND_JOINTS))
+            )
+            self._hear(HAND_TOPIC, message, (position.astype(np.float32), current.astype(np.float32)))
+
+    def _joint_values(self, topic: str, message: JointState, names: tuple[str, ...]) -> np.ndarray | None:
+        try:
+            return conversions.joint_positions(message, names)
+        except ValueError as error:
+            self._mux.log.add(SafetyEvent.READING_INVALID, f'{topic}: {error}')
+            return None
+
+    def _hear(self, topic: str, message: Any, value: Any) -> None:
+        self._states[topic] = conversions.stamp_ns(message.header.stamp), value
+        self._mux.watch.seen(topic, time.monotonic_ns())
+        self.arrived(self._awaited(topic))
+        self._try()
+
+    def _on_teleop(self, teleop: TeleopCommand) -> None:
+        self._teleop = teleop
+        self.arrived(self._awaited('teleop_command'))
+        self._try()
+
+    def _on_learner(self, _state: Any) -> None:
+        now = time.monotonic_ns()
+        self._mux.watch.watch('learner_state', SafetyEvent.LEARNER_SILENT, self._mux.limits.timing.learner_age, now)
+
+    def _on_frame(self, topic: str, data: bytes) -> None:
+        pixels = np.frombuffer(data, np.uint8)
+        stride = max(1, len(pixels) // _SAMPLES)
+        stride += stride % 3 == 0  # take all three colours
+        digest = zlib.crc32(pixels[128::stride].tobytes())  # the first bytes hold the stamp
+        reading = self._reading() if len(self._states) == len(_STATES) else None
+        self._mux.watch.frame(topic, digest, reading, time.monotonic_ns())
+
+    def _on_diagnostics(self, array: DiagnosticArray) -> None:
+        """A driver that says `fault` again and again has a device that needs a person."""
+        for status in array.status:
+            fault = next((pair.value for pair in status.values if pair.key == 'fault'), '')
+            count = self._faults[status.name] = self._faults.get(status.name, 0) + 1 if fault else 0
+            if count == _FAULT_REPORTS:
+                self._stop(SafetyEvent.HARDWARE_ERROR, f'{status.name}: {fault}')
+
+    # The tick
+
+    def _on_command(self, command: ActionCommand) -> None:
+        self._command = command
+        if self.lockstep:
+            for topic in self._missing(command.stamp):
+                self.wait_for(self._awaited(topic), _TICK_DEADLINE, 'is its node running?')
+        self._try()
+
+    @staticmethod
+    def _awaited(topic: str) -> str:
+        return f'{topic} of the tick'
+
+    def _missing(self, stamp: int) -> list[str]:
+        """Topics that the command with this stamp still waits for."""
+        if not self.lockstep:
+            return [topic for topic in _STATES if topic not in self._states]
+        missing = [topic for topic in _STATES if topic not in self._states or self._states[topic][0] != stamp]
+        if self.setting('teleop_required') and (self._teleop is None or self._teleop.stamp != stamp):
+            missing.append('teleop_command')
+        return missing
+
+    def _try(self) -> None:
+        if self._command is None or self._missing(self._command.stamp):
+            return
+        command, self._command = self._command, None
+        reading = self._reading()
+        if self._fresh:
+            self._start(command, reading)
+        teleop = None if self.lockstep and not self.setting('teleop_required') else self._teleop
+        with self._timing:
+            executed = self._mux.step(command, teleop, reading, None if self.lockstep else self._ros_now())
+        if executed is None:
+            return
+        if self._mux.problem is None:
+            self._mux.watch.seen('action_command', time.monotonic_ns())
+        self._publish_targets(executed.target_pose, command.stamp)
+        self.publish('executed_action', executed)
+
+    def _reading(self) -> RobotReading:
+        stamp, pose = self._states[CURRENT_POSE]
+        position, velocity = self._states[MEASURED_JOINTS][1]
+        hand, current = self._states[HAND_TOPIC][1]
+        return RobotReading(stamp, pose, hand, current, position, velocity)
+
+    def _ros_now(self) -> int:
+        return self.get_clock().now().nanoseconds
+
+    def _publish_targets(self, pose: np.ndarray | None = None, stamp: int | None = None) -> None:
+        """The executed targets; the ones of now where they are not those of a tick."""
+        if self._dry_run:
+            return
+        pose = self._mux.target_pose if pose is None else pose
+        stamp = self._ros_now() if stamp is None else stamp
+        self.publish('target_pose', conversions.pose_stamped(pose, stamp, self.robot.base_frame))
+        self.publish(HAND_COMMAND, conversions.joint_state(HAND_JOINTS, self._mux.hand_target, stamp))
+        self._told_at = time.monotonic()
+
+    # Watching
+
+    def _watch(self) -> None:
+        self._look_for_second_publisher()
+        if self.lockstep or not self.running or self._fresh:
+            return
+        now = time.monotonic_ns()
+        self._mux.observe(self._reading())
+        if self._mux.watch.clock(now, self._ros_now()):
+            self._mux.hold()
+        fallen = self._mux.watchdog(now)
+        for event, name in fallen:
+            self.get_logger().warning(event.sentence(name))
+        silence = time.monotonic() - self._told_at > 1 / self.robot.control_rate
+        if any(event.reaction >= Reaction.HOLD for event, _ in fallen) or (self._mux.holding and silence):
+            self._publish_targets()  # again and again: the hand driver lets go of a target that is not repeated
+        if fallen:
+            self._report_safety()
+
+    def _look_for_second_publisher(self) -> None:
+        if self._mux.stopped or self._dry_run:
+            return
+        intruder = self._second_publisher()
+        if intruder:
+            self._stop(SafetyEvent.SECOND_PUBLISHER, intruder)
+
+    def _second_publisher(self) -> str:
+        """Who else publishes commands to the robot; empty when nobody does."""
+        mine = (self.get_name(), self.get_namespace())
+        for topic in _TARGETS:
+            publishers = self.get_publishers_info_by_topic(self.resolve_topic_name(topic))
+            if len(publishers) > 1:
+                others = [p.node_name for p in publishers if (p.node_name, p.node_namespace) != mine]
+                return f'{", ".join(others) or "another command_mux"} on {topic}'
+        return ''
+
+    def _stop(self, event: SafetyEvent, detail: str = '') -> None:
+        if self._mux.stopped:
+            return
+        self._mux.stop(event, detail)
+        self.get_logger().error(self._mux.stop_reason)
+        if self.running and not self._fresh and not self.lockstep:
+            self._publish_targets()
+        self._report_safety()
+
+    def _on_stop(self, _request: Any, response: Any) -> Any:
+        self._stop(SafetyEvent.OPERATOR_STOP)
+        response.success, response.message = True, self._mux.stop_reason
+        return response
+
+    def _on_reset_stop(self, _request: Any, response: Any) -> Any:
+        intruder = '' if self._dry_run else self._second_publisher()
+        if intruder:
+            response.message = SafetyEvent.SECOND_PUBLISHER.sentence(intruder)
+            return response
+        response.message = 'the stop is released' if self._mux.stopped else 'there was no stop'
+        self._mux.reset_stop()
+        self._faults.clear()
+        self._report_safety()
+        response.success = True
+        return response
+
+    # Diagnostics
+
+    def _report_safety(self) -> None:
+        causes = self._mux.holding if self.running else []
+        level, message = OK, 'ok'
+        if self._mux.stopped:
+            level, message = ERROR, self._mux.stop_reason
+        elif causes:
+            level, message = WARN, causes[0][0].sentence(causes[0][1])
+        self.report('safety', level, message, **self._mux.log.summary())
+
+    def diagnose(self) -> None:
+        self._report_safety()
+        self.report(
+            'step', OK, 'dry run: nothing is published to the robot' if self._dry_run else 'ok', **self._timing.take()
+        )
+        intervened = self.running and not self._fresh and self._mux.operator_active
+        self.report('control', OK, 'operator' if intervened else 'policy')
+
+
+def main() -> None:
+    """Entry point."""
+    run_node(CommandMuxNode)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,107 @@
+"""SpaceMouse and glove in, teleop_command out."""
+
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import TwistStamped
+from rclpy.clock import Clock, ClockType
+from sensor_msgs.msg import JointState, Joy
+
+from dex_rl_nodes.descriptions import GLOVE, JOY, TWIST
+from dex_rl_nodes.nodes import conversions
+from dex_rl_nodes.nodes.episode_node import EpisodeNode
+from dex_rl_nodes.nodes.node import OK, WARN, run_node
+from dex_rl_nodes.records import HAND_JOINTS, EpisodeState
+from dex_rl_nodes.robot.teleop import TeleopMapper, read_teleop
+
+_DEVICES = (TWIST, JOY, GLOVE)
+
+
+class Teleop(EpisodeNode):
+    """Wraps TeleopMapper.
+
+    Real time: commands at a fixed rate; devices are dated by their arrival. Lockstep: one command per tick, when all
+    devices have spoken with its stamp.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__('teleop', **options)
+        self._mapper = TeleopMapper(read_teleop(self.robot))
+        self._heard: dict[str, tuple[int, Any]] = {}  # stamp and value of each device
+        self._published = -1  # stamp of the last command in lockstep
+        self._refused = ''
+        self.advertise('teleop_command')
+        self.subscribe(TWIST, self._on_twist)
+        self.subscribe(JOY, self._on_joy)
+        self.subscribe(GLOVE, self._on_glove)
+        self.follow_episodes()
+        if not self.lockstep:
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            self.create_timer(1 / self.setting('rate'), self._publish_now, clock=steady)
+
+    def begin(self, episode: EpisodeState) -> None:
+        if self.lockstep:
+            self._mapper.reset()
+            self._publish_tick()
+        else:
+            self._mapper.discard_marks()
+
+    def _on_twist(self, message: TwistStamped) -> None:
+        linear, angular = message.twist.linear, message.twist.angular
+        axes = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
+        self._hear(TWIST, message, axes, self._mapper.twist)
+
+    def _on_joy(self, message: Joy) -> None:
+        self._hear(JOY, message, list(message.buttons), self._mapper.buttons)
+
+    def _on_glove(self, message: JointState) -> None:
+        try:
+            fingers = conversions.joint_positions(message, HAND_JOINTS)
+        except ValueError as error:
+            self._refused = f'{GLOVE}: {error}'
+            return
+        self._hear(GLOVE, message, fingers, self._mapper.glove)
+
+    def _hear(self, device: str, message: Any, value: Any, take: Any) -> None:
+        if self.lockstep:
+            self._heard[device] = conversions.stamp_ns(message.header.stamp), value
+            self._publish_tick()
+            return
+        now = self.get_clock().now().nanoseconds
+        self._heard[device] = now, value
+        take(value, now)
+
+    def _publish_tick(self) -> None:
+        """Lockstep: the command of the tick, once every device has spoken in it."""
+        stamps = {stamp for stamp, _ in self._heard.values()}
+        if not self.running or len(self._heard) < len(_DEVICES) or len(stamps) > 1:
+            return
+        stamp = stamps.pop()
+        if stamp < self.episode.stamp or stamp == self._published:
+            return
+        self._published = stamp
+        twist, buttons, glove = (self._heard[device][1] for device in _DEVICES)
+        self.publish('teleop_command', self._mapper.update(twist, buttons, glove, stamp))
+
+    def _publish_now(self) -> None:
+        self.publish('teleop_command', self._mapper.command(self.get_clock().now().nanoseconds))
+
+    def diagnose(self) -> None:
+        """Age of each device; an absent one is no error, for nobody may want to take over."""
+        now = self.get_clock().now().nanoseconds
+        for device in _DEVICES:
+            heard = self._heard.get(device)
+            age = 'never heard' if heard is None else f'{max(0.0, (now - heard[0]) * 1e-9):.2f}'
+            silent = not self.lockstep and (heard is None or now - heard[0] > 1e9)
+            self.report(device, WARN if silent else OK, 'silent' if silent else 'ok', age_s=age)
+        if self._refused:
+            self.report('glove message', WARN, self._refused)
+
+
+def main() -> None:
+    """Entry point."""
+    run_node(Teleop)
+
+
+if __name__ == '__main__':
+    main()
