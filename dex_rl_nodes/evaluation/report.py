@@ -1,0 +1,71 @@
+"""What an evaluation found, from one row per episode."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+from dex_rl_nodes.evaluation.metrics import jitter, mean, wilson_interval
+from dex_rl_nodes.records import Outcome
+
+FAILURES = ('arm', 'hand', 'stall')
+
+
+@dataclass
+class EpisodeRow:
+    """One episode as it is scored.
+
+    `success` is the verdict of the classifier. `sim_success` is the truth of the simulation when the episode ended, None
+    on a robot; it checks the classifier and decides nothing. `failure` (arm, hand, stall) says who kept a failed episode
+    from succeeding.
+    """
+
+    episode: int
+    seed: int
+    outcome: str
+    success: bool
+    steps: int
+    failure: str | None = None
+    sim_success: bool | None = None
+    interventions: int = 0
+    jitter: float = 0.0
+    hand_targets: list[list[float]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, episode: int, seed: int, outcome: int, steps: int, hand_targets, **more) -> 'EpisodeRow':
+        """Row of a finished episode; `hand_targets` (T, 6) executed."""
+        success = outcome == Outcome.SUCCESS
+        if success:
+            more['failure'] = None
+        return cls(
+            episode,
+            seed,
+            Outcome(outcome).name.lower(),
+            success,
+            steps,
+            jitter=round(jitter(hand_targets), 6),
+            hand_targets=[[round(float(value), 4) for value in target] for target in hand_targets],
+            **more,
+        )
+
+
+def summarise(rows: Sequence[EpisodeRow]) -> dict:
+    """The content of evaluation.json."""
+    scored = [row for row in rows if row.outcome != 'discarded']
+    successes = sum(row.success for row in scored)
+    low, high = wilson_interval(successes, len(scored))
+    known = [row for row in scored if row.sim_success is not None]
+    failures = Counter(row.failure or 'unknown' for row in scored if not row.success)
+    return {
+        'n': len(scored),
+        'successes': successes,
+        'success_rate': successes / len(scored) if scored else None,
+        'wilson_low': low,
+        'wilson_high': high,
+        'failures': {name: failures.get(name, 0) for name in (*FAILURES, *sorted(set(failures) - set(FAILURES)))},
+        'sim_successes': sum(row.sim_success for row in known) if known else None,
+        'classifier_agrees': mean([row.sim_success == row.success for row in known]),
+        'jitter': mean([row.jitter for row in scored]),
+        'steps': mean([row.steps for row in scored]),
+        'steps_of_successes': mean([row.steps for row in scored if row.success]),
+        'episodes': [asdict(row) for row in scored],
+    }
