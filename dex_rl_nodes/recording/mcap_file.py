@@ -1,0 +1,365 @@
+"""One MCAP file that is only ever appended to, chunk by chunk, and can be continued after a crash.
+
+The `mcap` package gives the records of the format. Its writer is not used because it can neither continue a file
+(which is what repairing one is) nor choose how hard it compresses.
+"""
+
+import os
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import zstandard
+from mcap.data_stream import ReadDataStream, RecordBuilder
+from mcap.exceptions import McapError
+from mcap.opcode import Opcode
+from mcap.records import Channel, Chunk, ChunkIndex, DataEnd, Footer, Header, McapRecord, Message, MessageIndex, Schema
+from mcap.records import Statistics, SummaryOffset
+from mcap.stream_reader import get_chunk_data_stream
+
+from dex_rl_nodes import __version__
+from dex_rl_nodes.recording import messages
+
+MAGIC = b'\x89MCAP0\r\n'
+_RECORD = struct.Struct('<BQ')  # opcode and length in front of every record
+_LARGEST = 1 << 30  # bytes; a record that claims more is damage
+
+
+@dataclass
+class FileSummary:
+    """What lies in a file, for metadata.yaml."""
+
+    name: str
+    start: int  # ns, of log times
+    end: int
+    topics: dict[str, tuple[str, str, int]]  # topic -> type, QoS profiles, number of messages
+
+    @property
+    def total(self) -> int:
+        """Number of messages."""
+        return sum(count for _, _, count in self.topics.values())
+
+
+class McapFile:
+    """Writes messages; those of a finished chunk are in the operating system's hands and survive a kill.
+
+    Not thread-safe.
+
+    Args:
+        path: a file that does not exist yet.
+        compression: `zstd`, or empty for none.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, compression: str = 'zstd'):
+        self._start(path, compression, 'xb')
+        header = RecordBuilder()
+        Header('ros2', f'dex_rl_nodes {__version__}').write(header)
+        self._append(MAGIC + header.end())
+
+    def _start(self, path: Path, compression: str, mode: str) -> None:
+        self.path = path
+        self.compression = compression
+        self._counts: Counter = Counter()  # written messages per channel
+        self._times = (0, 0)  # first and last log time (ns)
+        self._channels: dict[int, Channel] = {}
+        self._compressor = zstandard.ZstdCompressor(level=1)
+        self._schemas: dict[int, Schema] = {}
+        self._chunks: list[ChunkIndex] = []
+        self._pending = RecordBuilder()
+        self._index: dict[int, MessageIndex] = {}
+        self._file = open(path, mode, buffering=0)
+        self.size = 0  # bytes that are whole
+
+    # Writing
+
+    def channel(self, topic: str, type_name: str, qos: str = '') -> int:
+        """Number of a new channel for a topic."""
+        schema = next((schema for schema in self._schemas.values() if schema.name == type_name), None)
+        if schema is None:
+            text = messages.definition(type_name)[0].encode()
+            schema = Schema(id=len(self._schemas) + 1, name=type_name, encoding='ros2msg', data=text)
+            self._schemas[schema.id] = schema
+            schema.write(self._pending)
+        metadata = {'offered_qos_profiles': qos}
+        channel = Channel(len(self._channels) + 1, topic, 'cdr', metadata, schema.id)
+        self._channels[channel.id] = channel
+        channel.write(self._pending)
+        return channel.id
+
+    def add(self, channel: int, data: bytes, log_time: int, publish_time: int) -> None:
+        """Put one message into the pending chunk."""
+        index = self._index.setdefault(channel, MessageIndex(channel, []))
+        index.records.append((log_time, self._pending.count))
+        Message(channel, log_time, data, publish_time, 0).write(self._pending)
+
+    @property
+    def pending(self) -> int:
+        """Bytes that a kill would lose."""
+        return self._pending.count
+
+    def flush(self) -> None:
+        """Write the pending chunk; after an error the file is as long as before and the chunk is gone."""
+        if not self._index:
+            return
+        index, self._index = self._index, {}
+        data = self._pending.end()
+        stored = self._compressor.compress(data) if self.compression else data
+        times = [log_time for part in index.values() for log_time, _ in part.records]
+        chunk = Chunk(self.compression, stored, max(times), min(times), zlib.crc32(data), len(data))
+        builder = RecordBuilder()
+        chunk.write(builder)
+        start, length = self.size, builder.count
+        offsets = _write_index(builder, index, start)
+        self._append(builder.end())
+        self._chunks.append(_chunk_index(chunk, start, length, offsets, self.size - start - length))
+        self._count(chunk, index)
+
+    def _count(self, chunk: Chunk, index: dict[int, MessageIndex]) -> None:
+        first, last = self._times if self._counts else (chunk.message_start_time, chunk.message_end_time)
+        self._times = min(first, chunk.message_start_time), max(last, chunk.message_end_time)
+        for channel, part in index.items():
+            self._counts[channel] += len(part.records)
+
+    @property
+    def summary(self) -> FileSummary:
+        """What has been written so far."""
+        topics = {
+            channel.topic: (
+                self._schemas[channel.schema_id].name,
+                channel.metadata.get('offered_qos_profiles', ''),
+                self._counts[channel.id],
+            )
+            for channel in self._channels.values()
+        }
+        return FileSummary(self.path.name, *self._times, topics)
+
+    def _append(self, data: bytes) -> None:
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError:
+            self._file.truncate(self.size)
+            self._file.seek(self.size)
+            raise
+        self.size += len(data)
+
+    def sync(self) -> None:
+        """Wait until the device has what was flushed, so that a power cut does not lose it."""
+        os.fdatasync(self._file.fileno())
+
+    def finish(self) -> None:
+        """Flush, write the summary and close."""
+        try:
+            self.flush()
+            self._append(self._summary_section())
+            self.sync()
+        finally:
+            self._file.close()
+
+    def close(self) -> None:
+        """Close without a summary; the file can be recovered."""
+        self._file.close()
+
+    def _summary_section(self) -> bytes:
+        end = RecordBuilder()
+        DataEnd(0).write(end)
+        start = self.size + end.count
+        groups = ((Opcode.SCHEMA, self._schemas.values()), (Opcode.CHANNEL, self._channels.values()),
+                  (Opcode.STATISTICS, [self._statistics()]), (Opcode.CHUNK_INDEX, self._chunks))  # fmt: skip
+        summary, offsets = RecordBuilder(), []
+        for opcode, group in groups:
+            before = summary.count
+            for record in group:
+                record.write(summary)
+            if summary.count > before:
+                offsets.append(SummaryOffset(opcode, start + before, summary.count - before))
+        offsets_start = start + summary.count
+        for offset in offsets:
+            offset.write(summary)
+        data = summary.end()
+        crc = zlib.crc32(struct.pack('<BQQQ', Opcode.FOOTER, 20, start, offsets_start), zlib.crc32(data))
+        footer = RecordBuilder()
+        Footer(start, offsets_start, crc).write(footer)
+        return end.end() + data + footer.end() + MAGIC
+
+    def _statistics(self) -> Statistics:
+        start, end = self._times
+        return Statistics(
+            attachment_count=0,
+            channel_count=len(self._channels),
+            channel_message_counts=dict(self._counts),
+            chunk_count=len(self._chunks),
+            message_count=sum(self._counts.values()),
+            message_end_time=end,
+            message_start_time=start,
+            metadata_count=0,
+            schema_count=len(self._schemas),
+        )
+
+    # Recovery
+
+    @classmethod
+    def recover(cls, path: Path) -> tuple['McapFile', int]:
+        """Open a file that was cut off, without what is not whole; `finish` makes it a proper file.
+
+        Returns:
+            The file, and the number of bytes that were cut away.
+
+        Raises:
+            OSError: it cannot be read or written.
+            ValueError: it does not even begin as an MCAP file.
+        """
+        self = cls.__new__(cls)
+        self._start(path, 'zstd', 'r+b')
+        before = path.stat().st_size
+        with path.open('rb') as file:
+            last = self._adopt_records(file)
+        self._file.truncate(self.size)
+        self._file.seek(self.size)
+        lost = before - self.size
+        if last is not None:
+            self._complete_index(*last)
+        return self, lost
+
+    def _adopt_records(self, file: BinaryIO) -> tuple[Chunk, dict[int, MessageIndex], int] | None:
+        """Take over whole chunks; returns the last one with its index and start."""
+        last = None
+        for start, end, record in whole_records(file):
+            if isinstance(record, Chunk):
+                try:
+                    index = self._adopt_chunk(record)
+                except ValueError:
+                    break
+                self._chunks.append(_chunk_index(record, start, end - start, {}, 0))
+                last = record, index, start
+            elif isinstance(record, MessageIndex) and self._chunks:
+                self._chunks[-1].message_index_offsets[record.channel_id] = start
+                self._chunks[-1].message_index_length += end - start
+            elif not isinstance(record, Header):
+                break
+            self.size = end
+        return last
+
+    def _adopt_chunk(self, chunk: Chunk) -> dict[int, MessageIndex]:
+        index: dict[int, MessageIndex] = {}
+        for offset, record in chunk_records(chunk):
+            if isinstance(record, Schema):
+                self._schemas[record.id] = record
+            elif isinstance(record, Channel):
+                self._channels[record.id] = record
+            elif isinstance(record, Message):
+                part = index.setdefault(record.channel_id, MessageIndex(record.channel_id, []))
+                part.records.append((record.log_time, offset))
+        self._count(chunk, index)
+        return index
+
+    def _complete_index(self, chunk: Chunk, index: dict[int, MessageIndex], start: int) -> None:
+        """Write the message index of the last chunk again where it was cut."""
+        known = self._chunks[-1]
+        if set(known.message_index_offsets) == set(index):
+            return
+        self.size = start + known.chunk_length
+        self._file.truncate(self.size)
+        self._file.seek(self.size)
+        builder = RecordBuilder()
+        offsets = _write_index(builder, index, self.size)
+        self._append(builder.end())
+        self._chunks[-1] = _chunk_index(chunk, start, known.chunk_length, offsets, self.size - start - known.chunk_length)
+
+
+def _write_index(builder: RecordBuilder, index: dict[int, MessageIndex], offset: int) -> dict[int, int]:
+    """Append message indexes; returns where in the file they lie, per channel."""
+    offsets = {}
+    for channel, part in index.items():
+        offsets[channel] = offset + builder.count
+        part.write(builder)
+    return offsets
+
+
+def _chunk_index(chunk: Chunk, start: int, length: int, offsets: dict[int, int], index_length: int) -> ChunkIndex:
+    return ChunkIndex(
+        chunk_length=length,
+        chunk_start_offset=start,
+        compression=chunk.compression,
+        compressed_size=len(chunk.data),
+        message_end_time=chunk.message_end_time,
+        message_index_length=index_length,
+        message_index_offsets=offsets,
+        message_start_time=chunk.message_start_time,
+        uncompressed_size=chunk.uncompressed_size,
+    )
+
+
+def whole_records(file: BinaryIO, offset: int = 0) -> Iterator[tuple[int, int, McapRecord | None]]:
+    """Records of a file up to the first that is not whole: start, end (bytes), record (None: of no interest).
+
+    Args:
+        offset: where a record starts; 0: the start of the file.
+
+    Raises:
+        ValueError: it does not begin as an MCAP file.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if offset == 0:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise ValueError('it is not an MCAP file')
+        offset = len(MAGIC)
+    file.seek(offset)
+    while offset + _RECORD.size <= size:
+        opcode, length = _RECORD.unpack(file.read(_RECORD.size))
+        end = offset + _RECORD.size + length
+        if opcode == 0 or length > _LARGEST or end > size:
+            return
+        content = ReadDataStream(BytesIO(file.read(length)))
+        try:
+            record = Message.read(content, length) if opcode == Opcode.MESSAGE else _PARSERS.get(opcode, _skip)(content)
+        except (McapError, ValueError, struct.error):
+            return
+        yield offset, end, record
+        offset = end
+
+
+def _skip(_content: ReadDataStream) -> None:
+    return None
+
+
+_PARSERS = {
+    Opcode.HEADER: Header.read,
+    Opcode.SCHEMA: Schema.read,
+    Opcode.CHANNEL: Channel.read,
+    Opcode.CHUNK: Chunk.read,
+    Opcode.MESSAGE_INDEX: MessageIndex.read,
+    Opcode.DATA_END: DataEnd.read,
+}
+
+
+def chunk_records(chunk: Chunk) -> list[tuple[int, McapRecord]]:
+    """Records of a chunk with their offsets in it.
+
+    Raises:
+        ValueError: the chunk is damaged.
+    """
+    try:
+        stream, length = get_chunk_data_stream(chunk, validate_crc=True)
+        found: list[tuple[int, McapRecord]] = []
+        while stream.count < length:
+            offset = stream.count
+            opcode, size = stream.read1(), stream.read8()
+            if opcode == Opcode.MESSAGE:
+                found.append((offset, Message.read(stream, size)))
+            elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
+                found.append((offset, _PARSERS[opcode](stream)))
+            else:
+                stream.read(size)
+        return found
+    except (McapError, ValueError, RuntimeError, struct.error, zstandard.ZstdError) as error:
+        raise ValueError(f'damaged chunk: {error}') from None
