@@ -102,9 +102,7 @@ def couplings() -> str:
     for motor, name in enumerate(MOTORS):
         if DISTAL_TRAVEL[motor] > 0:
             ratio = DISTAL_TRAVEL[motor] / TRAVEL[motor]
-            text += (
-                f'<joint joint1="{name}_distal" joint2="{name}" polycoef="0 {ratio:.6f} 0 0 0" solref="0.006 1"/>'
-            )
+            text += f'<joint joint1="{name}_distal" joint2="{name}" polycoef="0 {ratio:.6f} 0 0 0" solref="0.006 1"/>'
     return text
 
 

@@ -69,7 +69,9 @@ def mjcf(fragment: Fragment, cameras: dict[str, Camera]) -> str:
     <default class="scene"><geom contype="2" conaffinity="7" friction="0.8 0.01 0.001"/></default>
     {hand.defaults()}
   </default>
-  <asset><texture type="skybox" builtin="flat" rgb1="0.62 0.66 0.70" rgb2="0.62 0.66 0.70" width="8" height="48"/></asset>
+  <asset>
+    <texture type="skybox" builtin="flat" rgb1="0.62 0.66 0.70" rgb2="0.62 0.66 0.70" width="8" height="48"/>
+  </asset>
   <worldbody>
     <light directional="true" pos="0 0 2" dir="0.3 0.4 -1" diffuse="0.5 0.5 0.5" specular="0 0 0"/>
     <geom name="table" class="scene" type="box" pos="0.45 0 -0.02" size="0.55 0.70 0.02" rgba="0.42 0.50 0.46 1"/>

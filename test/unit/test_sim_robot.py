@@ -35,8 +35,8 @@ def _wander(sim: SimRobot, seed: int, ticks: int = 12) -> list[np.ndarray]:
         pose[:3] += rng.uniform(-0.015, 0.015, 3)
         sim.step(pose, rng.uniform(0, 0.5, 6))
         reading = sim.read()
-        numbers = [reading.tcp_pose, reading.hand, reading.joint_position, reading.joint_velocity, [*sim.scene().values()]]
-        seen.append(np.concatenate(numbers))
+        joints = np.concatenate([reading.joint_position, reading.joint_velocity])
+        seen.append(np.concatenate([reading.tcp_pose, reading.hand, joints, [*sim.scene().values()]]))
         seen.extend(sim.render(view) for view in sim.robot.cameras)
     return seen
 
@@ -69,8 +69,8 @@ def test_starts_differ_and_stay_in_the_workspace(sim):
         starts.append(sim.reset(seed).tcp_pose)
         scenes.append([*sim.scene().values()])
         assert (starts[-1][:3] > sim.task.workspace_low).all() and (starts[-1][:3] < sim.task.workspace_high).all()
-        joints = sim.read().joint_position
-        assert (joints > np.array(ArmLimits().joint_low) + 0.1).all() and (joints < np.array(ArmLimits().joint_high) - 0.1).all()
+        joints, limits = sim.read().joint_position, ArmLimits()
+        assert (joints > np.array(limits.joint_low) + 0.1).all() and (joints < np.array(limits.joint_high) - 0.1).all()
     assert np.ptp(np.array(starts), axis=0)[:3].max() > 0.01
     assert np.ptp(np.array(scenes), axis=0).max() > 0.01
 
