@@ -54,7 +54,7 @@ class Policy(EpisodeNode):
         cameras = self.robot.cameras
         self._frames = {view: FrameCount() for view in IMAGES}
         self._slack = {view: 0 if self.lockstep else round(0.5e9 / cameras[view].rate) for view in IMAGES}
-        self._clock = TickClock(round(1e9 / self.robot.control_rate), round(1e9 / cameras['front'].rate))
+        self._tick_clock = TickClock(round(1e9 / self.robot.control_rate), round(1e9 / cameras['front'].rate))
         self._pose: tuple[int, np.ndarray] = 0, np.zeros(7)  # stamp and value, also below
         self._hand: tuple[int, np.ndarray] = 0, np.zeros(6, np.float32)
         self._prior: HandPrior | None = None
@@ -78,7 +78,7 @@ class Policy(EpisodeNode):
 
     def begin(self, episode: EpisodeState) -> None:
         self._step, self._front, self._start_pose = 0, None, None
-        self._clock.start(episode.stamp)
+        self._tick_clock.start(episode.stamp)
         if not self._learned:
             self._prior = HandPrior(episode.stamp, episode.episode, 0, np.tile(episode.hand_target, HISTORY_LENGTH))
         front = self._frames['front']
@@ -118,13 +118,15 @@ class Policy(EpisodeNode):
 
     def _offer(self, stamp: int, image: np.ndarray) -> None:
         """Begin a tick with a front frame, if it is time; a tick that was still incomplete is given up."""
-        if stamp < self.episode.stamp or not (self.lockstep or self._clock.take(stamp)):
+        if stamp < self.episode.stamp or not (self.lockstep or self._tick_clock.take(stamp)):
             return
         self._given_up += self._front is not None
         self._front = stamp, image
 
     def _missing(self) -> str:
         """What the tick still waits for; empty when it is complete."""
+        if self._front is None:
+            return IMAGES['front']
         stamp = self._front[0]
         oldest = stamp if self.lockstep else stamp - round(_SILENT * 1e9)
         if self._frames['wrist'].stamp < stamp - self._slack['wrist']:
@@ -139,7 +141,7 @@ class Policy(EpisodeNode):
         return ''
 
     def _try(self) -> None:
-        if self._front is None or self._missing():
+        if self._missing():
             return
         (stamp, front), self._front = self._front, None
         if self._start_pose is None:
@@ -191,8 +193,7 @@ class Policy(EpisodeNode):
             message = f'{IMAGES[view]} is silent' if silent else 'ok'
             gap = frames.longest_gap * 1e-6
             self.report(f'{view} camera', ERROR if silent else OK, message, frames=frames.received, longest_gap_ms=gap)
-        waiting = self._missing() if self._front is not None else ''
-        self.report('tick', OK, f'waits for {waiting}' if waiting else 'ok', step=self._step)
+        self.report('tick', message=f'waits for {self._missing()}' if self.running else 'no episode', step=self._step)
 
 
 def main() -> None:
