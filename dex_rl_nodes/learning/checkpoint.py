@@ -18,6 +18,7 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.run_directory import read_json, write_atomic, write_json
 
 Shapes = Mapping[str, tuple[int, ...]]
+POLICY_PREFIX = 'policy.'  # in the checkpoints of the learner: what the residual actor needs
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Checkpoint:
 
 def to_bytes(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:
     """Weights as a safetensors file in memory, and its SHA-256 (hexadecimal)."""
-    data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    # clone: safetensors refuses tensors that are views of one another
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    data = safetensors.torch.save(own)
     return data, hashlib.sha256(data).hexdigest()
 
 
@@ -55,12 +58,12 @@ def from_bytes(
     except (SafetensorError, ValueError, KeyError) as error:
         raise UserError(f'{name}: not a whole safetensors file ({error}); make it again') from None
     if shapes is not None:
-        _check_shapes(tensors, shapes, name)
+        check_shapes(tensors, shapes, name)
     return tensors
 
 
-def _check_shapes(tensors: Mapping[str, Tensor], shapes: Shapes, name: str) -> None:
-    """UserError naming the first difference."""
+def check_shapes(tensors: Mapping[str, Tensor], shapes: Shapes, name: str) -> None:
+    """UserError naming the first tensor that is not as expected."""
     if missing := sorted(set(shapes) - set(tensors)):
         raise UserError(f'{name}: "{missing[0]}" is missing, so it belongs to another network; train it again')
     if unknown := sorted(set(tensors) - set(shapes)):

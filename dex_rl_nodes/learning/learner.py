@@ -9,7 +9,15 @@ import numpy as np
 import torch
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.learning.checkpoint import keep_newest, load_checkpoint, numbered, save_checkpoint, to_bytes
+from dex_rl_nodes.learning.checkpoint import (
+    POLICY_PREFIX,
+    check_shapes,
+    keep_newest,
+    load_checkpoint,
+    numbered,
+    save_checkpoint,
+    to_bytes,
+)
 from dex_rl_nodes.learning.networks import Standardiser
 from dex_rl_nodes.learning.replay import Dimensions, MixedSampler, ReplayBuffer
 from dex_rl_nodes.learning.sac import Interface, ResidualSac, ResidualSettings
@@ -37,7 +45,9 @@ class Learner:
         UserError: there are no demonstrations.
     """
 
-    def __init__(self, settings: ResidualSettings, interface: Interface, demonstrations: Sequence[Transition], seed: int):
+    def __init__(
+        self, settings: ResidualSettings, interface: Interface, demonstrations: Sequence[Transition], seed: int
+    ):
         if not demonstrations:
             raise UserError('online learning needs demonstrations; collect some with collect_demos.launch.py')
         dimensions = Dimensions.of(demonstrations[0])
@@ -144,10 +154,22 @@ class Learner:
         """The present policy as a safetensors file for ResidualRunner, and its SHA-256."""
         return to_bytes(self.sac.policy.state_dict())
 
+    def progress(self) -> dict[str, float]:
+        """Counters, by the names of LearnerState."""
+        return {
+            'env_steps': self.env_steps,
+            'updates': self.updates,
+            'episodes': self.episodes,
+            'successes': self.successes,
+            'interventions': self.interventions,
+            'success_rate': self.success_rate,
+        }
+
     def save(self, folder: Path) -> Path:
         """Write `step_<updates>` into a folder and delete all but the newest three."""
         meta = {
             'updates': self.updates,
+            'version': self.version,
             'env_steps': self.env_steps,
             'sequence': self.sequence,
             'encoder': self.encoder,
@@ -155,7 +177,8 @@ class Learner:
             'settings': self.settings.model_dump(),
         }
         path = folder / f'step_{self.updates}.safetensors'
-        save_checkpoint(path, self.sac.state(), meta)
+        policy = {POLICY_PREFIX + name: tensor for name, tensor in self.sac.policy.state_dict().items()}
+        save_checkpoint(path, self.sac.state() | policy, meta)
         keep_newest(folder)
         return path
 
@@ -165,11 +188,12 @@ class Learner:
         Raises:
             UserError: missing, damaged, of another network or encoder.
         """
-        shapes = {name: tuple(tensor.shape) for name, tensor in self.sac.state().items()}
-        checkpoint = load_checkpoint(path, shapes)
+        checkpoint = load_checkpoint(path)
+        tensors = {name: value for name, value in checkpoint.tensors.items() if not name.startswith(POLICY_PREFIX)}
+        check_shapes(tensors, {name: tuple(tensor.shape) for name, tensor in self.sac.state().items()}, str(path))
         if checkpoint.meta.get('encoder') != self.encoder:
             raise UserError(f'{path} belongs to another visual encoder; start a new run')
-        self.sac.load_state(checkpoint.tensors)
+        self.sac.load_state(tensors)
         self._random.bit_generator.state = checkpoint.meta['random']
         self.updates = checkpoint.meta['updates']
         self._published = 0  # whoever listens may have missed the newest weights

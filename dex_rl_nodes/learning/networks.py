@@ -39,7 +39,8 @@ class _Hidden(torch.autograd.Function):
             linear = linear.view(-1, members, width).transpose(0, 1)
         centred = linear + bias  # float32 again
         centred -= centred.mean(2, keepdim=True)
-        inverse_std = torch.linalg.vector_norm(centred, dim=2, keepdim=True).square_().div_(width).add_(_EPSILON).rsqrt_()
+        squares = torch.linalg.vector_norm(centred, dim=2, keepdim=True).square_()
+        inverse_std = squares.div_(width).add_(_EPSILON).rsqrt_()
         normed = centred.mul_(inverse_std)
         # tanh(a) = 2 sigmoid(2 a) - 1, because torch's sigmoid is several times faster than its tanh
         output = torch.addcmul(2 * shift, normed, 2 * gain).sigmoid_().mul_(2).sub_(1)
@@ -65,11 +66,11 @@ class _Hidden(torch.autograd.Function):
         if inputs.dim() == 2:
             d_linear = d_linear.transpose(0, 1).reshape(len(inputs), -1)
         if need_weight:
-            d_weight = (inputs.transpose(-2, -1) @ d_linear).float()
+            d_weight = (inputs.transpose(-2, -1) @ d_linear).to(gain.dtype)
         if need_x:
-            d_x = (d_linear @ weight[..., : ctx.split, :].transpose(-2, -1)).float()
+            d_x = (d_linear @ weight[..., : ctx.split, :].transpose(-2, -1)).to(gain.dtype)
         if need_extra:
-            d_extra = (d_linear @ weight[..., ctx.split :, :].transpose(-2, -1)).float()
+            d_extra = (d_linear @ weight[..., ctx.split :, :].transpose(-2, -1)).to(gain.dtype)
         return d_x, d_extra, d_weight, d_bias, d_gain, d_shift, None
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dex_rl_nodes.records import ACTION_DIM, HISTORY_LENGTH, HAND_DIM, STATE_DIM, Transition
+from dex_rl_nodes.records import ACTION_DIM, HAND_DIM, HISTORY_LENGTH, STATE_DIM, Transition
 
 CAPACITY = 200_000  # transitions (Table B.2)
 

@@ -1,10 +1,13 @@
 """The residual actor at run time: one core action per tick (LAMP Eq. 7 and 8)."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.learning.checkpoint import from_bytes, module_shapes
+from dex_rl_nodes.learning.checkpoint import POLICY_PREFIX, check_shapes, from_bytes, load_checkpoint, module_shapes
 from dex_rl_nodes.learning.networks import Actor, Hidden, ResidualPolicy, Standardiser
 from dex_rl_nodes.learning.sac import Interface
 from dex_rl_nodes.records import CoreAction, PolicyStep
@@ -30,7 +33,19 @@ class ResidualRunner:
             UserError: damaged, not finite, or of another network.
         """
         name = f'residual weights {version}'
-        tensors = from_bytes(data, sha256, name=name)
+        self._take(from_bytes(data, sha256, name=name), version, name)
+
+    def load_checkpoint(self, path: Path) -> None:
+        """Take the policy out of a checkpoint of `Learner.save`; UserError as for `load_weights`."""
+        checkpoint = load_checkpoint(path)
+        tensors = {
+            name.removeprefix(POLICY_PREFIX): tensor
+            for name, tensor in checkpoint.tensors.items()
+            if name.startswith(POLICY_PREFIX)
+        }
+        self._take(tensors, int(checkpoint.meta.get('version', 0)), str(path))
+
+    def _take(self, tensors: dict[str, Tensor], version: int, name: str) -> None:
         if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
             raise UserError(f'{name} hold numbers that are not finite; go back to an older checkpoint')
         try:
@@ -42,7 +57,7 @@ class ResidualRunner:
             raise UserError(f'{name} lack {error}, so they belong to another network') from None
         actor = Actor(projection, proprioception, self._core_dim, width, initial_std=1.0)
         policy = ResidualPolicy(Standardiser(features, proprioception), Hidden(features, projection), actor)
-        from_bytes(data, shapes=module_shapes(policy), name=name)
+        check_shapes(tensors, module_shapes(policy), name)
         policy.load_state_dict(tensors)
         self._policy = policy.eval().requires_grad_(False)
         self.version = version

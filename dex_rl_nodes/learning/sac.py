@@ -23,7 +23,7 @@ class ResidualSettings(Model):
 
     width: int = Field(256, ge=8, description='width of the two hidden layers of actor and critic')
     members: int = Field(2, ge=1, description='critics in the ensemble; the target takes their minimum')
-    projection: int = Field(128, ge=4, description='length of the visual features after the projection the critic trains')
+    projection: int = Field(128, ge=4, description='length of the projected visual features')
     discount: float = Field(0.97, gt=0, lt=1, description='discount per control tick')
     batch: int = Field(256, ge=2, description='transitions per minibatch')
     online_share: float = Field(0.5, gt=0, lt=1, description='share of online transitions in a minibatch')
@@ -33,12 +33,18 @@ class ResidualSettings(Model):
     updates_per_step: float = Field(1.0, gt=0, description='learner iterations per online transition, at most')
     critic_warmup: int = Field(0, ge=0, description='learner iterations before the first step of the actor')
     learning_rate: float = Field(3e-4, gt=0, description='Adam, for critic, actor and temperature')
-    target_rate: float = Field(0.005, gt=0, le=1, description='share of the critic that enters the target critic per step')
+    target_rate: float = Field(0.005, gt=0, le=1, description='share of the critic entering its target per step')
     initial_temperature: float = Field(0.01, gt=0, description='entropy temperature at the start')
     target_entropy: float = Field(-0.5, description='entropy aimed at, per dimension of the unit residual (nats)')
-    initial_std: float = Field(0.15, gt=0, le=1, description='spread of the unit residual at the start; 0.15 has the target entropy')
-    backup_entropy: bool = Field(False, description='entropy in the target value (Eq. 9); off, as it can exceed a sparse reward')
-    clip_target: bool = Field(True, description='keep target values in [0, 1], where a sparse reward of 1 that ends the episode keeps them')
+    initial_std: float = Field(
+        0.15, gt=0, le=1, description='spread of the unit residual at the start; 0.15 has an entropy of -0.5'
+    )
+    backup_entropy: bool = Field(
+        False, description='entropy in the target value (Eq. 9); off, because it can exceed a sparse reward'
+    )
+    clip_target: bool = Field(
+        True, description='keep target values in [0, 1], the range for a reward of 1 that ends the episode'
+    )
     precision: Literal['auto', 'float32', 'bfloat16'] = Field(
         'auto', description='of the matrix products; auto: bfloat16 where the processor multiplies it natively'
     )
@@ -228,9 +234,8 @@ class ResidualSac:
         for name, optimiser in self._optimisers().items():
             content = optimiser.state_dict()
             prefix = f'optimiser.{name}.'
-            content['state'] = {
-                0: {key.removeprefix(prefix): tensor.clone() for key, tensor in tensors.items() if key.startswith(prefix)}
-            }
+            own = {key: tensor.clone() for key, tensor in tensors.items() if key.startswith(prefix)}
+            content['state'] = {0: {key.removeprefix(prefix): tensor for key, tensor in own.items()}}
             optimiser.load_state_dict(content)
 
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:

@@ -59,7 +59,11 @@ def _best_of(repeats: int, function: Callable[[], None]) -> float:
 
 
 def sac_speed(
-    interface: Interface, context: int, features: int = 1024, settings: ResidualSettings | None = None, repeats: int = 50
+    interface: Interface,
+    context: int,
+    features: int = 1024,
+    settings: ResidualSettings | None = None,
+    repeats: int = 50,
 ) -> dict[str, float | str | int]:
     """Iterations per second of Table B.2, and of its matrix products played back to back.
 

@@ -1,0 +1,316 @@
+"""Visual reward classifier (LAMP appendix C, Table C.1): is the task done in these two views?
+
+It reads the feature maps of a frozen encoder: SERL's ResNet-10 where its weights exist, else the policy's encoder,
+whose features then come with the tick and are not computed twice.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from dex_rl_nodes.config import Model
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.learning.checkpoint import load_checkpoint, module_shapes, save_checkpoint
+from dex_rl_nodes.learning.encoder import VisualEncoder
+from dex_rl_nodes.learning.schedule import Progress, no_progress
+from dex_rl_nodes.learning.vision import VIEWS
+from dex_rl_nodes.records import PolicyStep, Reward
+
+_CURVE = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.99)
+
+
+class RewardSettings(Model):
+    """Settings of the reward classifier; defaults are Table C.1 where it has a row."""
+
+    blocks: int = Field(8, ge=1, description='spatial learned embeddings per feature channel')
+    bottleneck: int = Field(256, ge=8, description='features per view after the embeddings')
+    hidden: int = Field(256, ge=8, description='width of the head')
+    dropout: float = Field(0.1, ge=0, lt=1, description='dropout in the head')
+    learning_rate: float = Field(1e-4, gt=0, description='Adam')
+    batch: int = Field(256, ge=2, description='half positives, half negatives')
+    steps: int = Field(250, ge=1, description='minibatches of the paper, and between two checks on held-out episodes')
+    max_steps: int = Field(3000, ge=1, description='minibatches at most, where precision or recall are below target')
+    target: float = Field(0.98, gt=0, le=1, description='held-out precision and recall at which training stops')
+    patience: int = Field(3, ge=1, description='checks without a better held-out loss after which training stops')
+    held_out: float = Field(0.2, gt=0, lt=1, description='share of the episodes kept for measuring')
+    threshold: float = Field(0.9, gt=0, lt=1, description='probability that counts as success (Eq. C.2)')
+
+
+@dataclass(frozen=True)
+class RewardExamples:
+    """Labelled observations.
+
+    Attributes:
+        features: (N, F) features of the frozen encoder, both views.
+        success: bool (N,).
+        episode: int (N,) episode each came from; whole episodes are held out.
+    """
+
+    features: np.ndarray
+    success: np.ndarray
+    episode: np.ndarray
+
+    def where(self, mask: np.ndarray) -> 'RewardExamples':
+        return RewardExamples(self.features[mask], self.success[mask], self.episode[mask])
+
+
+class SpatialEmbedding(nn.Module):
+    """Learned weighted sums over the positions of a feature map, per channel: (B, C * H * W) -> (B, C * blocks)."""
+
+    def __init__(self, shape: tuple[int, int, int], blocks: int):
+        super().__init__()
+        channels, height, width = shape
+        self.shape = shape
+        self.kernel = nn.Parameter(torch.randn(channels, height * width, blocks) / (height * width) ** 0.5)
+
+    def forward(self, flat: Tensor) -> Tensor:
+        channels, height, width = self.shape
+        maps = flat.view(len(flat), channels, height * width)
+        return torch.einsum('bcp,cpk->bck', maps, self.kernel).flatten(1)
+
+
+class RewardModel(nn.Module):
+    """Success logit of the features of both views.
+
+    Args:
+        shape: channels, height, width of the feature map of one view.
+        settings: see RewardSettings.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], settings: RewardSettings):
+        super().__init__()
+        self.view_dim = shape[0] * shape[1] * shape[2]
+        self.register_buffer('mean', torch.zeros(len(VIEWS) * self.view_dim))
+        self.register_buffer('scale', torch.ones(len(VIEWS) * self.view_dim))
+        self.views = nn.ModuleList(
+            nn.Sequential(
+                SpatialEmbedding(shape, settings.blocks),
+                nn.Linear(shape[0] * settings.blocks, settings.bottleneck),
+                nn.LayerNorm(settings.bottleneck),
+                nn.Tanh(),
+            )
+            for _ in VIEWS
+        )
+        self.head = nn.Sequential(
+            nn.Linear(len(VIEWS) * settings.bottleneck, settings.hidden),
+            nn.Dropout(settings.dropout),
+            nn.LayerNorm(settings.hidden),
+            nn.ReLU(),
+            nn.Linear(settings.hidden, 1),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, F) -> logits (B,)."""
+        parts = ((features - self.mean) / self.scale).clamp(-10, 10).split(self.view_dim, 1)
+        embedded = [view(part) for view, part in zip(self.views, parts, strict=True)]
+        return self.head(torch.cat(embedded, 1)).squeeze(1)
+
+
+def hold_out_episodes(examples: RewardExamples, held_out: float, seed: int) -> tuple[RewardExamples, RewardExamples]:
+    """Training and held-out examples, by whole episodes; both kinds of label in both parts where possible."""
+    random = np.random.default_rng(seed)
+    successful = np.unique(examples.episode[examples.success])
+    others = np.setdiff1d(np.unique(examples.episode), successful)
+    held = []
+    for group in (successful, others):
+        count = min(max(1, round(held_out * len(group))), len(group) - 1)
+        held.append(random.permutation(group)[: max(count, 0)])
+    mask = np.isin(examples.episode, np.concatenate(held))
+    return examples.where(~mask), examples.where(mask)
+
+
+def scores(probability: np.ndarray, success: np.ndarray, threshold: float) -> dict[str, float | None]:
+    """Precision and recall at a threshold; None where undefined."""
+    called = probability > threshold
+    right = int((called & success).sum())
+    return {
+        'threshold': threshold,
+        'precision': right / int(called.sum()) if called.any() else None,
+        'recall': right / int(success.sum()) if success.any() else None,
+        'false_positives': int((called & ~success).sum()),
+        'false_negatives': int((~called & success).sum()),
+    }
+
+
+def train_reward(
+    examples: RewardExamples,
+    shape: tuple[int, int, int],
+    settings: RewardSettings,
+    seed: int,
+    progress: Progress = no_progress,
+) -> tuple[RewardModel, dict]:
+    """Fit the classifier.
+
+    Trains for the paper's number of steps, then, unless held-out precision and recall reach the target, on until the
+    held-out loss stops falling; the best of the checked models is returned.
+
+    Args:
+        examples: labelled observations.
+        shape: channels, height, width of the feature map of one view.
+        settings: see RewardSettings.
+        seed: of the split, the weights and the minibatches.
+        progress: told how far the training is.
+
+    Returns:
+        The frozen model, and what was measured on held-out episodes: `precision`, `recall`, `curve`, `checks`, counts.
+
+    Raises:
+        UserError: examples of one kind are missing.
+    """
+    train, held = hold_out_episodes(examples, settings.held_out, seed)
+    if not train.success.any() or train.success.all():
+        kind = 'positive' if not train.success.any() else 'negative'
+        raise UserError(f'there are no {kind} examples for the reward classifier; collect some with purpose:=reward')
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = RewardModel(shape, settings)
+        steps, checks = _fit(model, train, held, settings, np.random.default_rng(seed), progress)
+    metrics = _measured(model, held, settings)
+    counts = {
+        'positives': int(examples.success.sum()),
+        'negatives': int((~examples.success).sum()),
+        'episodes': len(np.unique(examples.episode)),
+        'held_out_episodes': len(np.unique(held.episode)),
+        'held_out_positives': int(held.success.sum()),
+        'held_out_negatives': int((~held.success).sum()),
+    }
+    return model, {**metrics, 'steps': steps, 'checks': checks, **counts}
+
+
+def _fit(
+    model: RewardModel,
+    train: RewardExamples,
+    held: RewardExamples,
+    settings: RewardSettings,
+    random: np.random.Generator,
+    progress: Progress,
+) -> tuple[int, list[dict]]:
+    """Train in place; returns the steps of the best model and what was measured at every check."""
+    features = torch.from_numpy(train.features.astype(np.float32))
+    model.mean.copy_(features.mean(0))
+    model.scale.copy_(features.std(0, correction=0).clamp(min=1e-2))
+    positive, negative = np.flatnonzero(train.success), np.flatnonzero(~train.success)
+    half = settings.batch // 2
+    label = torch.cat((torch.ones(half), torch.zeros(half)))
+    optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    checks, best, best_state = [], float('inf'), {}
+    for step in range(1, max(settings.steps, settings.max_steps) + 1):
+        model.train()
+        rows = np.concatenate((random.choice(positive, half), random.choice(negative, half)))
+        loss = nn.functional.binary_cross_entropy_with_logits(model(features[rows]), label)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        progress(step, settings.max_steps)
+        if step % settings.steps:
+            continue
+        measured = _measured(model, held, settings)
+        checks.append({'steps': step, **{name: measured[name] for name in ('precision', 'recall', 'loss')}})
+        if not best_state or measured['loss'] < best:
+            best, best_state = measured['loss'], {name: value.clone() for name, value in model.state_dict().items()}
+            best_steps, stale = step, 0
+        else:
+            stale += 1
+        good = all((measured[name] or 0) >= settings.target for name in ('precision', 'recall'))
+        if good or stale >= settings.patience:
+            break
+    model.load_state_dict(best_state)
+    model.eval().requires_grad_(False)
+    return best_steps, checks
+
+
+def _measured(model: RewardModel, held: RewardExamples, settings: RewardSettings) -> dict:
+    """Precision, recall, balanced loss and threshold curve on held-out examples."""
+    model.eval()
+    with torch.inference_mode():
+        logit = model(torch.from_numpy(held.features.astype(np.float32)))
+        label = torch.from_numpy(held.success.astype(np.float32))
+        losses = nn.functional.binary_cross_entropy_with_logits(logit, label, reduction='none').numpy()
+    kinds = [losses[held.success == kind] for kind in (True, False)]
+    probability = logit.sigmoid().numpy()
+    at_threshold = scores(probability, held.success, settings.threshold)
+    return {
+        **at_threshold,
+        'loss': float(np.mean([kind.mean() for kind in kinds if len(kind)])),
+        'curve': [scores(probability, held.success, threshold) for threshold in _CURVE],
+    }
+
+
+def save_reward(path: Path, model: RewardModel, encoder: VisualEncoder, settings: RewardSettings, meta: dict) -> None:
+    """Write a classifier with what was measured; `path` ends in .safetensors."""
+    about = {'encoder': encoder.identity, 'shape': list(encoder.spatial_shape), 'settings': settings.model_dump()}
+    save_checkpoint(path, model.state_dict(), {**about, **meta})
+
+
+def load_reward(path: Path, encoder: VisualEncoder) -> tuple[RewardModel, RewardSettings]:
+    """Read a classifier, frozen.
+
+    Raises:
+        UserError: missing, damaged, or trained on the features of another encoder.
+    """
+    checkpoint = load_checkpoint(path)
+    if checkpoint.meta.get('encoder') != encoder.identity:
+        raise UserError(
+            f'{path} reads the features of encoder {checkpoint.meta.get("encoder")}, not {encoder.identity}; '
+            'run "train reward" again'
+        )
+    try:
+        settings = RewardSettings.model_validate(checkpoint.meta['settings'])
+    except (KeyError, ValueError):
+        about = path.with_suffix('.json')
+        raise UserError(f'{about} does not describe a classifier; run "train reward" again') from None
+    model = RewardModel(encoder.spatial_shape, settings)
+    load_checkpoint(path, module_shapes(model))
+    model.load_state_dict(checkpoint.tensors)
+    return model.eval().requires_grad_(False), settings
+
+
+class RewardRunner:
+    """Judges one tick after another.
+
+    Args:
+        model: trained classifier.
+        encoder: the one it was trained on.
+        threshold: probability above which an observation counts (Eq. C.2).
+        hold: consecutive ticks above the threshold that make a success, so that one wrong frame does not (pitfall P-8).
+    """
+
+    def __init__(self, model: RewardModel, encoder: VisualEncoder, threshold: float, hold: int):
+        self._model = model
+        self._encoder = encoder
+        self._threshold = threshold
+        self._hold = hold
+        self._episode: int | None = None
+        self._above = 0
+
+    def reset(self) -> None:
+        """A new episode begins."""
+        self._above = 0
+
+    def step(self, step: PolicyStep, images: Mapping[str, np.ndarray] | None = None) -> Reward:
+        """Verdict on one tick; ticks of an episode in order.
+
+        Args:
+            step: the tick; its features are used where they come from the classifier's encoder.
+            images: uint8 (S, S, 3) per view, needed otherwise.
+        """
+        if step.episode != self._episode:
+            self._episode = step.episode
+            self.reset()
+        features = step.features
+        if step.encoder != self._encoder.identity:
+            if images is None:
+                raise UserError(
+                    f'the reward classifier reads encoder {self._encoder.identity}, the policy sends features of '
+                    f'"{step.encoder}"; run "train reward" again'
+                )
+            features = self._encoder.encode(images)
+        with torch.inference_mode():
+            probability = float(self._model(torch.from_numpy(np.asarray(features, np.float32)[None])).sigmoid())
+        self._above = self._above + 1 if probability > self._threshold else 0
+        return Reward(step.stamp, step.episode, step.step, probability, self._above >= self._hold)

@@ -1,0 +1,137 @@
+"""The replay buffer gives back what was executed, bootstraps from the right observation, and samples half and half."""
+
+import numpy as np
+import pytest
+import torch
+
+from dex_rl_nodes.learning.replay import Dimensions, MixedSampler, ReplayBuffer
+from dex_rl_nodes.learning.speed import random_transitions
+from dex_rl_nodes.records import HAND_DIM, HISTORY_LENGTH, STATE_DIM, Transition
+
+DIMENSIONS = Dimensions(features=6, context=4, core=8)
+
+
+def observation(number: int) -> dict[str, np.ndarray]:
+    """An observation whose every entry is its number."""
+    history = HISTORY_LENGTH * HAND_DIM
+    lengths = {'features': 6, 'state': STATE_DIM, 'hand_history': history, 'context': 4, 'base_core': 8}
+    return {name: np.full(length, number, np.float32) for name, length in lengths.items()}
+
+
+def episode(number: int, steps: int, success: bool = False, truncated: bool = False) -> list[Transition]:
+    """Observations count 100 * episode + step; so do the actions, in hundredths of a thousandth."""
+    transitions = []
+    for step in range(steps):
+        at, last = 100 * number + step, step == steps - 1
+        following = {f'next_{name}': value for name, value in observation(at + 1).items()}
+        transitions.append(
+            Transition(
+                sequence=at,
+                episode=number,
+                step=step,
+                action=np.full(12, at / 1e5, np.float32),
+                reward=float(success and last),
+                mask=0.0 if success and last else 1.0,
+                success=success and last,
+                truncated=truncated and last,
+                **observation(at),
+                **following,
+            )  # fmt: skip
+        )
+    return transitions
+
+
+def sample(buffer: ReplayBuffer, size: int = 512):
+    return MixedSampler(buffer, buffer).sample(size, np.random.default_rng(0))
+
+
+def test_round_trip_keeps_every_field_and_the_executed_action():
+    buffer = ReplayBuffer(DIMENSIONS, 1000)
+    buffer.extend(episode(1, 7, success=True))
+    batch = sample(buffer)
+    at = batch.features[:, 0]
+    assert set(at.tolist()) == {100 + step for step in range(7)}
+    for rows, offset in (
+        (batch.features, 0), (batch.proprioception, 0), (batch.next_features, 1), (batch.next_proprioception, 1),
+    ):  # fmt: skip
+        assert torch.equal(rows, (at + offset)[:, None].expand_as(rows))
+    assert torch.equal(batch.action, (at / 1e5)[:, None].expand(-1, 12))
+    assert torch.equal(batch.reward, (at == 106).float())
+    assert torch.equal(batch.mask, (at != 106).float())
+    base, context = batch.interface_inputs(following=False)
+    assert base.shape == (512, 8) and context.shape == (512, 4)
+
+
+def test_history_of_the_next_observation_is_the_shifted_history_with_the_executed_target():
+    """T27, on fields that differ within the row."""
+    t = episode(0, 1)[0]
+    target = np.arange(6, dtype=np.float32) / 10
+    t.hand_history = np.random.default_rng(0).random(48).astype(np.float32)
+    t.next_hand_history = np.concatenate((t.hand_history[6:], target))
+    t.action[6:] = 2 * target - 1
+    buffer = ReplayBuffer(DIMENSIONS, 100)
+    buffer.add(t)
+    batch = sample(buffer, 2)
+    history, following = (rows[0, 12:60] for rows in (batch.proprioception, batch.next_proprioception))
+    assert torch.allclose(following, torch.cat((history[6:], (batch.action[0, 6:] + 1) / 2)))
+
+
+@pytest.mark.parametrize('capacity', [1000, 40])
+def test_a_truncated_step_bootstraps_from_its_own_episode(capacity):
+    """Also after the ring has gone round: the next observation is never that of another episode."""
+    buffer = ReplayBuffer(DIMENSIONS, capacity)
+    for number in range(12):
+        buffer.extend(episode(number, 7, truncated=number % 2 == 0, success=number % 2 == 1))
+    batch = sample(buffer)
+    assert torch.equal(batch.next_features, batch.features + 1)
+    assert torch.equal(batch.next_proprioception, batch.proprioception + 1)
+    truncated = (batch.features[:, 0] % 200) == 6
+    assert truncated.any() and (batch.mask[truncated] == 1).all()
+
+
+def test_capacity_keeps_the_newest():
+    buffer = ReplayBuffer(DIMENSIONS, 33)
+    for number in range(10):
+        buffer.extend(episode(number, 10, truncated=True))
+    assert len(buffer) == 30  # three episodes of 10 transitions and 11 observations
+    assert sample(buffer).features.min() == 700
+
+
+def test_gaps_and_interleaved_episodes_are_kept_apart():
+    buffer = ReplayBuffer(DIMENSIONS, 100)
+    first, second = episode(1, 4), episode(2, 4)
+    for transition in (first[0], first[1], second[0], first[2], second[3]):
+        buffer.add(transition)
+    batch = sample(buffer)
+    assert set(batch.features[:, 0].tolist()) == {100, 101, 200, 102, 203}
+    assert torch.equal(batch.next_features, batch.features + 1)
+
+
+def test_half_of_every_batch_is_online():
+    """T26."""
+    online, demonstrations = ReplayBuffer(DIMENSIONS, 100), ReplayBuffer(DIMENSIONS, 100)
+    online.extend(episode(1, 50, truncated=True))
+    demonstrations.extend(episode(9, 5, success=True))
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        batch = MixedSampler(online, demonstrations).sample(256, random)
+        assert (batch.features[:128, 0] < 900).all() and (batch.features[128:, 0] >= 900).all()
+
+
+def test_sampling_is_uniform_and_repeatable():
+    buffer = ReplayBuffer(DIMENSIONS, 100)
+    for number in range(4):
+        buffer.extend(episode(number, 5, truncated=True))
+    slots = buffer.slots(20_000, np.random.default_rng(3))
+    counts = np.bincount(slots, minlength=24)
+    assert (counts > 0).sum() == 20 and counts[counts > 0].min() > 850
+    assert np.array_equal(slots, buffer.slots(20_000, np.random.default_rng(3)))
+
+
+def test_memory_per_transition_with_resnet_features():
+    """At most 4 KiB, counted in what is allocated for a full buffer."""
+    transitions = random_transitions(160, features=1024, context=4, core=8)
+    buffer = ReplayBuffer(Dimensions.of(transitions[0]), 200)
+    buffer.extend(transitions)
+    assert len(buffer) == 160
+    assert buffer.bytes_per_transition <= 4096

@@ -1,0 +1,142 @@
+"""The reward classifier learns, measures itself on other episodes, and holds before it calls a success (T30)."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.learning.reward import (
+    RewardExamples,
+    RewardModel,
+    RewardRunner,
+    RewardSettings,
+    SpatialEmbedding,
+    hold_out_episodes,
+    load_reward,
+    save_reward,
+    scores,
+    train_reward,
+)
+from dex_rl_nodes.records import PolicyStep
+
+SHAPE = (4, 2, 2)
+FEATURES = 2 * 16
+SETTINGS = RewardSettings(bottleneck=16, hidden=16, blocks=2, batch=32, steps=50, max_steps=400, learning_rate=3e-3)
+ENCODER = SimpleNamespace(
+    identity='demo:1', spatial_shape=SHAPE, encode=lambda images: images['front'].astype(np.float32)
+)
+
+
+def examples(episodes: int = 40, steps: int = 20, seed: int = 0) -> RewardExamples:
+    """The last quarter of every other episode is a success, visible in the features of the wrist view."""
+    random = np.random.default_rng(seed)
+    features = random.normal(size=(episodes, steps, FEATURES))
+    success = np.zeros((episodes, steps), bool)
+    success[::2, -steps // 4 :] = True
+    features[success, 20] += 6
+    episode = np.repeat(np.arange(episodes), steps)
+    return RewardExamples(features.reshape(-1, FEATURES).astype(np.float16), success.reshape(-1), episode)
+
+
+@pytest.fixture(scope='module')
+def trained():
+    return train_reward(examples(), SHAPE, SETTINGS, seed=0)
+
+
+def test_learns_and_reports_held_out_episodes(trained):
+    model, measured = trained
+    assert measured['precision'] >= 0.85 and measured['recall'] >= 0.85
+    assert measured['held_out_episodes'] == 8 and measured['held_out_positives'] == 20
+    assert measured['checks'][0]['steps'] == SETTINGS.steps
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+
+
+def test_stricter_thresholds_never_call_more(trained):
+    """T30: recall falls monotonically along the curve."""
+    recalls = [point['recall'] for point in trained[1]['curve']]
+    assert recalls == sorted(recalls, reverse=True)
+
+
+def test_overfits_eight_and_eight():
+    random = np.random.default_rng(0)
+    few = RewardExamples(random.normal(size=(32, FEATURES)), np.arange(32) % 2 == 0, np.arange(32) // 8)
+    model, _ = train_reward(few, SHAPE, SETTINGS.model_copy(update={'patience': 100}), seed=0)
+    train, _ = hold_out_episodes(few, SETTINGS.held_out, seed=0)
+    logit = model(torch.from_numpy(train.features.astype(np.float32)))
+    assert ((logit > 0).numpy() == train.success).mean() > 0.95
+
+
+def test_whole_episodes_are_held_out_with_both_labels():
+    train, held = hold_out_episodes(examples(), 0.2, seed=3)
+    assert not set(train.episode) & set(held.episode)
+    assert len(train.episode) + len(held.episode) == 800
+    for part in (train, held):
+        assert part.success.any() and not part.success.all()
+
+
+def test_training_repeats_itself(trained):
+    model, _ = train_reward(examples(), SHAPE, SETTINGS, seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), trained[0].parameters(), strict=True))
+
+
+@pytest.mark.parametrize('kind', ['positive', 'negative'])
+def test_missing_examples_are_named(kind):
+    some = examples()
+    with pytest.raises(UserError, match=f'no {kind} examples'):
+        train_reward(some.where(some.success == (kind == 'negative')), SHAPE, SETTINGS, seed=0)
+
+
+def test_scores_by_hand():
+    found = scores(np.array([0.95, 0.2, 0.97, 0.92]), np.array([True, True, False, True]), 0.9)
+    assert found['precision'] == pytest.approx(2 / 3) and found['recall'] == pytest.approx(2 / 3)
+    assert (found['false_positives'], found['false_negatives']) == (1, 1)
+    assert scores(np.array([0.1]), np.array([False]), 0.9)['precision'] is None
+
+
+def test_spatial_embedding_of_table_c1():
+    """T29: 512 channels of 4 x 4 and 8 blocks give 4096 numbers from 65,536 parameters."""
+    embedding = SpatialEmbedding((512, 4, 4), 8)
+    assert embedding(torch.randn(3, 512 * 16)).shape == (3, 4096)
+    assert sum(p.numel() for p in embedding.parameters()) == 65_536
+    maps = torch.randn(1, 512, 4, 4)
+    by_hand = sum(maps[0, 7, i, j] * embedding.kernel[7, 4 * i + j, 2] for i in range(4) for j in range(4))
+    assert embedding(maps.flatten(1))[0, 7 * 8 + 2].item() == pytest.approx(by_hand.item(), abs=1e-4)
+
+
+def test_round_trip_and_foreign_encoder(tmp_path, trained):
+    path = tmp_path / 'reward.safetensors'
+    save_reward(path, trained[0], ENCODER, SETTINGS, trained[1])
+    model, settings = load_reward(path, ENCODER)
+    features = torch.randn(5, FEATURES)
+    assert torch.equal(model(features), trained[0](features)) and settings == SETTINGS
+    with pytest.raises(UserError, match='demo:2'):
+        load_reward(path, SimpleNamespace(identity='demo:2', spatial_shape=SHAPE))
+
+
+class Fixed(RewardModel):
+    """Logit = first feature."""
+
+    def forward(self, features):
+        return features[:, 0]
+
+
+def tick(value: float, episode: int, step: int) -> PolicyStep:
+    return PolicyStep(episode=episode, step=step, encoder='demo:1', features=np.full(FEATURES, value, np.float32))
+
+
+def test_success_needs_consecutive_ticks_within_an_episode():
+    runner = RewardRunner(Fixed(SHAPE, SETTINGS), ENCODER, threshold=0.9, hold=2)
+    logits = [(0, 5.0), (0, -5.0), (0, 5.0), (0, 5.0), (0, 5.0), (1, 5.0), (1, 5.0)]
+    verdicts = [runner.step(tick(value, episode, step)) for step, (episode, value) in enumerate(logits)]
+    assert [verdict.success for verdict in verdicts] == [False, False, False, True, True, False, True]
+    assert verdicts[0].probability == pytest.approx(1 / (1 + np.exp(-5)), rel=1e-5)
+
+
+def test_images_are_encoded_where_the_policy_has_another_encoder():
+    runner = RewardRunner(Fixed(SHAPE, SETTINGS), ENCODER, threshold=0.9, hold=1)
+    foreign = PolicyStep(encoder='resnet18:9', features=np.full(3, -9, np.float32))
+    assert runner.step(foreign, {'front': np.full(FEATURES, 4)}).success
+    with pytest.raises(UserError, match='resnet18:9'):
+        runner.step(foreign)

@@ -1,0 +1,219 @@
+"""Parts of the residual SAC against closed forms, plain torch and finite differences (T4 to T7, T25, T28)."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from toy_reach import toy_interface
+
+from dex_rl_nodes.learning.interfaces import create_interface
+from dex_rl_nodes.learning.networks import Actor, Critic, Hidden, Standardiser, squash
+from dex_rl_nodes.learning.replay import Batch, Dimensions, MixedSampler, ReplayBuffer
+from dex_rl_nodes.learning.sac import ResidualSac, ResidualSettings
+from dex_rl_nodes.learning.speed import random_transitions
+
+SMALL = {'width': 32, 'projection': 8, 'batch': 32, 'precision': 'float32'}
+
+
+def make(interface=None, context=0, seed=0, **settings) -> tuple[ResidualSac, Batch]:
+    interface = interface or toy_interface()
+    transitions = random_transitions(200, 5, context, interface.core_dim, seed)
+    dimensions = Dimensions.of(transitions[0])
+    buffer = ReplayBuffer(dimensions, 1000)
+    buffer.extend(transitions)
+    standardiser = Standardiser(dimensions.features, dimensions.proprioception)
+    sac = ResidualSac(ResidualSettings(**SMALL | settings), interface, dimensions, standardiser, seed)
+    return sac, MixedSampler(buffer, buffer).sample(32, np.random.default_rng(seed))
+
+
+def test_tanh_normal_is_a_density():
+    """T4: integrates to one; log-probability exact where the naive form breaks."""
+    grid = torch.linspace(-1 + 1e-5, 1 - 1e-5, 400_001, dtype=torch.float64)
+    mean, log_std = torch.tensor(0.3).double(), torch.tensor(0.7).double().log()
+    noise = ((grid.atanh() - mean) / log_std.exp())[:, None]
+    u, log_probability = squash(mean.expand(len(grid), 1), log_std.expand(len(grid), 1), noise)
+    assert torch.allclose(u[:, 0], grid)
+    assert torch.trapezoid(log_probability.exp(), grid).item() == pytest.approx(1, abs=1e-3)
+    for x in (0.0, 2.0, -2.0, 10.0, -10.0, 20.0, -20.0):
+        value = torch.full((1, 1), x)
+        _, found = squash(value, torch.zeros(1, 1), torch.zeros(1, 1))
+        exact = -0.5 * math.log(2 * math.pi) - math.log(4) + 2 * abs(x) + 2 * math.log1p(math.exp(-2 * abs(x)))
+        assert found.item() == pytest.approx(exact, rel=1e-5)
+
+
+def test_entropy_of_the_initial_spread_and_under_scaling():
+    """T5: sigma 0.15 has -0.5 nats per dimension; scaling the action by s adds d ln s."""
+    noise = torch.randn(200_000, 2, generator=torch.Generator().manual_seed(0))
+    _, log_probability = squash(torch.zeros_like(noise), torch.full_like(noise, math.log(0.15)), noise)
+    assert -log_probability.mean().item() / 2 == pytest.approx(-0.5, abs=0.01)
+    u = torch.tanh(0.15 * noise)
+    ranks = [np.quantile(values[:, 0].numpy(), [0.1, 0.9]) for values in (u, 0.1 * u)]
+    assert math.log(np.ptp(ranks[1]) / np.ptp(ranks[0])) == pytest.approx(math.log(0.1), abs=1e-5)
+    actor = Actor(3, 4, 5, 16, initial_std=0.15)
+    mean, log_std = actor(torch.randn(64, 3), torch.randn(64, 4))
+    assert mean.abs().max() < 0.1 and (log_std.exp() - 0.15).abs().max() < 0.02
+
+
+@pytest.mark.parametrize('aimed, sign', [(-3.0, -1), (3.0, 1)])
+def test_temperature_moves_towards_the_target_entropy(aimed, sign):
+    """T6: more entropy than wanted lowers the temperature, less raises it."""
+    sac, batch = make(target_entropy=aimed)
+    before = sac.temperature
+    for _ in range(5):
+        sac.update([batch, batch])
+    assert sac.temperature < before if sign < 0 else sac.temperature > before
+
+
+def test_hidden_layer_is_linear_layernorm_tanh():
+    """T7: against torch's own modules, for members that share their input and for members that do not."""
+    torch.manual_seed(0)
+    layer = Hidden(10, 16, members=2).double()
+    nn.init.normal_(layer.gain), nn.init.normal_(layer.shift), nn.init.normal_(layer.bias)
+    x, extra = torch.randn(5, 7).double().requires_grad_(), torch.randn(5, 3).double().requires_grad_()
+    output = layer(x, extra)
+    for member in range(2):
+        linear = torch.cat((x, extra), 1) @ layer.weight[:, 16 * member : 16 * (member + 1)] + layer.bias[member]
+        expected = nn.functional.layer_norm(linear, (16,), layer.gain[member, 0], layer.shift[member, 0]).tanh()
+        assert torch.allclose(output[member], expected, atol=1e-12)
+    own = Hidden(7, 16, members=2, shared=False).double()
+    expected = torch.stack([(m @ own.weight[i]) for i, m in enumerate((x, 2 * x))])
+    expected = nn.functional.layer_norm(expected, (16,)).tanh()
+    assert torch.allclose(own(torch.stack((x, 2 * x))), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize('shared', [True, False])
+def test_hidden_layer_gradients(shared):
+    torch.manual_seed(0)
+    layer = Hidden(6, 4, members=2, shared=shared).double()
+    x = torch.randn(3, 4).double() if shared else torch.randn(2, 3, 6).double()
+    extra = torch.randn(3, 2).double().requires_grad_() if shared else None
+    parameters = [torch.randn_like(p).requires_grad_() for p in (layer.weight, layer.bias, layer.gain, layer.shift)]
+
+    def function(x, extra, *parameters):
+        from dex_rl_nodes.learning.networks import _Hidden
+
+        return _Hidden.apply(x, extra, *parameters, False)
+
+    assert torch.autograd.gradcheck(function, (x.requires_grad_(), extra, *parameters))
+
+
+def test_low_precision_stays_near_full_precision():
+    torch.manual_seed(0)
+    full = Critic(20, 10, 12, 8, 32, 2, low=False)
+    low = Critic(20, 10, 12, 8, 32, 2, low=True)
+    low.load_state_dict(full.state_dict())
+    inputs = torch.randn(64, 20), torch.randn(64, 10), torch.randn(64, 12)
+    values, gradients = [], []
+    for critic in (full, low):
+        value = critic(critic.embed(*inputs[:2]), inputs[2])
+        value.square().sum().backward()
+        values.append(value.detach())
+        gradients.append(torch.cat([p.grad.flatten() for p in critic.parameters()]))
+    assert (values[0] - values[1]).abs().max() < 0.02
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.999
+
+
+def test_members_are_independent():
+    sac, batch = make()
+    embedding = sac.critic.embed(batch.features, batch.proprioception).detach()
+    values = sac.critic(embedding, batch.action)
+    assert not torch.allclose(values[0], values[1])
+    values[0].sum().backward()
+    hidden = sac.critic.second.weight.grad
+    assert hidden[0].abs().sum() > 0 and hidden[1].abs().sum() == 0
+
+
+def test_target_is_the_moving_average_of_the_critic():
+    """T7: with a critic that stands still, 1 - (1 - 0.005)^k of the way after k steps."""
+    sac, batch = make(learning_rate=1e-12)
+    start = torch.cat([p.detach().flatten() for p in sac.target.parameters()])
+    with torch.no_grad():
+        for parameter in sac.critic.parameters():
+            parameter.add_(1)
+    for _ in range(20):
+        sac.update([batch], train_actor=False)
+    moved = torch.cat([p.detach().flatten() for p in sac.target.parameters()]) - start
+    assert torch.allclose(moved, torch.full_like(moved, 1 - 0.995**20), atol=1e-4)
+
+
+def test_target_value_masks_terminal_steps_and_takes_the_minimum():
+    sac, batch = make(clip_target=False)
+    batch.reward = torch.linspace(0, 1, 32)
+    batch.mask = torch.zeros(32)
+    assert torch.equal(sac.target_values(batch), batch.reward)
+    batch.mask = torch.ones(32)
+    with torch.no_grad():
+        sac.target.offset.copy_(torch.tensor([[-3.0], [-1.0]]))
+    targets = sac.target_values(batch)
+    assert torch.allclose(targets, batch.reward + 0.97 * -3, atol=0.3)
+    clipped, _ = make(clip_target=True)
+    assert clipped.target_values(batch).amin() >= 0
+
+
+def test_value_of_a_chain_is_the_discounted_reward():
+    """T25: three steps to the reward; success ends the chain, truncation does not."""
+    sac, batch = make(discount=0.9, learning_rate=3e-3, target_rate=0.05)
+    state = torch.eye(4)[torch.arange(32) % 3]
+    following = torch.eye(4)[torch.arange(32) % 3 + 1]
+    for rows, at in ((batch.proprioception, state), (batch.next_proprioception, following)):
+        rows.zero_()
+        rows[:, :4] = at
+    batch.features.zero_(), batch.next_features.zero_()
+    last = torch.arange(32) % 3 == 2
+    batch.reward, batch.mask = last.float(), (~last).float()
+    for _ in range(400):
+        sac.update([batch], train_actor=False)
+    with torch.no_grad():
+        values = sac.critic(sac.critic.embed(batch.features, batch.proprioception), batch.action).mean(0)
+    for step, expected in enumerate((0.81, 0.9, 1.0)):
+        assert values[torch.arange(32) % 3 == step].mean().item() == pytest.approx(expected, abs=0.03)
+
+
+def test_actor_gradient_reaches_the_residual_through_the_decoder():
+    """The gradient with respect to the latent residual is s_z * J_D^T * dQ/dh (section 2d of the method)."""
+    torch.manual_seed(0)
+    interface = create_interface('latent_prior').freeze()
+    sac, batch = make(interface, context=4)
+    base, context = (0.1 * part for part in batch.interface_inputs(following=False))
+    embedding = sac.critic.embed(batch.features, batch.proprioception).detach()
+
+    def value(residual):
+        action = interface.decode(base + sac.scale * residual, context)
+        return sac.critic(embedding, action).mean(0).sum()
+
+    residual = torch.zeros(32, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(value(residual), residual)
+    for dimension in (0, 6, 7):
+        step = torch.zeros(32, 8)
+        step[:, dimension] = 1e-2
+        with torch.no_grad():
+            difference = (value(step) - value(-step)) / 2e-2
+        assert gradient[:, dimension].sum().item() == pytest.approx(difference.item(), rel=0.05, abs=2e-4)
+
+
+def test_updates_leave_interface_and_inputs_alone():
+    """T28: the frozen parts are the same after 100 updates; the actor does not move while the critic warms up."""
+    interface = create_interface('latent_prior').freeze()
+    sac, batch = make(interface, context=4)
+    before = {name: tensor.clone() for name, tensor in interface.state_dict().items()}
+    actor = [p.detach().clone() for p in sac.actor.parameters()]
+    for _ in range(20):
+        sac.update([batch, batch], train_actor=False)
+    assert all(torch.equal(a, b) for a, b in zip(actor, sac.actor.parameters(), strict=True))
+    for _ in range(100):
+        sac.update([batch, batch])
+    assert all(torch.equal(before[name], tensor) for name, tensor in interface.state_dict().items())
+    assert all(p.grad is None for p in interface.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(actor, sac.actor.parameters(), strict=True))
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    sac, batch = make()
+    sac.update([batch])
+    before = [p.detach().clone() for p in sac.critic.parameters()]
+    batch.reward = torch.full((32,), float('nan'))
+    sac.update([batch], train_actor=False)
+    assert sac.skipped == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, sac.critic.parameters(), strict=True))
