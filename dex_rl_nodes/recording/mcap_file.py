@@ -4,6 +4,7 @@ The `mcap` package gives the records of the format. Its writer is not used becau
 (which is what repairing one is) nor choose how hard it compresses.
 """
 
+import fcntl
 import os
 import struct
 import zlib
@@ -76,6 +77,7 @@ class McapFile:
         self._pending = RecordBuilder()
         self._index: dict[int, MessageIndex] = {}
         self._file = open(path, mode, buffering=0)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # so that nobody repairs what is being written
         self.size = 0  # bytes that are whole
 
     # Writing

@@ -36,6 +36,18 @@ def bag_folders(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f'*/{NAME}'))
 
 
+def next_folder(folder: Path) -> Path:
+    """Folder for the next bag below a folder: four digits, counting up."""
+    numbers = [int(path.name[:4]) for path in folder.glob('[0-9][0-9][0-9][0-9]*')]
+    return folder / f'{max(numbers, default=0) + 1:04d}'
+
+
+def repair_all(folder: Path) -> list[str]:
+    """Repair the unfinished bags below a folder; returns one sentence about each."""
+    done = [repair(path.parent) for path in sorted(folder.glob('*/*_0.mcap'))]
+    return [sentence for sentence in done if sentence]
+
+
 def mcap_files(folder: Path) -> list[Path]:
     """Files of one bag in the order in which they were written.
 
@@ -69,7 +81,7 @@ class BagReader:
 
     Args:
         folder: a rosbag2 folder with MCAP files.
-        topics: only these; None: all.
+        topics: only these, relative names; they match in every namespace and are given back as asked for. None: all.
 
     After iterating, `lost` is the number of bytes that could not be used and `warning` says so in one sentence,
     empty when everything was whole.
@@ -82,7 +94,7 @@ class BagReader:
         self.folder = folder
         self.lost = 0
         self.messages = 0
-        self._topics = None if topics is None else set(topics)
+        self._topics = None if topics is None else sorted(topics, key=len, reverse=True)
         self._files = mcap_files(folder)
 
     @property
@@ -106,7 +118,7 @@ class BagReader:
     def _read_indexed(self, file: BinaryIO, summary: Summary) -> Iterator[BagMessage]:
         """Only the chunks that hold something wanted."""
         self._schemas, self._channels = summary.schemas, summary.channels
-        wanted = {channel.id for channel in summary.channels.values() if channel.topic in self._topics}
+        wanted = {channel.id for channel in summary.channels.values() if self._name(channel.topic)}
         for chunk in summary.chunk_indexes:
             if wanted.isdisjoint(chunk.message_index_offsets):
                 continue
@@ -145,8 +157,15 @@ class BagReader:
                 if channel is None:
                     raise ValueError('message of an unknown channel')
                 self.messages += 1
-                if self._topics is None or channel.topic in self._topics:
-                    yield BagMessage(channel.topic, self._schemas[channel.schema_id].name, record.log_time, record.data)
+                if name := self._name(channel.topic):
+                    yield BagMessage(name, self._schemas[channel.schema_id].name, record.log_time, record.data)
+
+
+    def _name(self, topic: str) -> str:
+        """Name under which a topic is given back; empty when it is not wanted."""
+        if self._topics is None:
+            return topic
+        return next((name for name in self._topics if f'/{topic}'.endswith(f'/{name}')), '')
 
 
 def _summary(path: Path) -> Summary | None:
@@ -183,13 +202,11 @@ def read_messages(folder: Path, topics: Collection[str] | None = None) -> Iterat
 def repair(folder: Path) -> str:
     """Make an unfinished bag a proper one: keep what is whole, write indexes and metadata.
 
-    Nobody may be writing the bag.
-
     Returns:
         One sentence about what was done; empty when there was nothing to do.
 
     Raises:
-        UserError: the disk is full.
+        UserError: somebody is writing the bag, or the disk is full.
     """
     files = mcap_files(folder)
     unfinished = [path for path in files if _summary(path) is None]
@@ -209,6 +226,8 @@ def repair(folder: Path) -> str:
         except ValueError:  # killed before the first byte was written
             lost += path.stat().st_size
             path.unlink()
+        except BlockingIOError:
+            raise UserError(f'bag {folder} is being written by another process; end that one first') from None
         except OSError as error:
             raise UserError(f'cannot repair bag {folder}: {error.strerror}; free some space and start again') from None
     write_metadata(folder, summaries)

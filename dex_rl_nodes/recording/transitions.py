@@ -1,15 +1,50 @@
-"""Transitions out of the records of the ticks."""
+"""Transitions from the records of two consecutive ticks."""
 
-from dex_rl_nodes.records import CoreAction, ExecutedAction, Origin, PolicyStep, StepResult, Transition
+from collections import deque
+from dataclasses import dataclass
 
-_PATIENCE = 10  # ticks a missing part is waited for
+import numpy as np
+
+from dex_rl_nodes.records import (
+    HAND_DIM,
+    CoreAction,
+    EpisodeState,
+    ExecutedAction,
+    Origin,
+    Phase,
+    PolicyStep,
+    Source,
+    StepResult,
+    Transition,
+)
+
+Part = PolicyStep | CoreAction | ExecutedAction | StepResult | EpisodeState
+
+_PATIENCE = 16  # ticks that may be open at a time; then the oldest is given up
+_REMEMBERED = 64  # finished episodes whose stragglers are recognised
+
+
+@dataclass
+class _Tick:
+    """What belongs to the action of one tick."""
+
+    now: PolicyStep | None = None
+    core: CoreAction | None = None
+    executed: ExecutedAction | None = None
+    result: StepResult | None = None  # of the next step
+    following: PolicyStep | None = None
+
+    @property
+    def complete(self) -> bool:
+        return all(part is not None for part in (self.now, self.core, self.executed, self.result, self.following))
 
 
 class TransitionAssembler:
-    """Puts a transition together once all its parts are there, in whatever order they arrive.
+    """Joins PolicyStep n, CoreAction n, ExecutedAction n, StepResult n + 1 and PolicyStep n + 1.
 
-    Transition n needs PolicyStep n and n + 1, CoreAction n, ExecutedAction n and StepResult n + 1. Transitions come out in
-    order and numbered without gaps; one whose parts do not all arrive is dropped and counted.
+    The parts may come in any order. Transitions leave in the order of their ticks, numbered without gaps. A tick is
+    dropped and counted when a part is missing for long, or when its parts contradict each other; what comes after
+    the last tick of an episode is ignored.
 
     Args:
         next_sequence: number of the next transition of the run.
@@ -18,80 +53,97 @@ class TransitionAssembler:
     def __init__(self, next_sequence: int = 1):
         self.next_sequence = next_sequence
         self.dropped = 0
-        self._episode = -1
-        self._clear()
+        self._ticks: dict[tuple[int, int], _Tick] = {}
+        self._final: dict[int, int] = {}  # episode -> number of its ticks
+        self._finished: deque[int] = deque()
+        self._after = (-1, -1)  # ticks up to this one are done with
 
-    def _clear(self) -> None:
-        self._steps: dict[int, PolicyStep] = {}
-        self._cores: dict[int, CoreAction] = {}
-        self._executed: dict[int, ExecutedAction] = {}
-        self._results: dict[int, StepResult] = {}
-        self._next = 0
-        self._ended = False
+    def add(self, part: Part) -> list[Transition]:
+        """Take a record; returns the transitions that it completes."""
+        if isinstance(part, EpisodeState):
+            if part.phase == Phase.ENDED:
+                self._end(part.episode, part.final_step)
+        elif isinstance(part, StepResult):
+            self._put(part.episode, part.step - 1, result=part)
+            if part.terminated or part.truncated:
+                self._end(part.episode, part.step)
+        elif isinstance(part, PolicyStep):
+            self._put(part.episode, part.step, now=part)
+            self._put(part.episode, part.step - 1, following=part)
+        elif isinstance(part, CoreAction):
+            self._put(part.episode, part.step, core=part)
+        else:
+            self._put(part.episode, part.step, executed=part)
+        return self._take()
 
-    def add(self, record: PolicyStep | CoreAction | ExecutedAction | StepResult) -> list[Transition]:
-        """Take a record; the transitions it completes.
+    def _put(self, episode: int, step: int, **parts: object) -> None:
+        if step < 0 or (episode, step) <= self._after or step >= self._final.get(episode, step + 1):
+            return
+        tick = self._ticks.setdefault((episode, step), _Tick())
+        for name, part in parts.items():
+            setattr(tick, name, part)
 
-        What belongs to an earlier episode is ignored; the first record of a new one forgets the old one.
-        """
-        if record.episode < self._episode:
-            return []
-        if record.episode > self._episode:
-            self.dropped += max(len(self._executed) - 1, 0) if not self._ended else 0
-            self._clear()
-            self._episode = record.episode
-        table = {
-            PolicyStep: self._steps,
-            CoreAction: self._cores,
-            ExecutedAction: self._executed,
-            StepResult: self._results,
-        }[type(record)]
-        table[record.step] = record
-        return self._complete()
+    def _end(self, episode: int, final_step: int) -> None:
+        """From now on the episode has `final_step` ticks."""
+        if episode not in self._final:
+            self._finished.append(episode)
+            if len(self._finished) > _REMEMBERED:
+                del self._final[self._finished.popleft()]
+        self._final[episode] = final_step
+        for key in [key for key in self._ticks if key[0] == episode and key[1] >= final_step]:
+            del self._ticks[key]
 
-    def _complete(self) -> list[Transition]:
-        done = []
-        while not self._ended:
-            n = self._next
-            parts = (self._steps.get(n), self._cores.get(n), self._executed.get(n))
-            after = (self._results.get(n + 1), self._steps.get(n + 1))
-            if all(part is not None for part in parts + after):
-                done.append(self._transition(*parts, *after))
-                self._ended = after[0].terminated or after[0].truncated
-            elif n + _PATIENCE < max(self._steps, default=0):
-                self.dropped += 1
-            else:
+    def _take(self) -> list[Transition]:
+        """Transitions of the oldest ticks, as far as they are complete."""
+        made = []
+        while self._ticks:
+            key = min(self._ticks)
+            if not self._ticks[key].complete and len(self._ticks) <= _PATIENCE:
                 break
-            for part in (self._steps, self._cores, self._executed, self._results):
-                part.pop(n, None)
-            self._next += 1
-        return done
+            tick = self._ticks.pop(key)
+            self._after = key
+            if not tick.complete or not _consistent(tick):
+                self.dropped += 1
+                continue
+            made.append(_transition(tick, self.next_sequence))
+            self.next_sequence += 1
+        return made
 
-    def _transition(
-        self, step: PolicyStep, core: CoreAction, executed: ExecutedAction, result: StepResult, after: PolicyStep
-    ) -> Transition:
-        sequence, self.next_sequence = self.next_sequence, self.next_sequence + 1
-        return Transition(
-            stamp=step.stamp,
-            sequence=sequence,
-            episode=step.episode,
-            step=step.step,
-            encoder=step.encoder,
-            features=step.features,
-            state=step.state,
-            hand_history=step.hand_history,
-            context=step.context,
-            base_core=step.base_core,
-            residual=core.residual,
-            action=executed.action,
-            reward=result.reward,
-            mask=0.0 if result.terminated else 1.0,
-            truncated=result.truncated,
-            success=result.success,
-            source=Origin.INTERVENTION if executed.source else Origin.POLICY,
-            next_features=after.features,
-            next_state=after.state,
-            next_hand_history=after.hand_history,
-            next_context=after.context,
-            next_base_core=after.base_core,
-        )
+
+def _consistent(tick: _Tick) -> bool:
+    """Whether the parts fit: one encoder, the executed target at the end of the next history, finite numbers."""
+    now, following, executed = tick.now, tick.following, tick.executed
+    if now.encoder != following.encoder or len(now.features) != len(following.features):
+        return False
+    if not np.allclose(following.hand_history[-HAND_DIM:], executed.hand_target, atol=1e-5):
+        return False
+    numbers = (now.features, now.state, now.base_core, following.features, following.state, executed.action, tick.core.residual)
+    return all(np.isfinite(values).all() for values in numbers)
+
+
+def _transition(tick: _Tick, sequence: int) -> Transition:
+    now, following, result = tick.now, tick.following, tick.result
+    return Transition(
+        stamp=now.stamp,
+        sequence=sequence,
+        episode=now.episode,
+        step=now.step,
+        encoder=now.encoder,
+        features=now.features,
+        state=now.state,
+        hand_history=now.hand_history,
+        context=now.context,
+        base_core=now.base_core,
+        residual=tick.core.residual,
+        action=tick.executed.action,
+        reward=result.reward,
+        mask=0.0 if result.terminated else 1.0,
+        truncated=result.truncated,
+        success=result.success,
+        source=Origin.POLICY if tick.executed.source == Source.POLICY else Origin.INTERVENTION,
+        next_features=following.features,
+        next_state=following.state,
+        next_hand_history=following.hand_history,
+        next_context=following.context,
+        next_base_core=following.base_core,
+    )

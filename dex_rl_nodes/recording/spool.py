@@ -1,0 +1,111 @@
+"""The numbered transitions of a run: in a file before anybody hears of them, the newest also in memory."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from mcap.records import Chunk, Message
+
+from dex_rl_nodes.recording import messages
+from dex_rl_nodes.recording.mcap_file import chunk_records, whole_records
+from dex_rl_nodes.recording.reader import bag_folders, mcap_files
+from dex_rl_nodes.recording.writer import BagWriter
+from dex_rl_nodes.records import Transition
+from dex_rl_nodes.run_directory import RunDirectory
+
+TOPIC = 'transitions'
+SUFFIX = '_transitions'  # of their bag, which lies beside the one of the other topics
+_IN_MEMORY = 2048
+_TYPE = messages.type_of(Transition())
+
+
+class TransitionSpool:
+    """Transitions of a run by number, from 1 without gaps.
+
+    A transition is one chunk of an own bag, so that it is on disk when `append` returns and can be found again. The
+    number of a transition is its position in all bags; that is also the number it was written with, unless somebody
+    has removed a bag.
+
+    Args:
+        run: the run.
+        folder: bag of the transitions of this session, made with the first one.
+
+    Raises:
+        UserError: the disk is full (`append`, `close`).
+    """
+
+    def __init__(self, run: RunDirectory, folder: Path):
+        self._places = [place for bag in transition_bags(run) for place in _places(bag)]
+        self._folder = folder
+        self._writer: BagWriter | None = None
+        self._memory: deque[bytes] = deque(maxlen=_IN_MEMORY)
+
+    @property
+    def newest(self) -> int:
+        """Number of the newest transition; 0 without any."""
+        return len(self._places)
+
+    def append(self, transition: Transition) -> None:
+        """Write the next transition."""
+        if transition.sequence != self.newest + 1:
+            raise ValueError(f'transition {transition.sequence} does not follow {self.newest}')
+        if self._writer is None:
+            self._writer = BagWriter(self._folder, compression='')  # features hardly compress
+        data = messages.serialise(transition)
+        place = self._writer.position
+        self._writer.write_raw(f'/{TOPIC}', _TYPE, data, transition.stamp)
+        self._writer.flush()
+        self._places.append(place)
+        self._memory.append(data)
+
+    def fetch(self, first: int, count: int) -> list[tuple[int, bytes]]:
+        """Numbers and serialised transitions from number `first` on, at most `count`; stops at one that is damaged."""
+        found = []
+        oldest = self.newest - len(self._memory) + 1
+        for number in range(max(first, 1), min(first + count, self.newest + 1)):
+            data = self._memory[number - oldest] if number >= oldest else _read(*self._places[number - 1])
+            if data is None:
+                break
+            found.append((number, data))
+        return found
+
+    def close(self) -> None:
+        """Finish the bag."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def transition_bags(run: RunDirectory) -> list[Path]:
+    """Bags of the online transitions, oldest first."""
+    return [folder for folder in bag_folders(run.bags('online')) if folder.name.endswith(SUFFIX)]
+
+
+def read_transitions(run: RunDirectory) -> Iterator[Transition]:
+    """All transitions of a run, numbered from 1; a bag cut off in the middle is read as far as it is whole."""
+    number = 0
+    for bag in transition_bags(run):
+        for place in _places(bag):
+            data = _read(*place)
+            if data is not None:
+                number += 1
+                yield replace(messages.deserialise(data, _TYPE), sequence=number)
+
+
+def _places(bag: Path) -> list[tuple[Path, int]]:
+    """File and offset (bytes) of every transition of a bag."""
+    places = []
+    for path in mcap_files(bag):
+        with path.open('rb') as file:
+            places += [(path, start) for start, _, record in whole_records(file) if isinstance(record, Chunk)]
+    return places
+
+
+def _read(path: Path, offset: int) -> bytes | None:
+    """The serialised transition in the chunk at an offset; None when it is damaged."""
+    with path.open('rb') as file:
+        _, _, chunk = next(whole_records(file, offset))
+    try:
+        return next(record.data for _, record in chunk_records(chunk) if isinstance(record, Message))
+    except ValueError:
+        return None
