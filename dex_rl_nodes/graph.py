@@ -27,8 +27,8 @@ STAGES = 'stages'  # the executable that runs one stage in one process
 class Process:
     """One process of a graph: a ROS node, or a program that runs to its end.
 
-    `on_exit` says what an unexpected end means: `stop` ends the whole graph, `restart` starts the process again, at most
-    `max_restarts` times. Exit code 2 (a person has to act) always ends the graph.
+    `on_exit` says what an unexpected end means: `stop` ends the whole graph, `restart` starts the process again,
+    at most `max_restarts` times. Exit code 2 (a person has to act) always ends the graph.
     """
 
     name: str
@@ -146,18 +146,17 @@ def _robot(values: dict[str, Value]) -> list[Process]:
     if values['robot'] == 'sim':
         return [_node('sim_robot', values)]
     processes = [_node('hand_driver', values, on_exit='restart')]
+    namespace = '/'.join(part for part in (str(values['namespace']), 'camera') if part)
     for view, camera in config.load_robot(str(values['robot'])).cameras.items():
         profile = f'{camera.width}x{camera.height}x{camera.rate:g}'
-        processes.append(
-            Process(
-                f'{view}_camera',
-                'realsense2_camera_node',
-                package='realsense2_camera',
-                parameters={'serial_no': camera.serial, 'rgb_camera.color_profile': profile, 'camera_name': view},
-                namespace='/'.join(part for part in (str(values['namespace']), 'camera') if part),
-                on_exit='restart',
-            )
+        parameters = {'rgb_camera.color_profile': profile, 'depth_module.color_profile': profile, 'enable_depth': False}
+        if camera.serial:
+            parameters['serial_no'] = f'_{camera.serial}'  # with the underscore it stays text
+        # the driver names its topics after its node: camera/<view>/color/image_raw
+        driver = Process(
+            view, 'realsense2_camera_node', 'realsense2_camera', parameters=parameters, namespace=namespace
         )
+        processes.append(replace(driver, on_exit='restart'))
     return processes
 
 

@@ -72,7 +72,7 @@ def run(arguments: list[str]) -> int:
         raise UserError(f'the parameter file {path} does not exist')
     app.build(values)  # refuses what cannot be started
     os.environ.update(environment(os.environ))
-    if importlib.util.find_spec('launch') and importlib.util.find_spec('launch_ros'):
+    if importlib.util.find_spec('launch_ros'):  # `launch` would also be found as the folder of that name
         return run_with_launch(app, texts)
     with sole_graph(app, str(values.get('namespace', '')), os.environ):
         return run_with_supervisor(app, values)

@@ -235,7 +235,7 @@ def command_line(process: Process, folder: Path, parameter_file: str = '') -> li
     if process.package != PACKAGE:
         raise UserError(
             f'{process.name} is an executable of {process.package}, which needs a ROS installation; '
-            f'install it (apt-get install ros-$ROS_DISTRO-{process.package.replace("_", "-")}) and source its setup.bash'
+            f'install ros-$ROS_DISTRO-{process.package.replace("_", "-")} with apt-get and source its setup.bash'
         )
     module = f'{PACKAGE}.nodes.{process.executable}' if process.is_node else f'{PACKAGE}.{process.executable}'
     command = [sys.executable, '-m', module, *process.arguments]

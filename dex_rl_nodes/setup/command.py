@@ -1,0 +1,115 @@
+"""The command line of `./dexrl`: sets up what is missing, then hands over to the environment."""
+
+import os
+import random
+import signal
+import sys
+
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.setup import system
+from dex_rl_nodes.setup.build import build, run_variables
+from dex_rl_nodes.setup.environment import Environment
+from dex_rl_nodes.setup.places import CHECKOUT, Places, find_places
+from dex_rl_nodes.setup.steps import Progress, Runner, exclusive
+
+USAGE = """usage: ./dexrl COMMAND ...
+
+Commands (each sets everything up when it is first used):
+  launch FILE.launch.py [arg:=value ...]    start a graph; --show-args lists its arguments
+  train STAGE [arg:=value ...]              one offline stage, from bags: prior, policy, reward
+  bench [NAME] [arg:=value ...]             in-process experiments and speed figures
+  test [pytest arguments]                   build and run the tests
+  setup                                     set-up alone
+  doctor [robot:=NAME]                      what is used, what is missing, and the fix
+
+Variables: DEXRL_HOME (private environments, ~/.cache/dexrl), DEXRL_RUNS (run directories, ./runs),
+DEXRL_TORCH=cuda (PyTorch for NVIDIA cards), ROS_DOMAIN_ID.
+`./dexrl COMMAND --help` says more."""
+
+MODULES = {
+    'launch': ('dex_rl_nodes.launch_command',),
+    'train': ('dex_rl_nodes.stages', 'train'),
+    'bench': ('dex_rl_nodes.stages', 'bench'),
+    'test': ('pytest',),
+}
+DOMAINS = range(1, 102)  # those whose ports lie below the range of ephemeral ones on Linux
+
+
+def set_up(places: Places) -> None:
+    """Make what is missing of environment and build. Can be stopped and started again at any time."""
+    with exclusive(places.environment.with_suffix('.lock')) as lock, exclusive(places.build.with_suffix('.lock')):
+        if places.is_complete():
+            return
+        print(f'dexrl: setting up in {places.environment} (once; a few minutes)', file=sys.stderr)
+        progress = Progress(total=7)
+        runner = Runner(progress, places.logs, lock)
+        try:
+            with progress.step('system libraries and compiler'):
+                system.ensure(runner)
+            environment = Environment(places, runner)
+            environment.make_base()
+            runner.together(lambda: build(places, runner), environment.make_rest)
+        except BaseException:
+            runner.stop()
+            raise
+        places.stamp('complete').touch()
+
+
+def hand_over(places: Places, command: str, arguments: list[str]) -> int:
+    """Replace this process by the command in the environment."""
+    os.environ.update(run_variables(places))
+    if command == 'test':
+        # tests must not hear another graph, and no other graph them
+        os.environ.setdefault('ROS_DOMAIN_ID', str(random.choice(DOMAINS)))
+        os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+        print(f'dexrl: testing in ROS_DOMAIN_ID={os.environ["ROS_DOMAIN_ID"]}', file=sys.stderr)
+        os.chdir(CHECKOUT)
+    sys.stdout.flush()
+    os.execv(places.python, [str(places.python), '-m', *MODULES[command], *arguments])
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command; returns its exit code."""
+    command, *rest = arguments or ['--help']
+    if command in ('-h', '--help', 'help'):
+        print(USAGE)
+        return 0
+    if command not in (*MODULES, 'setup', 'doctor'):
+        raise UserError(f'there is no command "{command}"; choose one of: {", ".join((*MODULES, "setup", "doctor"))}')
+    if command in ('setup', 'doctor') and ('-h' in rest or '--help' in rest):
+        print(USAGE)
+        return 0
+    places = find_places()
+    if command == 'doctor':
+        from dex_rl_nodes.setup.doctor import examine
+
+        return examine(places, rest)
+    if command == 'setup' and rest:
+        raise UserError(f'setup takes no arguments, not "{rest[0]}"')
+    if not places.is_complete():
+        set_up(places)
+    if command == 'setup':
+        print(f'dexrl: ready; environment {places.environment}')
+        return 0
+    return hand_over(places, command, rest)
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point of `./dexrl`."""
+    # a closed terminal or a stopping service must end the set-up's programs too
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return run(arguments)
+    except UserError as error:
+        print(f'dexrl: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('\ndexrl: stopped; the next call goes on from here', file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(
+            f'dexrl: {error.filename or "the set-up"}: {error.strerror}; free some space or fix its permissions',
+            file=sys.stderr,
+        )
+        return 2

@@ -1,0 +1,151 @@
+"""`./dexrl doctor`: what is used, what is missing or misconfigured, and the fix."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.setup import system
+from dex_rl_nodes.setup.build import run_variables
+from dex_rl_nodes.setup.places import CHECKOUT, Places, home
+
+MINIMUM_DISK = 5  # GiB: environment 2, build and logs, a run's bags
+MINIMUM_MEMORY = 4  # GiB: eleven nodes, a replay buffer of cached features
+MINIMUM_SHARED_MEMORY = 512  # MiB: a segment of 32 MB for each participant
+MARKS = {'good': 'ok  ', 'warning': 'warn', 'bad': 'BAD '}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: its level is `good`, `warning` or `bad`."""
+
+    level: str
+    subject: str
+    text: str
+    fix: str = ''
+
+
+def examine(places: Places, arguments: list[str]) -> int:
+    """Print the report; the exit code is 1 when something is bad."""
+    robot = _robot(arguments)
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        lambda: _interpreter(places),
+        _machine,
+        lambda: _resources(places),
+        _graph_variables,
+        lambda: _environment(places, robot),
+    ]
+    bad = 0
+    for check in checks:
+        for finding in check():
+            bad += finding.level == 'bad'
+            print(f'{MARKS[finding.level]}  {finding.subject:<22} {finding.text}')
+            if finding.fix:
+                print(f'      {"":<22} -> {finding.fix}')
+    print(f'\n{"Everything needed is there." if not bad else f"{bad} to mend, see BAD above."}')
+    return 1 if bad else 0
+
+
+def _robot(arguments: list[str]) -> str:
+    for text in arguments:
+        name, separator, value = text.partition(':=')
+        if name != 'robot' or not separator:
+            raise UserError(f'doctor takes robot:=NAME, not "{text}"')
+        valid = sorted(path.stem for path in (CHECKOUT / 'config' / 'robots').glob('*.yaml'))
+        if value not in valid:
+            raise UserError(f'robot must be one of {", ".join(valid)}, not "{value}"')
+        return value
+    return 'sim'
+
+
+def _interpreter(places: Places) -> Iterator[Finding]:
+    yield Finding('good', 'Python', f'{sys.version.split()[0]} ({sys.executable})')
+    if places.distribution:
+        yield Finding('good', 'ROS 2', f'{places.distribution}, as sourced')
+    else:
+        yield Finding('good', 'ROS 2', 'Jazzy from wheels, in the private environment')
+        if name := os.environ.get('ROS_DISTRO'):
+            yield Finding(
+                'warning', 'ROS_DISTRO', f'{name}, but not sourced', f'source /opt/ros/{name}/setup.bash, or unset it'
+            )
+    ready = places.is_complete()
+    state = str(places.environment) if ready else f'{places.environment} is not complete'
+    yield Finding('good' if ready else 'bad', 'environment', state, '' if ready else './dexrl setup')
+
+
+def _machine() -> Iterator[Finding]:
+    lacking = system.missing()
+    for requirement in system.REQUIREMENTS:
+        if requirement not in lacking:
+            yield Finding('good', requirement.name, 'found')
+        else:
+            yield Finding('bad', requirement.name, 'missing', f'sudo {system.install_line([requirement])}')
+    if Path('/proc/driver/nvidia/version').exists() and os.environ.get('DEXRL_TORCH') != 'cuda':
+        yield Finding('warning', 'NVIDIA card', 'not used by PyTorch', 'DEXRL_TORCH=cuda ./dexrl setup')
+
+
+def _resources(places: Places) -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0))
+    yield Finding('good' if cores >= 2 else 'warning', 'processor', f'{cores} cores')
+    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30
+    yield Finding('good' if memory >= MINIMUM_MEMORY else 'warning', 'memory', f'{memory:.1f} GiB')
+    runs = Path(os.environ.get('DEXRL_RUNS', 'runs')).resolve()
+    for subject, folder in (('disk, environment', home()), ('disk, runs', runs)):
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(existing).free / 2**30
+        fix = '' if free >= MINIMUM_DISK else f'free some space on the disk of {existing}'
+        yield Finding('bad' if fix else 'good', subject, f'{free:.0f} GiB free ({folder})', fix)
+    if Path('/dev/shm').exists():
+        free = shutil.disk_usage('/dev/shm').free / 2**20
+        fix = (
+            ''
+            if free >= MINIMUM_SHARED_MEMORY
+            else 'give /dev/shm more room (docker run --shm-size=1g); camera images go through it'
+        )
+        yield Finding('warning' if fix else 'good', 'shared memory', f'{free:.0f} MiB free', fix)
+
+
+def _graph_variables() -> Iterator[Finding]:
+    domain = os.environ.get('ROS_DOMAIN_ID', '0') or '0'
+    if not domain.isdigit() or int(domain) > 232:
+        yield Finding(
+            'bad', 'ROS_DOMAIN_ID', f'"{domain}" is not a domain', 'export ROS_DOMAIN_ID=0 (0 to 101 is safe)'
+        )
+    else:
+        level, fix = (
+            ('good', '')
+            if int(domain) <= 101
+            else ('warning', 'use 0 to 101: above, ports can be taken by other programs')
+        )
+        yield Finding(level, 'ROS_DOMAIN_ID', domain, fix)
+    middleware = os.environ.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp')
+    fix = (
+        ''
+        if 'fastrtps' in middleware
+        else 'the shipped profile is for Fast DDS; check that camera images arrive at full rate'
+    )
+    yield Finding('warning' if fix else 'good', 'middleware', middleware, fix)
+    reach = os.environ.get('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    yield Finding('good', 'discovery range', reach)
+
+
+def _environment(places: Places, robot: str) -> Iterator[Finding]:
+    """What only the environment itself can tell: versions, drawing, weights, devices."""
+    if not places.is_complete():
+        return
+    variables = {**os.environ, **run_variables(places)}
+    command = [places.python, '-m', 'dex_rl_nodes.diagnosis', robot]
+    result = subprocess.run(
+        command, env=variables, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=120
+    )
+    try:
+        for row in json.loads(result.stdout.splitlines()[-1]):
+            yield Finding(*row)
+    except (IndexError, ValueError):
+        words = (result.stderr.strip().splitlines() or ['no output'])[-1]
+        yield Finding('bad', 'environment', f'does not run: {words}', f'rm -r {places.environment} && ./dexrl setup')
