@@ -5,6 +5,7 @@ import pytest
 
 pytest.importorskip('rclpy')
 torch = pytest.importorskip('torch')
+torch.set_num_threads(1)  # two spin against each other on a busy machine
 
 from harness import START_HAND, bench, ros  # noqa: E402, F401
 

@@ -1,0 +1,134 @@
+"""learner with its real core and a peer that is the recorder."""
+
+import json
+import shutil
+
+import pytest
+
+pytest.importorskip('rclpy')
+torch = pytest.importorskip('torch')
+torch.set_num_threads(1)  # two spin against each other on a busy machine
+
+from harness import bench, ros  # noqa: E402, F401
+
+from dex_rl_nodes.learning.checkpoint import numbered  # noqa: E402
+from dex_rl_nodes.learning.interfaces import create_interface  # noqa: E402
+from dex_rl_nodes.learning.learner import Learner  # noqa: E402
+from dex_rl_nodes.learning.metrics import MetricsWriter  # noqa: E402
+from dex_rl_nodes.learning.residual import ResidualRunner  # noqa: E402
+from dex_rl_nodes.learning.sac import ResidualSettings  # noqa: E402
+from dex_rl_nodes.learning.speed import random_transitions  # noqa: E402
+from dex_rl_nodes.msg import Transition as TransitionMessage  # noqa: E402
+from dex_rl_nodes.nodes import conversions  # noqa: E402
+from dex_rl_nodes.nodes.learner import LearnerNode  # noqa: E402
+from dex_rl_nodes.srv import FetchTransitions  # noqa: E402
+
+FEATURES = 8
+SETTINGS = ResidualSettings(width=16, projection=8, batch=8, start=10, publish_every=20)
+
+
+@pytest.fixture(scope='module')
+def interface():
+    torch.manual_seed(1)
+    return create_interface('latent_prior').freeze()
+
+
+@pytest.fixture
+def run_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    return tmp_path / 'test'
+
+
+def _transitions(interface, count, seed=1):
+    return random_transitions(count, FEATURES, interface.context_dim, interface.core_dim, seed)
+
+
+class Recorder:
+    """What the learner needs of replay_recorder."""
+
+    def __init__(self, table, recorded):
+        self.table, self.recorded, self.requests = table, recorded, []
+        table.peer.create_service(FetchTransitions, 'fetch_transitions', self._answer)
+
+    def _answer(self, request, response):
+        self.requests.append(request.first)
+        wanted = self.recorded[request.first - 1 : request.first - 1 + request.count]
+        response.newest = len(self.recorded)
+        response.transitions = [conversions.to_message(transition, TransitionMessage) for transition in wanted]
+        return response
+
+    def publish(self, transition):
+        self.table.send('transitions', transition)
+
+
+def _table(bench, interface, folder, recorded, core=None):  # noqa: F811
+    core = core or Learner(SETTINGS, interface, _transitions(interface, 40, seed=0), seed=0)
+    table = bench(LearnerNode, core, MetricsWriter(folder), lockstep=False, run='test', checkpoint_every=20, niceness=0)
+    return table, Recorder(table, recorded), core
+
+
+def test_fetches_what_was_recorded_before_it_started(bench, interface, run_folder):  # noqa: F811
+    recorded = _transitions(interface, 450)
+    table, recorder, core = _table(bench, interface, run_folder, recorded)
+    acks = table.listen('transition_ack')
+    table.until(lambda: acks and acks[-1].sequence == 450, 'acknowledgement of 450')
+    table.until(lambda: core.sequence == 450, 'all in the buffer')
+    assert recorder.requests == [1, 201, 401]
+    assert core.env_steps == 450
+
+
+def test_fills_a_gap_and_drops_what_it_knows(bench, interface, run_folder):  # noqa: F811
+    recorded = _transitions(interface, 60)
+    known = recorded[:50]
+    table, recorder, core = _table(bench, interface, run_folder, known)
+    table.until(lambda: core.sequence == 50, 'the recorded ones')
+    recorder.recorded = recorded
+    for number in (50, 51, 54, 55):  # one twice, two lost on the way
+        recorder.publish(recorded[number - 1])
+    table.until(lambda: core.sequence == 60, 'the lost ones')
+    assert core.env_steps == 60
+
+
+def test_learns_publishes_and_checkpoints_within_its_budget(bench, interface, run_folder):  # noqa: F811
+    recorded = _transitions(interface, 45)
+    table, _, core = _table(bench, interface, run_folder, recorded)
+    weights, states = table.listen('policy_weights'), table.listen('learner_state')
+    table.until(lambda: weights and weights[-1].version == 2, 'weights 2')
+    table.until(lambda: states and states[-1].updates == 45, 'the state')
+    assert (core.updates, states[-1].env_steps, states[-1].weights_version) == (45, 45, 2)
+    assert states[-1].critic_loss > 0
+    runner = ResidualRunner(interface)
+    runner.load_weights(weights[-1].data.tobytes(), weights[-1].version, weights[-1].sha256)
+    assert [path.stem for path in numbered(run_folder / 'learner')] == ['step_20', 'step_40']
+    table.node.close()
+    assert numbered(run_folder / 'learner')[-1].stem == 'step_45'
+    lines = [json.loads(line) for line in (run_folder / 'metrics.jsonl').read_text().splitlines()]
+    assert {'time', 'env_steps', 'updates', 'episodes', 'critic_loss'} <= set(lines[0])
+
+
+def test_goes_on_after_a_kill_as_if_nothing_had_happened(bench, interface, run_folder):  # noqa: F811
+    """A killed learner has its last checkpoint and the recorder's disk; from both follows what it would have become."""
+    recorded = _transitions(interface, 30)
+    table, _, core = _table(bench, interface, run_folder, recorded)
+    table.until(lambda: core.updates == 30 and numbered(run_folder / 'learner'), 'the first session')
+    survived = run_folder.parent / 'survived'
+    shutil.copytree(run_folder / 'learner', survived)  # step_20: the rest dies with the process
+    later = Learner(SETTINGS, interface, _transitions(interface, 40, seed=0), seed=0)
+    later.load_newest(survived)
+    assert later.updates == 20
+    table.node.close()
+    table.executor.remove_node(table.node)
+    table.node.destroy_node()
+    again, _, _ = _table(bench, interface, run_folder, recorded, core=later)
+    again.until(lambda: later.updates == 30, 'the second session')
+    assert later.sequence == 30
+
+
+def test_another_encoder_is_named(bench, interface, run_folder):  # noqa: F811
+    from dex_rl_nodes.errors import UserError
+
+    recorded = _transitions(interface, 1)
+    recorded[0].encoder = 'other:1'
+    table, _, _ = _table(bench, interface, run_folder, recorded)
+    with pytest.raises(UserError, match='encoder "other:1"'):
+        table.until(lambda: False, 'the error')

@@ -1,0 +1,111 @@
+"""What all nodes have in common: parameters, deadlines, diagnostics, start and stop."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+rclpy = pytest.importorskip('rclpy')
+pytest.importorskip('mujoco')
+
+from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
+from harness import bench, ros  # noqa: E402, F401
+from rclpy.parameter import Parameter  # noqa: E402
+
+from dex_rl_nodes.descriptions import NODES  # noqa: E402
+from dex_rl_nodes.errors import UserError  # noqa: E402
+from dex_rl_nodes.nodes.node import WARN, Node  # noqa: E402
+from dex_rl_nodes.parameters import COMMON  # noqa: E402
+
+
+def _make(**parameters):
+    return Node('policy', parameter_overrides=[Parameter(name, value=value) for name, value in parameters.items()])
+
+
+@pytest.mark.parametrize(
+    'parameters, sentence',
+    [
+        ({'seed': 1000}, 'policy: seed must be at most 999, not 1000'),
+        ({'threads': 0}, 'policy: threads must be at least 1, not 0'),
+        ({'threads': 'two'}, 'policy: threads must be a whole number, not "two"'),
+        ({'lockstep': 1}, 'policy: lockstep must be true or false, not "1"'),
+        ({'source': 'guess'}, 'policy: source must be one of model, zero, not "guess"'),
+    ],
+)
+def test_wrong_parameters_are_refused_with_a_reason(ros, parameters, sentence):  # noqa: F811
+    with pytest.raises(UserError) as caught:
+        _make(**parameters)
+    assert str(caught.value) == sentence
+
+
+def test_unknown_names_are_answered_with_the_valid_ones(ros):  # noqa: F811
+    node = _make(task='fold_laundry')
+    with pytest.raises(UserError, match='unknown task "fold_laundry"; choose one of: .*pull_tissue'):
+        node.task  # noqa: B018
+
+
+@pytest.mark.parametrize('name', NODES)
+def test_every_parameter_is_described_and_fixed_unless_it_says_otherwise(ros, name):  # noqa: F811
+    node = Node(name)
+    for parameter in (*COMMON, *NODES[name].parameters):
+        descriptor = node.describe_parameter(parameter.name)
+        assert parameter.description in descriptor.description
+        assert node.setting(parameter.name) == parameter.default
+        result = node.set_parameters([Parameter(parameter.name, value=parameter.default)])[0]
+        assert result.successful is not parameter.read_only
+    node.destroy_node()
+
+
+def test_a_deadline_names_what_it_waited_for(bench):  # noqa: F811
+    table = bench(lambda **options: Node('policy', **options))
+    table.node.wait_for('the front camera', 0.0, 'is it plugged in?')
+    table.node.wait_for('the wrist camera', 0.0)
+    table.node.arrived('the wrist camera')
+    with pytest.raises(UserError) as caught:
+        table.until(lambda: False, 'the error')
+    assert str(caught.value) == 'policy: waited 0 s for the front camera in vain; is it plugged in?'
+
+
+def test_diagnostics_come_every_second_and_at_once_when_something_changes(bench):  # noqa: F811
+    table = bench(lambda **options: Node('policy', **options))
+    heard = table.listen('/diagnostics')
+    table.node.report('front camera', frames=3)
+    table.until(lambda: heard, 'the regular report')
+    status = heard[-1].status[0]
+    assert (status.name, status.level, status.hardware_id) == ('policy: front camera', DiagnosticStatus.OK, 'sim')
+    assert (status.values[0].key, status.values[0].value) == ('frames', '3')
+    count = len(heard)
+    started = time.monotonic()
+    table.node.report('front camera', WARN, 'silent')
+    table.until(lambda: len(heard) > count, 'the warning')
+    assert time.monotonic() - started < 0.5 and heard[-1].status[0].message == 'silent'
+
+
+def _start(name, *parameters):
+    overrides = [word for parameter in parameters for word in ('-p', parameter)]
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(30 + os.getpid() % 60), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+    command = [sys.executable, '-m', f'dex_rl_nodes.nodes.{name}', '--ros-args', *overrides]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_person_s_mistake_is_one_sentence_and_code_2():
+    process = _start('lmpm_decoder', 'run:=no_such_run')
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert errors.count('\n') == 1 and 'no_such_run/prior.safetensors' in errors and 'Traceback' not in errors
+
+
+@pytest.mark.parametrize('which', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_node_with_code_0(bench, which):  # noqa: F811
+    table = bench(lambda **options: Node('policy', **options))
+    process = _start('scripted_operator', 'lockstep:=true')
+    try:
+        table.until(lambda: table.peer.count_publishers('glove/joint_states'), 'the node')
+        process.send_signal(which)
+        _, errors = process.communicate(timeout=5)
+    finally:
+        process.kill()
+    assert (process.returncode, errors) == (0, '')
