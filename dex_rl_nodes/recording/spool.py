@@ -60,13 +60,11 @@ class TransitionSpool:
         self._memory.append(data)
 
     def fetch(self, first: int, count: int) -> list[tuple[int, bytes]]:
-        """Numbers and serialised transitions from number `first` on, at most `count`; stops at one that is damaged."""
+        """Numbers and serialised transitions from number `first` on, at most `count`."""
         found = []
         oldest = self.newest - len(self._memory) + 1
         for number in range(max(first, 1), min(first + count, self.newest + 1)):
             data = self._memory[number - oldest] if number >= oldest else _read(*self._places[number - 1])
-            if data is None:
-                break
             found.append((number, data))
         return found
 
@@ -83,29 +81,31 @@ def transition_bags(run: RunDirectory) -> list[Path]:
 
 def read_transitions(run: RunDirectory) -> Iterator[Transition]:
     """All transitions of a run, numbered from 1; a bag cut off in the middle is read as far as it is whole."""
-    number = 0
-    for bag in transition_bags(run):
-        for place in _places(bag):
-            data = _read(*place)
-            if data is not None:
-                number += 1
-                yield replace(messages.deserialise(data, _TYPE), sequence=number)
+    places = (place for bag in transition_bags(run) for place in _places(bag))
+    for number, place in enumerate(places, 1):
+        yield replace(messages.deserialise(_read(*place), _TYPE), sequence=number)
 
 
 def _places(bag: Path) -> list[tuple[Path, int]]:
-    """File and offset (bytes) of every transition of a bag."""
+    """File and offset (bytes) of every whole transition of a bag."""
     places = []
     for path in mcap_files(bag):
         with path.open('rb') as file:
-            places += [(path, start) for start, _, record in whole_records(file) if isinstance(record, Chunk)]
+            for start, _, record in whole_records(file):
+                if isinstance(record, Chunk) and _transition_in(record) is not None:
+                    places.append((path, start))
     return places
 
 
-def _read(path: Path, offset: int) -> bytes | None:
-    """The serialised transition in the chunk at an offset; None when it is damaged."""
+def _read(path: Path, offset: int) -> bytes:
     with path.open('rb') as file:
         _, _, chunk = next(whole_records(file, offset))
+    return _transition_in(chunk)
+
+
+def _transition_in(chunk: Chunk) -> bytes | None:
+    """The serialised transition in a chunk; None when it is damaged."""
     try:
-        return next(record.data for _, record in chunk_records(chunk) if isinstance(record, Message))
+        return next((record.data for _, record in chunk_records(chunk) if isinstance(record, Message)), None)
     except ValueError:
         return None
