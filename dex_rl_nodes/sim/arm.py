@@ -62,23 +62,30 @@ def _numbers(values) -> str:
 
 
 def inverse_kinematics(model, data, site: int, position: np.ndarray, quaternion: np.ndarray) -> np.ndarray:
-    """Joint positions (7,) that put `site` at a pose, near HOME.
-
-    Damped least squares with a pull towards HOME in the null space. `data` is used as scratch.
+    """Joint positions (7,) that put `site` at a pose, in the posture nearest to HOME.
 
     Args:
+        data: used as scratch.
         position: metres, base frame.
         quaternion: w, x, y, z.
 
     Raises:
         ValueError: the pose is out of reach (worse than 1 mm or 0.01 rad).
     """
-    q = HOME.copy()
-    jacobian = np.zeros((6, model.nv))
-    error = np.zeros(6)
-    current = np.zeros(4)
-    inverse = np.zeros(4)
-    difference = np.zeros(4)
+    # Elbow up and wrist straight is HOME; a hand that is turned over needs the other side of joint 7.
+    homes = [HOME + [0, 0, 0, 0, 0, 0, turn] for turn in (0.0, -np.pi)]
+    found = [(home, *_descend(model, data, site, position, quaternion, home)) for home in homes]
+    postures = [(np.linalg.norm(q - home), tuple(q)) for home, q, error in found if error < 1e-3]
+    if not postures:
+        raise ValueError(f'no arm posture reaches {np.round(position, 3)}')
+    return np.array(min(postures)[1])
+
+
+def _descend(model, data, site: int, position, quaternion, home) -> tuple[np.ndarray, float]:
+    """Damped least squares from `home`, with a pull back to it in the null space; returns joints and error."""
+    q = home.copy()
+    jacobian, error = np.zeros((6, model.nv)), np.zeros(6)
+    current, inverse, difference = np.zeros(4), np.zeros(4), np.zeros(4)
     for _ in range(100):
         data.qpos[:7] = q
         mujoco.mj_kinematics(model, data)
@@ -88,13 +95,11 @@ def inverse_kinematics(model, data, site: int, position: np.ndarray, quaternion:
         mujoco.mju_negQuat(inverse, current)
         mujoco.mju_mulQuat(difference, quaternion, inverse)
         mujoco.mju_quat2Vel(error[3:], difference, 1.0)
+        if np.linalg.norm(error) < 1e-6:
+            break
         mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], site)
         arm = jacobian[:, :7]
         pseudo_inverse = arm.T @ np.linalg.inv(arm @ arm.T + 1e-4 * np.eye(6))
-        step = pseudo_inverse @ error + (np.eye(7) - pseudo_inverse @ arm) @ (0.1 * (HOME - q))
-        q = np.clip(q + step, POSITION_MIN, POSITION_MAX)
-        if np.linalg.norm(error[:3]) < 1e-6 and np.linalg.norm(error[3:]) < 1e-6:
-            break
-    if np.linalg.norm(error[:3]) > 1e-3 or np.linalg.norm(error[3:]) > 1e-2:
-        raise ValueError(f'no arm posture reaches {np.round(position, 3)}')
-    return q
+        pull = (np.eye(7) - pseudo_inverse @ arm) @ (0.1 * (home - q))
+        q = np.clip(q + pseudo_inverse @ error + pull, POSITION_MIN, POSITION_MAX)
+    return q, float(np.linalg.norm(error))

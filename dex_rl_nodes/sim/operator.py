@@ -16,7 +16,7 @@ SKILLS = ('demonstrate', 'negative', 'assist')
 _YAW_TOLERANCE = 0.12  # rad
 _CLOSURE_TOLERANCE = 0.02
 _LOST_TICKS = 4  # what a stage needs may be missing for so long before the person starts again
-_STAGE_TICKS = 45  # longer in one stage is being stuck
+_STAGE_TICKS = 35  # longer in one stage is being stuck
 _ATTEMPTS = 3
 _NEARLY_SUCCESS = ('offset', 'high', 'half_closed', 'open_hand', 'stop_short')
 
@@ -133,7 +133,7 @@ class ScriptedOperator:
         return error, rotations.difference(goal, np.asarray(reading.tcp_pose[3:]))
 
     def _follow_plan(self, seen: Scene, error: np.ndarray, turn: np.ndarray) -> int:
-        """Go on to the next stage, or start again; returns a mark when the episode is decided."""
+        """Go on to the next stage, or try again; returns a mark when the episode is decided."""
         stage = self._plan[self._stage]
         self._in_stage += 1
         self._sure = self._sure + 1 if seen['success'] > 0 else 0
@@ -144,8 +144,15 @@ class ScriptedOperator:
                 return self._decide(Mark.DISCARD if self._sure else Mark.FAILURE)
         elif last and self._sure >= self._style.sure:
             return self._decide(Mark.SUCCESS) if self.skill == 'demonstrate' else Mark.NONE
-        if self._lost > _LOST_TICKS or (self._in_stage > _STAGE_TICKS and not last):
-            return self._start_again()
+        if seen.get('lost', 0) > 0 and self.skill != 'assist':
+            return self._decide(Mark.DISCARD if self.skill == 'demonstrate' else Mark.FAILURE)
+        if self._sure > 2 and not last:  # done, sooner than planned
+            self._enter(len(self._plan) - 1)
+            return Mark.NONE
+        if self._lost > _LOST_TICKS:
+            return self._try_again(0)
+        if self._in_stage > _STAGE_TICKS and not last:
+            return self._try_again(max(0, self._stage - stage.retry))
         arrived = np.linalg.norm(error) < stage.tolerance and abs(turn[2]) < _YAW_TOLERANCE
         closed = abs(self._closure - stage.closure) < _CLOSURE_TOLERANCE
         done = arrived and closed and self._in_stage >= stage.ticks and (stage.until is None or stage.until(seen))
@@ -157,14 +164,14 @@ class ScriptedOperator:
         self._stage, self._in_stage, self._lost = stage, 0, 0
         self._pause = int(self._rng.integers(0, 3))
 
-    def _start_again(self) -> int:
+    def _try_again(self, stage: int) -> int:
         if self.skill == 'negative':
             return self._decide(Mark.FAILURE)
         if self._attempt >= _ATTEMPTS and self.skill == 'demonstrate':
             return self._decide(Mark.DISCARD)
         self._attempt += 1
         self._style.aim = 0.5 * self._style.aim
-        self._enter(0)
+        self._enter(stage)
         return Mark.NONE
 
     def _decide(self, mark: Mark) -> int:

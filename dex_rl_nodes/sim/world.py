@@ -12,6 +12,8 @@ TIMESTEP = 0.004  # s
 # Vertical fields of view of a 640x480 image (deg): D435 (fx 616, 55 deg across), D405 (75 deg across).
 FIELD_OF_VIEW = {'front': 42.7, 'wrist': 60.0}
 
+Point = tuple[float, float, float]
+
 
 @dataclass(frozen=True)
 class Fragment:
@@ -20,6 +22,7 @@ class Fragment:
     bodies: str = ''
     equality: str = ''
     contact: str = ''
+    front_camera: tuple[Point, Point] = ((0.80, -0.44, 0.34), (0.48, 0.0, 0.145))  # where it is, what it looks at (m)
 
 
 def _camera(name: str, position: np.ndarray, look_at: np.ndarray, up: np.ndarray) -> str:
@@ -49,7 +52,7 @@ def mjcf(fragment: Fragment, cameras: dict[str, Camera]) -> str:
     """
     width = max(camera.width for camera in cameras.values())
     height = max(camera.height for camera in cameras.values())
-    front = _camera('front', (0.80, -0.44, 0.34), (0.48, 0.0, 0.145), (0, 0, 1))
+    front = _camera('front', *fragment.front_camera, (0, 0, 1))
     wrist = _camera('wrist', (0.085, 0.110, 0.085), (0.050, 0.012, 0.250), (1, 0, 0))
     return f"""
 <mujoco model="dex_rl">

@@ -2,9 +2,13 @@
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.sim.tasks.base import SimTask
+from dex_rl_nodes.sim.tasks.grasp_place import GraspPlace
+from dex_rl_nodes.sim.tasks.open_drawer import OpenDrawer
 from dex_rl_nodes.sim.tasks.pull_tissue import PullTissue
 
 TASKS: dict[str, type[SimTask]] = {
+    'grasp_place': GraspPlace,
+    'open_drawer': OpenDrawer,
     'pull_tissue': PullTissue,
 }
 

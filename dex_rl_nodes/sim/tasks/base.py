@@ -30,6 +30,7 @@ class Stage:
     ticks: int = 0  # and after at least this many ticks
     until: Callable[[Scene], bool] | None = None  # and when this holds
     needs: Callable[[Scene], bool] | None = None  # when this stops holding, the person starts again
+    retry: int = 1  # stages to go back when this one does not get done
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class SimTask(ABC):
         """What a person sees, SI units, base frame.
 
         Always among it, each 0 or 1: `success` (the condition of the task holds now), `near` (the TCP is where the
-        interaction can start), `held` (thumb and a finger hold the object).
+        interaction can start), `held` (thumb and a finger hold the object). Optional: `lost` (nobody can save it).
         """
 
     @abstractmethod
@@ -111,6 +112,30 @@ class SimTask(ABC):
     def tcp(self) -> np.ndarray:
         """Position of the TCP (3,), m."""
         return self.data.site_xpos[self._tcp]
+
+    def hand_yaw(self) -> float:
+        """Turn of the hand about z (rad); 0 when the palm faces along x, for a hand that points down."""
+        axes = self.data.site_xmat[self._tcp]
+        return float(np.arctan2(axes[3], axes[0]))
+
+    def place(self, joint: int, position: tuple[float, float, float], yaw: float) -> None:
+        """Put an object with a free joint somewhere (m, rad)."""
+        address = self.model.jnt_qposadr[joint]
+        self.data.qpos[address : address + 7] = (*position, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2))
+
+    def fix(self, body: int, position: tuple[float, float, float], yaw: float) -> None:
+        """Put an object without a joint somewhere (m, rad)."""
+        self.model.body_pos[body] = position
+        self.model.body_quat[body] = (np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2))
+
+    def tilt(self, body: int) -> float:
+        """Angle between the z axis of a body and the vertical (rad)."""
+        return float(np.arccos(np.clip(self.data.xmat[body][8], -1.0, 1.0)))
+
+    def yaw(self, body: int) -> float:
+        """Turn of a body about z (rad)."""
+        axes = self.data.xmat[body]
+        return float(np.arctan2(axes[3], axes[0]))
 
     def touching(self, geoms: set[int], flex: int = -1) -> tuple[bool, bool]:
         """Whether the thumb, and whether any finger, touches one of `geoms` or the flex `flex`."""

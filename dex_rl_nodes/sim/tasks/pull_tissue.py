@@ -81,9 +81,7 @@ class PullTissue(SimTask):
         p = self.parameters
         x, y = rng.uniform(-p['place_range'], p['place_range'], 2)
         yaw = rng.uniform(-p['yaw_range'], p['yaw_range'])
-        self._yaw = float(yaw)
-        self.model.body_pos[self._box] = (p['x'] + x, p['y'] + y, 0.0)
-        self.model.body_quat[self._box] = (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
+        self.fix(self._box, (p['x'] + x, p['y'] + y, 0.0), yaw)
         self.model.flex_bending[:] = self._bending * rng.uniform(p['stiffness_low'], p['stiffness_high'])
         self._set_shape(
             height=rng.uniform(p['height_low'], p['height_high']),
@@ -131,7 +129,7 @@ class PullTissue(SimTask):
             'tissue_low': lowest,
             'box_x': float(box[0]),
             'box_y': float(box[1]),
-            'box_yaw': self._yaw,
+            'box_yaw': self.yaw(self._box),
             'near': float(distance < 0.025),
             'held': float(thumb and finger),
             'success': float(thumb and finger and lowest > _TOP + self.parameters['clearance']),
@@ -150,7 +148,7 @@ class PullTissue(SimTask):
         return [
             Stage('approach', lambda seen: pinch(seen, 0.06), closure=0.45, tolerance=0.015),
             Stage('descend', pinch, closure=0.45, speed=0.7, tolerance=0.007),
-            Stage('pinch', pinch, closure=1.0, speed=0.5, tolerance=0.02, ticks=3, until=held),
+            Stage('pinch', pinch, closure=1.0, speed=0.5, tolerance=0.02, ticks=3, until=held, retry=2),
             Stage('lift', lifted, closure=1.0, until=lambda seen: seen['success'] > 0, tolerance=1.0, needs=held),
             Stage('hold', lifted, closure=1.0, speed=0.4, tolerance=1.0, needs=held),
         ]
