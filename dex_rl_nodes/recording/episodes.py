@@ -1,93 +1,64 @@
 """Episodes out of bags: synchronised observations and executed actions, tick by tick."""
 
+import sys
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from dex_rl_nodes.descriptions import IMAGES
 from dex_rl_nodes.learning.dataset import Episode
 from dex_rl_nodes.learning.vision import IMAGE_SIZE, crop_view
 from dex_rl_nodes.recording import messages
-from dex_rl_nodes.recording.reader import BagReader, bag_folders
-from dex_rl_nodes.recording.spool import SUFFIX
+from dex_rl_nodes.recording.reader import BagReader
 from dex_rl_nodes.records import EpisodeState, ExecutedAction, Mark, Outcome, Phase, PolicyStep, StepResult, TeleopCommand
-from dex_rl_nodes.run_directory import RunDirectory
+
+FINISHED = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.TIMEOUT)
 
 _RECORDS = ('episode', 'policy_step', 'executed_action', 'step_result', 'teleop_command')
 _KEPT_IMAGES = 64  # camera frames kept per view while their tick may still come
 _TOLERANCE = 200_000_000  # ns; a tick whose views are further away has no image
 
 
-@dataclass
-class Readout:
-    """Episodes of some bags, and what could not be used, one sentence each."""
 
-    episodes: list[Episode] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class EpisodeEnd:
-    """How a recorded episode ended."""
-
-    episode: int
-    outcome: Outcome
-    steps: int
-
-
-def episode_ends(run: RunDirectory, purpose: str) -> list[EpisodeEnd]:
-    """All episodes of a run that were started for a purpose, in order; outcome STOPPED where the end is not recorded."""
-    ends: dict[int, EpisodeEnd] = {}
-    for bag in episode_bags(run, purpose):
-        for message in BagReader(bag, ['episode']):
-            state: EpisodeState = messages.deserialise(message.data, message.type_name)
-            if state.phase in (Phase.RUNNING, Phase.ENDED):
-                outcome = Outcome(state.outcome) if state.phase == Phase.ENDED else Outcome.STOPPED
-                ends[state.episode] = EpisodeEnd(state.episode, outcome, state.final_step)
-    return list(ends.values())
-
-
-def episode_bags(run: RunDirectory, purpose: str) -> list[Path]:
-    """Bags of the episodes of a purpose, oldest first."""
-    return [folder for folder in bag_folders(run.bags(purpose)) if not folder.name.endswith(SUFFIX)]
+def _tell(warning: str) -> None:
+    print(warning, file=sys.stderr, flush=True)
 
 
 def read_episodes(
-    bags: Sequence[Path],
-    cameras: Mapping[str, str],
+    folders: Path | Sequence[Path],
     crops: Mapping[str, Sequence[float]],
     size: int = IMAGE_SIZE,
-    outcomes: Collection[Outcome] = (Outcome.SUCCESS,),
-) -> Readout:
-    """Read the finished episodes of some bags.
+    outcomes: Collection[Outcome] = FINISHED,
+    warn: Callable[[str], None] = _tell,
+) -> list[Episode]:
+    """Read the episodes of bags, in the order of the folders.
 
     Args:
-        bags: folders, for example `episode_bags(run, 'demos')`.
-        cameras: image topic of every view.
+        folders: rosbag2 folders.
         crops: task crop of every view, see `crop_view`.
         size: side of the images (px).
-        outcomes: only episodes that ended so.
+        outcomes: only episodes that ended so; by default all that were neither discarded nor broken off.
+        warn: told in one sentence about each episode and each part of a bag that could not be used.
 
     Raises:
         UserError: one of the folders is not a bag.
     """
-    readout = Readout()
-    for bag in bags:
-        reader = BagReader(bag, [*cameras.values(), *_RECORDS])
-        parser = _Parser({topic: _Camera(view, crops[view], size) for view, topic in cameras.items()})
-        for draft in parser.drafts(reader):
+    episodes = []
+    for folder in [folders] if isinstance(folders, Path) else folders:
+        reader = BagReader(folder, [*(IMAGES[view] for view in crops), *_RECORDS])
+        for draft in _Parser({IMAGES[view]: _Camera(view, crop, size) for view, crop in crops.items()}).drafts(reader):
             if draft.end is None:
-                readout.warnings.append(f'bag {bag}: episode {draft.number} has no end and was left out')
+                warn(f'bag {folder}: episode {draft.number} has no end and was left out')
             elif draft.end.outcome in outcomes:
                 try:
-                    readout.episodes.append(draft.finish())
+                    episodes.append(draft.finish())
                 except ValueError as error:
-                    readout.warnings.append(f'bag {bag}: episode {draft.number} was left out: {error}')
+                    warn(f'bag {folder}: episode {draft.number} was left out: {error}')
         if reader.warning:
-            readout.warnings.append(reader.warning)
-    return readout
+            warn(reader.warning)
+    return episodes
 
 
 class _Camera:

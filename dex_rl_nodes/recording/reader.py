@@ -37,9 +37,9 @@ def bag_folders(folder: Path) -> list[Path]:
 
 
 def next_folder(folder: Path) -> Path:
-    """Folder for the next bag below a folder: four digits, counting up."""
-    numbers = [int(path.name[:4]) for path in folder.glob('[0-9][0-9][0-9][0-9]*')]
-    return folder / f'{max(numbers, default=0) + 1:04d}'
+    """Folder for the next bag below a folder: five digits, counting up."""
+    numbers = [int(path.name[:5]) for path in folder.glob('[0-9][0-9][0-9][0-9][0-9]*')]
+    return folder / f'{max(numbers, default=-1) + 1:05d}'
 
 
 def repair_all(folder: Path) -> list[str]:

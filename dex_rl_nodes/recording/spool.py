@@ -9,7 +9,7 @@ from mcap.records import Chunk, Message
 
 from dex_rl_nodes.recording import messages
 from dex_rl_nodes.recording.mcap_file import chunk_records, whole_records
-from dex_rl_nodes.recording.reader import bag_folders, mcap_files
+from dex_rl_nodes.recording.reader import BagReader, bag_folders, mcap_files
 from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import Transition
 from dex_rl_nodes.run_directory import RunDirectory
@@ -75,8 +75,14 @@ class TransitionSpool:
 
 
 def transition_bags(run: RunDirectory) -> list[Path]:
-    """Bags of the online transitions, oldest first."""
-    return [folder for folder in bag_folders(run.bags('online')) if folder.name.endswith(SUFFIX)]
+    """Bags of the online transitions, in the order of their numbers; empty ones are left out."""
+    found = []
+    for folder in bag_folders(run.bags('online')):
+        if folder.name.endswith(SUFFIX):
+            first = next(iter(BagReader(folder)), None)
+            if first is not None:
+                found.append((messages.deserialise(first.data, _TYPE).sequence, folder))
+    return [folder for _, folder in sorted(found)]
 
 
 def read_transitions(run: RunDirectory) -> Iterator[Transition]:
@@ -84,6 +90,12 @@ def read_transitions(run: RunDirectory) -> Iterator[Transition]:
     places = (place for bag in transition_bags(run) for place in _places(bag))
     for number, place in enumerate(places, 1):
         yield replace(messages.deserialise(_read(*place), _TYPE), sequence=number)
+
+
+def count_transitions(run: RunDirectory) -> tuple[int, int]:
+    """Number of transitions of a run, and the episode of the newest; (0, -1) without any."""
+    places = [place for bag in transition_bags(run) for place in _places(bag)]
+    return (len(places), messages.deserialise(_read(*places[-1]), _TYPE).episode) if places else (0, -1)
 
 
 def _places(bag: Path) -> list[tuple[Path, int]]:
