@@ -16,7 +16,7 @@ from typing import Literal
 from dex_rl_nodes import config
 from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.parameters import COMMON, Parameter, Value
+from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all
 from dex_rl_nodes.paths import config_directory
 
 PACKAGE = 'dex_rl_nodes'
@@ -61,37 +61,7 @@ class Application:
         Raises:
             UserError: an unknown argument (names the valid ones) or a value that is not allowed.
         """
-        known = {argument.name: argument for argument in self.arguments}
-        for name in texts:
-            if name not in known:
-                raise UserError(f'{self.name}.launch.py has no argument "{name}"; it has: {", ".join(known)}')
-        return {
-            name: _parse(argument, texts[name]) if name in texts else argument.default
-            for name, argument in known.items()
-        }
-
-
-def _parse(argument: Parameter, text: str) -> Value:
-    kind = type(argument.default)
-    value: Value = text
-    if kind is bool and text.lower() in ('true', 'false'):
-        value = text.lower() == 'true'
-    elif kind in (int, float):
-        try:
-            value = kind(text)
-        except ValueError:
-            pass
-    if refusal := argument.refusal(value):
-        raise UserError(refusal)
-    return value
-
-
-def split_argument(text: str) -> tuple[str, str]:
-    """Name and value of `name:=value`; UserError when it is written differently."""
-    name, separator, value = text.partition(':=')
-    if not separator or not name:
-        raise UserError(f'"{text}" is not an argument; write name:=value')
-    return name, value
+        return parse_all(f'{self.name}.launch.py', self.arguments, texts)
 
 
 _common = {parameter.name: parameter for parameter in COMMON}

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.graph import Application, application, environment, sole_graph, split_argument
+from dex_rl_nodes.graph import Application, application, environment, sole_graph
+from dex_rl_nodes.parameters import split_argument
 from dex_rl_nodes.paths import share_directory
 
 

@@ -25,8 +25,8 @@ from launch_ros.actions import Node
 from launch_ros.substitutions import ExecutableInPackage
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.graph import APPLICATIONS, Application, Process, environment, sole_graph, split_argument
-from dex_rl_nodes.parameters import Parameter
+from dex_rl_nodes.graph import APPLICATIONS, Application, Process, environment, sole_graph
+from dex_rl_nodes.parameters import Parameter, split_argument
 
 RESTART_DELAY = 1.0  # s
 _held = contextlib.ExitStack()  # the domain, as long as this process lives

@@ -1,0 +1,27 @@
+"""What every test needs: a fixed, printed seed, its own ROS domain, and one PyTorch thread."""
+
+import os
+import random
+
+import numpy as np
+import pytest
+
+SEED = int(os.environ.get('DEXRL_TEST_SEED', '0'))
+# set before anything imports rclpy, MuJoCo or PyTorch, and inherited by the processes that tests start
+os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 101))
+os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+os.environ.setdefault('MUJOCO_GL', 'egl')
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+
+def pytest_report_header() -> str:
+    """Said at the top of every report."""
+    return f'DEXRL_TEST_SEED={SEED} ROS_DOMAIN_ID={os.environ["ROS_DOMAIN_ID"]}'
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> int:
+    """Seed of the test; Python's and NumPy's global generators start from it."""
+    random.seed(SEED)
+    np.random.seed(SEED)
+    return SEED

@@ -1,0 +1,181 @@
+"""Graphs: typed arguments, and processes that fit the declarations of their nodes."""
+
+import re
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from dex_rl_nodes.descriptions import NODES
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.graph import APPLICATIONS, PACKAGE, application, environment, sole_graph
+from dex_rl_nodes.launch_command import run, show_arguments
+from dex_rl_nodes.parameters import COMMON
+
+ROOT = Path(__file__).parents[2]
+FIXED_NAMES = {'collect_demos', 'train', 'online_rl', 'evaluate', 'robot', 'view'}
+
+
+def every_choice(app):
+    """Values of the arguments that have choices, in every combination that matters to the graph."""
+    names = [a.name for a in app.arguments if a.choices and a.name not in ('interface', 'method', 'task')]
+    choices = [a.choices for a in app.arguments if a.name in names]
+    for values in product(*choices):
+        yield dict(zip(names, values))
+
+
+def graphs():
+    for app in APPLICATIONS.values():
+        for texts in every_choice(app):
+            for extra in ({}, {'namespace': 'left'}, {'lockstep': 'true'}):
+                if set(extra) <= {argument.name for argument in app.arguments}:
+                    try:
+                        yield app, app.build(app.values({**texts, **extra}))
+                    except UserError as error:
+                        assert 'operator:=human' in str(error)
+
+
+def test_the_launch_files_people_know_exist():
+    assert set(APPLICATIONS) == FIXED_NAMES
+    assert {path.name for path in (ROOT / 'launch').iterdir() if path.is_file()} == {
+        f'{n}.launch.py' for n in FIXED_NAMES
+    }
+
+
+def test_arguments_are_described_and_their_defaults_allowed():
+    for app in APPLICATIONS.values():
+        for argument in app.arguments:
+            assert argument.description, argument.name
+            assert not argument.refusal(argument.default), argument.name
+            assert argument.name in show_arguments(app)
+
+
+def test_processes_exist_and_get_declared_parameters():
+    seen = set()
+    for _, processes in graphs():
+        assert len({process.name for process in processes}) == len(processes)
+        for process in processes:
+            if process.package != PACKAGE or not process.is_node:
+                continue
+            seen.add(process.name)
+            node = NODES[process.executable]
+            declared = {p.name: p for p in (*COMMON, *node.parameters)}
+            for name, value in process.parameters.items():
+                if name == 'use_sim_time':  # every node has it
+                    assert value is True
+                    continue
+                assert name in declared, f'{process.name} has no parameter {name}'
+                assert not declared[name].refusal(value), f'{process.name}: {declared[name].refusal(value)}'
+    assert seen == set(NODES)
+
+
+def test_every_topic_of_a_graph_has_a_publisher():
+    """Except what a person's devices, or the arm's own driver, may publish."""
+    outside = {'franka_robot_state_broadcaster/current_pose', 'franka_robot_state_broadcaster/measured_joint_states'}
+    outside |= {
+        topic
+        for node in NODES.values()
+        for topic in node.publishes
+        if topic.startswith(('spacenav', 'glove', 'camera'))
+    }
+    outside |= {'/diagnostics', 'learner_state', 'policy_weights', 'transition_ack'}
+    for app in (APPLICATIONS['online_rl'], APPLICATIONS['evaluate']):
+        nodes = [NODES[p.executable] for p in app.build(app.values({})) if p.is_node]
+        published = {topic for node in nodes for topic in node.publishes} | outside
+        for node in nodes:
+            assert set(node.subscribes) <= published, node.name
+
+
+def test_every_graph_ends_with_something():
+    for app, processes in graphs():
+        ends = [process.name for process in processes if process.ends_graph]
+        assert len(ends) == (0 if app.name == 'robot' else 1), app.name
+
+
+def test_namespace_separates_everything():
+    app = APPLICATIONS['online_rl']
+    for process in app.build(app.values({'namespace': 'left', 'lockstep': 'true'})):
+        if process.is_node:
+            assert process.namespace == 'left'
+            assert ('/clock', 'clock') in process.remaps
+
+
+def test_preparation_runs_first_and_can_be_left_out():
+    app = APPLICATIONS['online_rl']
+    first = [process for process in app.build(app.values({})) if process.runs_first]
+    assert [process.arguments[0] for process in first] == ['prepare']
+    assert not any(process.runs_first for process in app.build(app.values({'prepare': 'false'})))
+
+
+@pytest.mark.parametrize(
+    ('texts', 'words'),
+    [
+        ({'tsk': 'pull_tissue'}, ['no argument "tsk"', 'task', 'robot', 'prepare']),
+        ({'task': 'fly'}, ['task must be one of', 'pull_tissue']),
+        ({'interface': 'telepathy'}, ['interface must be one of', 'latent_prior']),
+        ({'method': 'luck'}, ['method must be one of', 'lamp']),
+        ({'robot': 'r2d2'}, ['robot must be one of', 'sim']),
+        ({'seed': 'many'}, ['seed must be a whole number']),
+        ({'seed': '-1'}, ['seed must be at least 0']),
+        ({'prepare': 'perhaps'}, ['prepare must be true or false']),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_sentence(texts, words):
+    with pytest.raises(UserError) as error:
+        APPLICATIONS['online_rl'].values(texts)
+    assert all(word in str(error.value) for word in words), error.value
+    assert '\n' not in str(error.value)
+
+
+def test_unknown_launch_file_lists_the_known_ones():
+    with pytest.raises(UserError, match=r'online_rl\.launch\.py'):
+        application('online.launch.py')
+    assert application('launch/online_rl.launch.py').name == 'online_rl'
+
+
+def test_a_scripted_operator_needs_the_simulation():
+    app = APPLICATIONS['collect_demos']
+    with pytest.raises(UserError, match='operator:=human'):
+        app.build(app.values({'robot': 'fr3_ruiyan', 'operator': 'scripted'}))
+
+
+def test_missing_parameter_file_is_named(tmp_path):
+    with pytest.raises(UserError, match='none.yaml does not exist'):
+        run(['robot.launch.py', f'parameter_file:={tmp_path / "none.yaml"}'])
+
+
+def test_view_without_a_ros_installation_says_so():
+    with pytest.raises(UserError, match='rviz2'):
+        run(['view.launch.py'])
+
+
+def test_a_second_graph_in_the_same_domain_is_refused():
+    app, variables = APPLICATIONS['online_rl'], {'ROS_DOMAIN_ID': '201'}
+    with sole_graph(app, '', variables):
+        with pytest.raises(UserError, match=r'online_rl\.launch\.py .* domain 201; stop it, or set'):
+            with sole_graph(APPLICATIONS['evaluate'], '', variables):
+                pass
+        with sole_graph(app, 'left', variables), sole_graph(APPLICATIONS['view'], '', variables):
+            pass
+    with sole_graph(app, '', variables):
+        pass
+
+
+def test_environment_keeps_what_a_person_set():
+    fresh = environment({})
+    assert fresh['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'LOCALHOST'
+    assert Path(fresh['FASTRTPS_DEFAULT_PROFILES_FILE']).name == 'localhost.xml'
+    subnet = environment({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'SUBNET'})
+    assert Path(subnet['FASTRTPS_DEFAULT_PROFILES_FILE']).name == 'network.xml'
+    assert environment({'FASTRTPS_DEFAULT_PROFILES_FILE': 'mine.xml'}).keys() == {
+        'ROS_AUTOMATIC_DISCOVERY_RANGE',
+        'MUJOCO_GL',
+    }
+    assert environment({'ROS_DISTRO': 'humble'})['ROS_LOCALHOST_ONLY'] == '1'
+
+
+def test_profiles_are_there_and_large_enough():
+    for name in ('localhost.xml', 'network.xml'):
+        text = (ROOT / 'config' / 'fastdds' / name).read_text()
+        assert int(re.search(r'<segment_size>(\d+)<', text).group(1)) == 32 * 2**20
+    assert '127.0.0.1' in (ROOT / 'config' / 'fastdds' / 'localhost.xml').read_text()
