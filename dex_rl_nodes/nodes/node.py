@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any
 
 import rclpy
@@ -41,6 +41,7 @@ _TYPES = {
 }
 _DIAGNOSTICS_PERIOD = 1.0  # s
 _DEADLINE_PERIOD = 0.2  # s
+_STOP_PERIOD = 0.1  # s; a signal is noticed within
 
 
 def _descriptor(parameter: Parameter) -> ParameterDescriptor:
@@ -76,6 +77,7 @@ class Node(rclpy.node.Node):
         super().__init__(name, **options)
         self.description = NODES[name]
         self.finished = False
+        self.failure: UserError | None = None  # why the node is finished, if a person has to act
         self._publishers_of: dict[str, tuple[Any, type]] = {}
         self._deadlines: dict[str, float] = {}
         self._statuses: dict[str, tuple[int, str, dict[str, Any]]] = {}
@@ -134,6 +136,26 @@ class Node(rclpy.node.Node):
     def run_directory(self) -> RunDirectory:
         """The run this node belongs to."""
         return RunDirectory(self.setting('run'))
+
+    # Callbacks: a UserError in one ends the node, with its sentence and nothing else
+
+    def create_subscription(self, *arguments: Any, **options: Any) -> Any:
+        message, topic, callback, *others = arguments
+        return super().create_subscription(message, topic, self._guarded(callback), *others, **options)
+
+    def create_timer(self, period: float, callback: Callable[[], None], *others: Any, **options: Any) -> Any:
+        return super().create_timer(period, self._guarded(callback), *others, **options)
+
+    def _guarded(self, callback: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(callback)
+        def guarded(*arguments: Any) -> Any:
+            try:
+                return callback(*arguments)
+            except UserError as error:
+                self.failure = self.failure or error
+                self.finished = True
+
+        return guarded
 
     # Topics and services: type and QoS come from descriptions.py
 
@@ -226,17 +248,24 @@ class _Stop(BaseException):
     """A second request to stop: do not wait for the node."""
 
 
-def spin(node: Node, until: Callable[[], bool], timeout: float | None = None) -> bool:
-    """Run callbacks until a condition holds or the node is finished; false when the timeout (s) came first."""
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    end = None if timeout is None else time.monotonic() + timeout
+def make_executor() -> Any:
+    """The executor with the least work per message: the one driven by events, which Jazzy and newer have."""
     try:
-        while not (until() or node.finished):
-            if end is not None and time.monotonic() > end:
-                return False
-            executor.spin_once(timeout_sec=0.1)
-        return True
+        from rclpy.experimental import EventsExecutor
+    except ImportError:
+        return SingleThreadedExecutor()
+    return EventsExecutor()
+
+
+def spin(node: Node, stopping: Callable[[], bool]) -> None:
+    """Run the callbacks of a node until it is finished or `stopping` says so; raises what the node failed with."""
+    executor = make_executor()
+    executor.add_node(node)
+    try:
+        while not (stopping() or node.finished):
+            executor.spin_once(timeout_sec=_STOP_PERIOD)
+        if node.failure:
+            raise node.failure
     finally:
         executor.remove_node(node)
         executor.shutdown()
@@ -263,7 +292,7 @@ def run_node(node_class: Callable[[], Node]) -> None:
     try:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         node = node_class()
-        spin(node, until=lambda: stop_requests > 0)
+        spin(node, stopping=lambda: stop_requests > 0)
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
         code = 2

@@ -9,11 +9,11 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy')
 
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
 from dex_rl_nodes.descriptions import SERVICES, TOPICS  # noqa: E402
 from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
+from dex_rl_nodes.nodes.node import make_executor  # noqa: E402
 from dex_rl_nodes.records import EpisodeState, Phase  # noqa: E402
 
 DEADLINE = 15.0  # s
@@ -51,7 +51,7 @@ class Bench:
         self.node = node_class(*cores, parameter_overrides=overrides)
         self.peer = rclpy.create_node('peer')
         self.lockstep = lockstep
-        self.executor = SingleThreadedExecutor()
+        self.executor = make_executor()
         self.executor.add_node(self.node)
         self.executor.add_node(self.peer)
         self._publishers: dict[str, Any] = {}
@@ -95,11 +95,13 @@ class Bench:
         return future.result()
 
     def until(self, condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> None:
-        """Run both nodes until a condition holds."""
+        """Run both nodes until a condition holds; raises what the node fails with."""
         end = time.monotonic() + deadline
         while not condition():
             assert time.monotonic() < end, f'{what}: not within {deadline} s'
             self.executor.spin_once(timeout_sec=0.02)
+            if self.node.failure:
+                raise self.node.failure
 
     def close(self) -> None:
         self.node.close()
