@@ -13,6 +13,7 @@ from sensor_msgs.msg import CameraInfo, JointState
 
 from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES, INFOS, MEASURED_JOINTS
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
+from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.node import OK, WARN, run_node
@@ -54,8 +55,12 @@ class SimRobotNode(EpisodeNode):
 
     def _on_reset_scene(self, request: Any, response: Any) -> Any:
         self._stop_tick()
-        reading = self._core.reset(request.seed)
         self._targets.clear()
+        try:
+            reading = self._core.reset(request.seed)
+        except UserError as error:
+            response.message = str(error)
+            return response
         self._prepared = request.episode
         response.success = True
         response.start = conversions.time_message(reading.stamp if self.lockstep else self._now())
@@ -124,32 +129,37 @@ class SimRobotNode(EpisodeNode):
         self._renderer.submit(self._core.render, next(iter(IMAGES))).result()
         self._rendering: Future = self._renderer.submit(int)
         self._last = time.monotonic()
-        self._next_frame = {view: self._last for view in IMAGES}
-        self.create_timer(1 / self.setting('state_rate'), self._advance, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1 / self.setting('state_rate'), self._publish_new_state, clock=steady)
+        rates = {view: self.robot.cameras[view].rate for view in IMAGES}
+        for rate in set(rates.values()):
+            views = [view for view in IMAGES if rates[view] == rate]
+            self.create_timer(1 / rate, partial(self._take_frames, views), clock=steady)
 
     def _now(self) -> int:
         return self.get_clock().now().nanoseconds
 
-    def _advance(self) -> None:
+    def _catch_up(self) -> None:
         """Let simulated time catch up with real time."""
         now = time.monotonic()
         elapsed, self._last = now - self._last, now
         self._behind += elapsed > _LONGEST_STEP
         self._core.advance(min(elapsed, _LONGEST_STEP))
+
+    def _publish_new_state(self) -> None:
+        self._catch_up()
+        self._publish_state(self._core.read(), self._now())
+
+    def _take_frames(self, views: list[str]) -> None:
+        self._catch_up()
         stamp = self._now()
-        self._publish_state(self._core.read(), stamp)
-        due = [view for view in IMAGES if now >= self._next_frame[view]]
-        if not due:
+        if 'front' in views:
+            self._publish_scene(stamp)
+        if not self._rendering.done():
+            self._skipped_frames += len(views)
             return
-        for view in due:
-            period = 1 / self.robot.cameras[view].rate
-            self._next_frame[view] = max(self._next_frame[view] + period, now - period)
-        self._publish_scene(stamp)
-        if self._rendering.done():
-            self._rendering.result()
-            self._rendering = self._renderer.submit(self._render, self._core.snapshot(), stamp, due)
-        else:
-            self._skipped_frames += len(due)
+        self._rendering.result()
+        self._rendering = self._renderer.submit(self._render, self._core.snapshot(), stamp, views)
 
     def _render(self, snapshot: Any, stamp: int, views: list[str]) -> None:
         with self._frames:
