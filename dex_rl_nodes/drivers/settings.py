@@ -18,6 +18,7 @@ class HandDevice(Model):
     baud: int = Field(0, ge=0, description='bits per second; 0: probe')
     speed: float = Field(2.0, gt=0, le=5, description='full travels per second')
     current: int = Field(600, gt=0, le=1000, description='current limit per motor (mA)')
+    current_unit: float = Field(0.001, gt=0, description='one count of current feedback (A); calibrate')
     rate: float = Field(100.0, gt=0, le=200, description='exchanges per second (Hz)')
     largest_step: float = Field(0.05, gt=0, le=1, description='largest change of the target per exchange, normalised travel')
     command_timeout: float = Field(0.2, gt=0, description='silence of hand/command after which the hand stops (s)')

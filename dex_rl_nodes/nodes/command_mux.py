@@ -31,6 +31,7 @@ _SILENCE = {
 }
 _TICK_DEADLINE = 20.0  # s, lockstep: longest wait for what belongs to a command
 _FAULT_REPORTS = 3  # a device that reports the same fault this often in a row cannot clear it by itself
+_REACTION = 0.02  # s, from noticing a silence to the target that ends the motion
 _SAMPLES = 60_000  # bytes of a frame that are compared
 
 
@@ -56,7 +57,7 @@ class CommandMuxNode(EpisodeNode):
         self._timing = Timing()
         # Silence must be noticed early enough for the motion to stop in time.
         watch_period = 1 / self.setting('watch_rate')
-        self._longest = self._mux.limits.timing.stop_periods / self.robot.control_rate - watch_period - 0.005
+        self._longest = self._mux.limits.timing.stop_periods / self.robot.control_rate - watch_period - _REACTION
         self._connect(watch_period)
 
     def _connect(self, watch_period: float) -> None:
@@ -235,11 +236,11 @@ class CommandMuxNode(EpisodeNode):
         if self._mux.watch.clock(now, self._ros_now()):
             self._mux.hold()
         fallen = self._mux.watchdog(now)
-        for event, name in fallen:
-            self.get_logger().warning(event.sentence(name))
         silence = time.monotonic() - self._told_at > 1 / self.robot.control_rate
         if any(event.reaction >= Reaction.HOLD for event, _ in fallen) or (self._mux.holding and silence):
             self._publish_targets()  # again and again: the hand driver lets go of a target that is not repeated
+        for event, name in fallen:
+            self.get_logger().warning(event.sentence(name))
         if fallen:
             self._report_safety()
 
@@ -264,9 +265,9 @@ class CommandMuxNode(EpisodeNode):
         if self._mux.stopped:
             return
         self._mux.stop(event, detail)
-        self.get_logger().error(self._mux.stop_reason)
         if self.running and not self._fresh and not self.lockstep:
             self._publish_targets()
+        self.get_logger().error(self._mux.stop_reason)
         self._report_safety()
 
     def _on_stop(self, _request: Any, response: Any) -> Any:

@@ -53,7 +53,9 @@ class HandDriver(Node):
         self._exchanges += 1
         if np.all(reading.age(time.monotonic()) < _STALE):
             stamp = self.get_clock().now().nanoseconds
-            self.publish(HAND_JOINTS, conversions.joint_state(JOINTS, reading.position, stamp))
+            message = conversions.joint_state(JOINTS, reading.position, stamp)
+            message.effort = (self._settings.current_unit * reading.current).tolist()  # A
+            self.publish(HAND_JOINTS, message)
 
     def diagnose(self) -> None:
         """Rate of the bus, age per motor, faults."""
@@ -66,6 +68,7 @@ class HandDriver(Node):
             ages = controller.hand.reading.age(now)
             values |= {'baud': controller.hand.baud}
             values |= {f'{joint} age (s)': float(age) for joint, age in zip(JOINTS, ages)}
+            values |= {'fault': '; '.join(f'{joint} {fault}' for joint, fault in controller.hand.faults().items())}
         if controller.problem:
             self.report('hand', ERROR, controller.problem, **values)
         else:

@@ -17,8 +17,6 @@ from dex_rl_nodes.robot.safety import SafetyFilter, Step
 from dex_rl_nodes.robot.units import join_action
 from dex_rl_nodes.robot.watchdog import Watchdog
 
-_BAD_BEFORE_HOLD = 2  # control periods without an executable command until the arm holds where it is
-
 
 class CommandMux:
     """Arbiter and safety supervisor; the only place that decides a target of the robot."""
@@ -30,6 +28,7 @@ class CommandMux:
         self.limits = self.filter.limits
         self.watch = Watchdog(self.limits.timing, self.log)
         self._gate = CommandGate(self.limits.timing, self.filter.period)
+        self._patience = int(self.limits.timing.stop_periods * self.filter.period * 1e9)  # with bad commands, ns
         self._teleop_age = int(self.limits.timing.teleop_age * 1e9)
         self._stop: tuple[SafetyEvent, str] | None = None
         self._ready = False
@@ -46,7 +45,7 @@ class CommandMux:
         self._reading = reading
         self._operator = Source.POLICY
         self._hand_base = self.filter.hand_target
-        self._bad = 0
+        self._resting, self._held, self._moved_at = False, False, stamp
         self._ready = True
 
     def step(
@@ -79,17 +78,23 @@ class CommandMux:
             self._reading = reading
         source, arm, hand, operator_lost = self._arbitrate(command, teleop, now, problem is not None)
         silent = [event for event, _ in self.watch.causes() if event != SafetyEvent.COMMAND_SILENT]
-        if self._stop or silent or operator_lost:
-            step = self.filter.hold(reading if trusted else None) if self._bad == 0 else self.filter.freeze()
-            self._bad += 1
-        elif problem or not trusted:
-            self._bad += 1
-            at_rest = trusted and self._bad == _BAD_BEFORE_HOLD
-            step = self.filter.hold(reading) if at_rest else self.filter.freeze()
+        must_hold = bool(self._stop or silent or operator_lost)
+        if must_hold or problem or not trusted:
+            must_hold = must_hold or now - self._moved_at >= self._patience
+            step = self._rest(reading if trusted else None, must_hold)
         else:
-            self._bad = 0
+            self._resting = self._held = False
+            self._moved_at = now
             step = self.filter.move(arm, hand, reading)
         return self._executed(command, step, source)
+
+    def _rest(self, reading: RobotReading | None, must_hold: bool) -> Step:
+        """A tick without motion. A hold takes the measured pose as target, once; else the target stays."""
+        self._resting = True
+        if not must_hold or self._held or reading is None:
+            return self.filter.freeze()
+        self._held = True
+        return self.filter.hold(reading)
 
     def _arbitrate(
         self, command: ActionCommand, teleop: TeleopCommand | None, now: int, command_invalid: bool
@@ -142,13 +147,13 @@ class CommandMux:
         """Stop the arm at the last trusted measured pose, or, when it does not report, at its target."""
         arm_silent = any(event == SafetyEvent.ARM_SILENT for event, _ in self.watch.causes())
         self.filter.hold(None if arm_silent else self._reading)
+        self._resting, self._held = True, not arm_silent
 
     def watchdog(self, now: int) -> list[tuple[SafetyEvent, str]]:
         """What has just fallen silent (monotonic `now`, ns); the arm holds when it depends on it. Call at 50 Hz."""
         fallen = self.watch.check(now)
         if self._ready and any(event.reaction >= Reaction.HOLD for event, _ in fallen):
             self.hold()
-            self._bad = max(self._bad, 1)
         return fallen
 
     def stop(self, event: SafetyEvent, detail: str = '') -> None:
@@ -158,18 +163,17 @@ class CommandMux:
             self.log.add(event, detail)
             if self._ready:
                 self.hold()
-                self._bad = max(self._bad, 1)
 
     def reset_stop(self) -> None:
         """Release a latched stop; the targets are where the arm is."""
-        self._stop = None
-        if self._ready:
+        if self._stop is not None and self._ready:
             self.hold()
+        self._stop = None
 
     @property
     def resting(self) -> bool:
         """Whether the robot was not moved in the last tick, whatever was asked for."""
-        return self._bad > 0
+        return self._resting
 
     @property
     def operator_active(self) -> bool:

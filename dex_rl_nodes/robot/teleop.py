@@ -78,6 +78,7 @@ class TeleopMapper:
         self._baseline: np.ndarray | None = None
         self._delta = np.zeros(HAND_DIM)
         self._released = False
+        self._rebase = False
 
     def discard_marks(self) -> None:
         """An episode begins: marks and a half-made press of the left button belonged to the one before."""
@@ -157,7 +158,7 @@ class TeleopMapper:
         held = self.settings.hand_button in self._pressed and not self._released
         self._released = False
         if not held:
-            self._baseline = None
+            self._baseline, self._rebase = None, False
             return False, now
         silent = [
             then for then in (self._joy_stamp, self._glove and self._glove[1]) if then and not self._fresh(then, now)
@@ -167,10 +168,10 @@ class TeleopMapper:
                 return False, now
             self._baseline, self._delta = self._glove[0], np.zeros(HAND_DIM)
         if silent:
-            self._baseline = (
-                self._glove[0] - self._delta
-            )  # the glove may have moved when it comes back: go on from here
+            self._rebase = True  # the glove may have moved when it comes back: go on from here then
             return True, min(silent)
+        if self._rebase:
+            self._baseline, self._rebase = self._glove[0] - self._delta, False
         self._delta = self._glove[0] - self._baseline
         return True, now
 

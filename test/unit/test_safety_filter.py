@@ -101,7 +101,9 @@ def test_a_blocked_arm_is_not_left_behind_by_its_target():
     assert safety.target_pose[0] - blocked.tcp_pose[0] == pytest.approx(leash, abs=1e-6)
     assert safety.log.counts[SafetyEvent.LEASH] > 0
     step = safety.move(unit(0) + unit(1, 0.5), HAND, blocked)
-    assert step.arm[0] == pytest.approx(0.0, abs=1e-6) and step.arm[1] == np.float32(0.5), 'free in the other directions'
+    assert step.arm[0] == pytest.approx(0.0, abs=1e-6) and step.arm[1] == np.float32(0.5), (
+        'free in the other directions'
+    )
 
 
 def test_a_blocked_rotation_is_kept_on_its_leash():
