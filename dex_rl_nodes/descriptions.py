@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dex_rl_nodes.parameters import Parameter
+from dex_rl_nodes.run_directory import PURPOSES
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ TOPICS = {
     'hand_prior': _own('HandPrior'),
     'reward': _own('Reward'),
     'step_result': _own('StepResult'),
-    'episode': _own('EpisodeState', 'STATE'),
+    'episode': _own('EpisodeState'),
     'transitions': _own('Transition', 'EXPERIENCE'),
     'transition_ack': _own('TransitionAck', 'STATE'),
     'policy_weights': _own('PolicyWeights', 'STATE'),
@@ -217,21 +218,65 @@ COMMAND_MUX = NodeDescription(
     ),
 )
 
+_RUN_PURPOSE = Parameter(
+    'purpose',
+    'online',
+    'demos: demonstrations; reward: recordings for the classifier; online: learning; evaluation: scoring',
+    choices=PURPOSES,
+)
+
 EPISODE_MANAGER = NodeDescription(
     'episode_manager',
     'Starts and ends episodes and decides how they ended.',
     publishes=('episode', 'step_result'),
-    subscribes=('policy_step', 'reward', 'teleop_command', 'executed_action'),
+    subscribes=('policy_step', 'reward', 'teleop_command', 'executed_action', 'sim_state'),
     serves=('episode_manager/pause',),
     calls=('reset_scene',),
+    parameters=(
+        _RUN_PURPOSE,
+        Parameter('episodes', 0, 'number of episodes, those of earlier sessions included; 0: as the task says', '', 0, 100000),
+        Parameter('steps', 0, 'online: number of transitions, earlier sessions included; 0: as the task says', '', 0, 10**9),
+        Parameter('residual', 'learned', 'evaluation: which residual is scored', choices=('learned', 'none')),
+        Parameter('teleop_required', True, 'lockstep: every tick waits for the teleop command with its stamp'),
+        Parameter('start_deadline', 120.0, 'longest wait for the other nodes at the start', 's', 1.0, 3600.0),
+        Parameter('silence', 10.0, 'real time: an episode without a tick for so long is broken off', 's', 1.0, 600.0),
+    ),
 )
 
 REPLAY_RECORDER = NodeDescription(
     'replay_recorder',
     'Writes every topic to bags and hands numbered transitions to the learner.',
     publishes=('transitions',),
-    subscribes=('policy_step', 'core_action', 'executed_action', 'step_result', 'episode', 'transition_ack'),
+    subscribes=(
+        FRONT_IMAGE,
+        WRIST_IMAGE,
+        *INFOS.values(),
+        CURRENT_POSE,
+        MEASURED_JOINTS,
+        HAND_JOINTS,
+        'target_pose',
+        HAND_COMMAND,
+        TWIST,
+        JOY,
+        GLOVE,
+        'teleop_command',
+        'policy_step',
+        'core_action',
+        'action_command',
+        'executed_action',
+        'reward',
+        'step_result',
+        'episode',
+        'transition_ack',
+        'learner_state',
+        'sim_state',
+        '/diagnostics',
+    ),
     serves=('fetch_transitions',),
+    parameters=(
+        _RUN_PURPOSE,
+        Parameter('queue', 256, 'received messages that may wait for the disk, in MB', 'MB', 8, 8192),
+    ),
 )
 
 _PORT = Parameter('port', '', 'device path; empty: the one of config/robots/')

@@ -72,6 +72,13 @@ class EpisodeMachine:
             success=succeeded,
         )
 
+    def break_off(self, stamp: int, final_step: int, reason: str) -> EpisodeState:
+        """End the episode without a verdict: no tick came any more, or the graph stops."""
+        self.state = replace(
+            self.state, stamp=stamp, phase=Phase.ENDED, outcome=Outcome.STOPPED, final_step=final_step, reason=reason
+        )
+        return self.state
+
     def _outcome(self, step: int, success: bool, mark: int, stopped: str) -> tuple[Outcome, str]:
         if mark == Mark.DISCARD:
             return Outcome.DISCARDED, 'discarded by the operator'

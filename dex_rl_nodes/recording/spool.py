@@ -1,5 +1,6 @@
 """The numbered transitions of a run: in a file before anybody hears of them, the newest also in memory."""
 
+import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +26,7 @@ class TransitionSpool:
 
     A transition is one chunk of an own bag, so that it is on disk when `append` returns and can be found again. The
     number of a transition is its position in all bags; that is also the number it was written with, unless somebody
-    has removed a bag.
+    has removed a bag. One thread may append while another fetches.
 
     Args:
         run: the run.
@@ -40,6 +41,7 @@ class TransitionSpool:
         self._folder = folder
         self._writer: BagWriter | None = None
         self._memory: deque[bytes] = deque(maxlen=_IN_MEMORY)
+        self._lock = threading.Lock()
 
     @property
     def newest(self) -> int:
@@ -56,17 +58,19 @@ class TransitionSpool:
         place = self._writer.position
         self._writer.write_raw(f'/{TOPIC}', _TYPE, data, transition.stamp)
         self._writer.flush()
-        self._places.append(place)
-        self._memory.append(data)
+        with self._lock:
+            self._places.append(place)
+            self._memory.append(data)
 
     def fetch(self, first: int, count: int) -> list[tuple[int, bytes]]:
         """Numbers and serialised transitions from number `first` on, at most `count`."""
-        found = []
-        oldest = self.newest - len(self._memory) + 1
-        for number in range(max(first, 1), min(first + count, self.newest + 1)):
-            data = self._memory[number - oldest] if number >= oldest else _read(*self._places[number - 1])
-            found.append((number, data))
-        return found
+        with self._lock:
+            newest, memory = self.newest, list(self._memory)
+        oldest = newest - len(memory) + 1
+        return [
+            (number, memory[number - oldest] if number >= oldest else _read(*self._places[number - 1]))
+            for number in range(max(first, 1), min(first + count, newest + 1))
+        ]
 
     def close(self) -> None:
         """Finish the bag."""

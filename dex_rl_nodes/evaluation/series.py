@@ -1,0 +1,91 @@
+"""A series of episodes: which comes next, from which start, and when it is enough."""
+
+from dataclasses import dataclass
+
+from dex_rl_nodes.config import Task
+from dex_rl_nodes.records import Outcome
+from dex_rl_nodes.seeds import start_seed
+
+REWARD_EPISODES = 20  # recordings for the classifier when nobody says how many
+TICKS_AFTER_SUCCESS = 15  # recorded for the classifier after the operator's mark
+COLLECTING = ('demos', 'reward')  # purposes in which the operator acts and decides
+
+
+@dataclass
+class EpisodeSeries:
+    """Counts episodes and ticks of one purpose, over restarts.
+
+    Attributes:
+        task: gives the numbers where nobody does.
+        purpose: demos | reward | online | evaluation.
+        run_seed: seed of the run.
+        episodes: how many; 0: as the task says. In demos only successful ones count; discarded ones never do.
+        steps: how many ticks; 0: as the task says. Only online.
+        number: number of the next episode.
+        counted: episodes that count so far.
+        ticks: ticks so far.
+    """
+
+    task: Task
+    purpose: str
+    run_seed: int
+    episodes: int = 0
+    steps: int = 0
+    number: int = 0
+    counted: int = 0
+    ticks: int = 0
+
+    def __post_init__(self) -> None:
+        defaults = {
+            'demos': self.task.demonstrations,
+            'reward': REWARD_EPISODES,
+            'evaluation': self.task.evaluation.episodes,
+            'online': 0,
+        }
+        self.episodes = self.episodes or defaults[self.purpose]
+        if self.purpose == 'online':
+            # asked for episodes alone, nobody waits for the budget of the task
+            self.steps = self.steps or (0 if self.episodes else self.task.online_steps)
+
+    @property
+    def done(self) -> bool:
+        """Whether it is enough."""
+        enough_episodes = bool(self.episodes) and self.counted >= self.episodes
+        return enough_episodes or self.ticks_left == 0
+
+    @property
+    def ticks_left(self) -> int | None:
+        """Ticks until the budget is used up; None without one."""
+        return max(self.steps - self.ticks, 0) if self.purpose == 'online' and self.steps else None
+
+    @property
+    def seed(self) -> int:
+        """Seed of the next start. An evaluation repeats the start of an episode that did not count."""
+        start = self.counted if self.purpose == 'evaluation' else self.number
+        return start_seed(self.task, self.purpose, self.run_seed, start)
+
+    @property
+    def time_limit(self) -> int:
+        """Ticks of the next episode at most."""
+        left = self.ticks_left
+        return self.task.episode_steps if left is None else min(self.task.episode_steps, left)
+
+    @property
+    def ticks_after_success(self) -> int:
+        """Ticks that an episode goes on after the operator's success mark."""
+        return TICKS_AFTER_SUCCESS if self.purpose == 'reward' else 0
+
+    def finish(self, outcome: int, ticks: int) -> None:
+        """Count a finished episode."""
+        self.number += 1
+        self.ticks += ticks
+        if self.purpose == 'demos':
+            self.counted += outcome == Outcome.SUCCESS
+        else:
+            self.counted += outcome not in (Outcome.DISCARDED, Outcome.STOPPED)
+
+    def progress(self) -> str:
+        """How far it is, for a person."""
+        if self.episodes:
+            return f'{self.counted} of {self.episodes} episodes'
+        return f'{self.ticks} of {self.steps} steps'

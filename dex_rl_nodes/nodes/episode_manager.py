@@ -1,0 +1,292 @@
+"""Starts episodes, judges every tick, and ends the graph when there are enough."""
+
+import time
+from typing import Any
+
+import numpy as np
+from rclpy.clock import Clock, ClockType
+
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.evaluation.episodes import EpisodeMachine
+from dex_rl_nodes.evaluation.report import EpisodeRow, summarise
+from dex_rl_nodes.evaluation.series import COLLECTING, EpisodeSeries
+from dex_rl_nodes.nodes import conversions
+from dex_rl_nodes.nodes.node import OK, WARN, Node, run_node
+from dex_rl_nodes.recording.history import History, read_history
+from dex_rl_nodes.records import (
+    EpisodeState,
+    ExecutedAction,
+    Mark,
+    Outcome,
+    Phase,
+    PolicyStep,
+    Reward,
+    SimState,
+    TeleopCommand,
+)
+from dex_rl_nodes.run_directory import write_json
+
+_WATCH_PERIOD = 0.1  # s
+_LINGER = 1.0  # s from DONE to the end, so that the last messages reach the recorder
+_RESET_DEADLINE = 60.0  # s
+_TELEOP_DEADLINE = 20.0  # s, lockstep
+_STOP_REASON = 'safety stop; see command_mux on /diagnostics, call command_mux/reset_stop, then episode_manager/pause false'
+
+
+class EpisodeManager(Node):
+    """Wraps EpisodeSeries (which episode) and EpisodeMachine (how it ends).
+
+    A tick is judged when its Reward comes, or its PolicyStep while the operator decides; in lockstep the operator's
+    command of the tick is waited for, so that a run can be repeated.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__('episode_manager', **options)
+        self._purpose = self.setting('purpose')
+        self._operator_decides = self._purpose in COLLECTING
+        self._series = self._continue_series()
+        self._machine = EpisodeMachine(0)
+        self._state = EpisodeState(purpose=self._purpose)
+        self._pause = False
+        self._pause_reason = ''
+        self._outcomes: dict[str, int] = {}
+        self._rows: list[EpisodeRow] = []
+        self._forget_episode()
+        self.subscribe('teleop_command', self._on_teleop)
+        self.subscribe('executed_action', self._on_executed)
+        self.subscribe('sim_state', self._on_sim_state)
+        if self._operator_decides:
+            self.subscribe('policy_step', self._on_verdict)
+        else:
+            self.subscribe('reward', self._on_verdict)
+        self.serve('episode_manager/pause', self._on_pause)
+        self._reset_client = self.client('reset_scene')
+        self.advertise('episode', 'step_result')
+        self._announce(Phase.IDLE)
+        self._missing: list[str] = []
+        self._start_by = time.monotonic() + self.setting('start_deadline')
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._starting = self.create_timer(_WATCH_PERIOD, self._start_when_ready, clock=steady)
+        if not self.lockstep:
+            self.create_timer(_WATCH_PERIOD, self._watch_silence, clock=steady)
+
+    def _continue_series(self) -> EpisodeSeries:
+        """Every purpose goes on where it was; an evaluation starts anew, from the same starts."""
+        past = History() if self._purpose == 'evaluation' else read_history(self.run_directory, self._purpose)
+        return EpisodeSeries(
+            task=self.task,
+            purpose=self._purpose,
+            run_seed=self.setting('seed'),
+            episodes=self.setting('episodes'),
+            steps=self.setting('steps'),
+            number=past.next_episode,
+            counted=past.successes if self._purpose == 'demos' else past.episodes,
+            ticks=past.steps,
+        )
+
+    def _forget_episode(self) -> None:
+        self._judged = -1  # newest tick that was judged
+        self._verdict: PolicyStep | Reward | None = None  # waits for the operator's command of its tick
+        self._mark = Mark.NONE
+        self._teleop_stamp = -1
+        self._stopped = False
+        self._executed: dict[int, ExecutedAction] = {}
+        self._sim_states: dict[int, SimState] = {}
+        self._heard_at = time.monotonic()
+
+    # Starting
+
+    def _start_when_ready(self) -> None:
+        """Wait for everybody whose messages an episode needs: who is late would miss its start."""
+        needed = ['policy_step', 'executed_action', 'transitions']
+        needed += ['teleop_command'] if self._operator_decides else ['core_action', 'hand_prior', 'reward']
+        missing = [topic for topic in needed if not self.count_publishers(topic)]
+        if not self._reset_client.service_is_ready():
+            missing.append('reset_scene')
+        if missing:
+            if time.monotonic() > self._start_by:
+                deadline = self.setting('start_deadline')
+                raise UserError(f'episode_manager: waited {deadline:g} s for {", ".join(missing)} in vain; is its node running?')
+            self._missing = missing
+            return
+        self._missing = []
+        self.destroy_timer(self._starting)
+        self._next_episode()
+
+    def _next_episode(self) -> None:
+        """Start the next episode, unless there are enough or somebody wants a pause."""
+        if self._series.done:
+            self._finish()
+        elif self._pause:
+            self._announce(Phase.PAUSED, reason=self._pause_reason)
+            self.get_logger().info(f'pause: {self._pause_reason or "asked for by a person"}')
+        else:
+            self._reset_scene()
+
+    def _reset_scene(self) -> None:
+        number, seed = self._series.number, self._series.seed
+        self._announce(Phase.RESETTING, episode=number, seed=seed)
+        request = self._reset_client.srv_type.Request(episode=number, seed=seed, purpose=self._purpose)
+        self.wait_for('reset_scene', _RESET_DEADLINE, 'is the robot ready?')
+        self.ask(self._reset_client, request, lambda start: self._begin(start, seed))
+
+    def _begin(self, start: Any, seed: int) -> None:
+        self.arrived('reset_scene')
+        self._score()
+        if not start.success:
+            raise UserError(f'episode_manager: the scene cannot be reset: {start.message}')
+        self._forget_episode()
+        self._machine = EpisodeMachine(self._series.time_limit, self._series.ticks_after_success)
+        stamp = conversions.stamp_ns(start.start)
+        self._state = self._machine.begin(self._series.number, seed, stamp, np.array(start.hand_target), self._purpose)
+        self.publish('episode', self._state)
+
+    def _announce(self, phase: Phase, **fields: Any) -> None:
+        stamp = self.get_clock().now().nanoseconds
+        self._state = EpisodeState(stamp=stamp, phase=phase, purpose=self._purpose, **{'episode': self._series.number, **fields})
+        self.publish('episode', self._state)
+
+    @property
+    def _running(self) -> bool:
+        return self._state.phase == Phase.RUNNING
+
+    # What comes in
+
+    def _belongs(self, record: Any) -> bool:
+        return self._running and record.episode == self._state.episode and record.stamp >= self._state.stamp
+
+    def _on_verdict(self, verdict: PolicyStep | Reward) -> None:
+        if not self._belongs(verdict) or verdict.step <= self._judged:
+            return
+        self._heard_at = time.monotonic()
+        self._verdict = verdict
+        if self._waits_for_operator():
+            self.wait_for('teleop_command of the tick', _TELEOP_DEADLINE, 'is teleop running?')
+        self._judge()
+
+    def _on_teleop(self, teleop: TeleopCommand) -> None:
+        if teleop.mark == Mark.PAUSE:
+            self._set_pause(not self._pause)
+        if not self._running or teleop.stamp < self._state.stamp:
+            return
+        decides = teleop.mark in (Mark.FAILURE, Mark.DISCARD) or (teleop.mark == Mark.SUCCESS and self._operator_decides)
+        if decides:
+            self._mark = teleop.mark
+        self._teleop_stamp = teleop.stamp
+        self.arrived('teleop_command of the tick')
+        self._judge()
+
+    def _on_executed(self, action: ExecutedAction) -> None:
+        if self._belongs(action):
+            self._executed[action.step] = action
+            self._stopped |= action.stopped
+
+    def _on_sim_state(self, state: SimState) -> None:
+        if self._state.phase in (Phase.RUNNING, Phase.ENDED, Phase.RESETTING):
+            self._sim_states[state.stamp] = state
+
+    # Judging
+
+    def _waits_for_operator(self) -> bool:
+        required = self.lockstep and self.setting('teleop_required')
+        return required and self._verdict is not None and self._teleop_stamp < self._verdict.stamp
+
+    def _judge(self) -> None:
+        verdict = self._verdict
+        if verdict is None or self._waits_for_operator():
+            return
+        self._verdict = None
+        self._judged = verdict.step
+        seen = {'probability': verdict.probability, 'success': verdict.success} if isinstance(verdict, Reward) else {}
+        stopped = _STOP_REASON if self._stopped else ''
+        result = self._machine.judge(verdict.step, verdict.stamp, mark=self._mark, stopped=stopped, **seen)
+        self._mark = Mark.NONE
+        if result is not None:
+            self.publish('step_result', result)
+        if self._machine.ended:
+            self._end()
+
+    def _end(self) -> None:
+        self._state = state = self._machine.state
+        self.publish('episode', state)
+        self._series.finish(state.outcome, state.final_step)
+        outcome = Outcome(state.outcome).name.lower()
+        self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
+        self.get_logger().info(
+            f'episode {state.episode}: {outcome} after {state.final_step} ticks ({state.reason}); {self._series.progress()}'
+        )
+        if state.outcome == Outcome.STOPPED:
+            self._pause, self._pause_reason = True, state.reason
+        self._next_episode()
+
+    def _watch_silence(self) -> None:
+        silence = self.setting('silence')
+        if self._running and time.monotonic() - self._heard_at > silence:
+            reason = f'no control tick for {silence:g} s; see policy and command_mux on /diagnostics, then end the pause'
+            self._machine.break_off(self.get_clock().now().nanoseconds, max(self._judged, 0), reason)
+            self._end()
+
+    # Pause
+
+    def _on_pause(self, request: Any, response: Any) -> Any:
+        self._set_pause(request.data)
+        response.success = True
+        response.message = 'paused after this episode' if self._pause and self._running else ''
+        return response
+
+    def _set_pause(self, pause: bool) -> None:
+        self._pause, self._pause_reason = pause, ''
+        if not pause and self._state.phase == Phase.PAUSED:
+            self._next_episode()
+
+    # Scoring and the end
+
+    def _score(self) -> None:
+        """Add the row of the episode that has ended, now that all its messages have come."""
+        state = self._machine.state
+        if self._purpose != 'evaluation' or state.phase != Phase.ENDED or len(self._rows) > state.episode:
+            return
+        actions = [self._executed[step] for step in sorted(self._executed) if step < state.final_step]
+        truth = [stamp for stamp in self._sim_states if stamp <= state.stamp]
+        sim = self._sim_states[max(truth)] if truth else None
+        row = EpisodeRow.of(
+            state.episode,
+            state.seed,
+            state.outcome,
+            state.final_step,
+            [action.hand_target for action in actions],
+            failure=(sim.failure or None) if sim else None,
+            sim_success=sim.success if sim else None,
+            interventions=sum(action.source != 0 for action in actions),
+        )
+        self._rows.append(row)
+        about = {name: self.setting(name) for name in ('task', 'interface', 'method', 'residual')}
+        name = 'evaluation.json' if self.setting('residual') == 'learned' else 'evaluation_imitation.json'
+        write_json(self.run_directory.file(name), {**about, **summarise(self._rows)})
+
+    def _finish(self) -> None:
+        self._announce(Phase.DONE)
+        self.get_logger().info(f'done: {self._series.progress()}')
+        self.create_timer(_LINGER, self.finish, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def diagnose(self) -> None:
+        if self._missing:
+            self.report('episodes', WARN, f'waits for {", ".join(self._missing)}')
+        else:
+            phase = Phase(self._state.phase).name.lower()
+            self.report('episodes', OK, f'{phase}: {self._series.progress()}', episode=self._series.number, **self._outcomes)
+
+    def close(self) -> None:
+        if self._running:
+            self._machine.break_off(self.get_clock().now().nanoseconds, max(self._judged, 0), 'the graph was stopped')
+            self.publish('episode', self._machine.state)
+        self._score()
+
+
+def main() -> None:
+    """Entry point."""
+    run_node(EpisodeManager)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,217 @@
+"""Writes every topic to bags, and hands numbered transitions to the learner."""
+
+import threading
+from collections import Counter, deque
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.qos import QoSProfile
+from rclpy.serialization import deserialize_message
+
+from dex_rl_nodes.descriptions import IMAGES, TOPICS
+from dex_rl_nodes.msg import Transition, TransitionAck
+from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.nodes.node import OK, WARN, Node, run_node
+from dex_rl_nodes.recording.reader import next_folder, repair_all
+from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool
+from dex_rl_nodes.recording.transitions import TransitionAssembler
+from dex_rl_nodes.recording.writer import BagWriter
+from dex_rl_nodes.records import EpisodeState, Phase
+from dex_rl_nodes.run_directory import RunSettings
+
+_IMAGE_DEPTH = 60  # frames; two seconds of a camera at 30 Hz
+_MOST_FETCHED = 500  # transitions in one answer
+_PARTS = ('policy_step', 'core_action', 'executed_action', 'step_result', 'episode')
+_CLOSE_DEADLINE = 4.0  # s
+
+
+@dataclass
+class _Received:
+    topic: str
+    data: bytes
+    time: int  # ns
+
+
+class ReplayRecorder(Node):
+    """The executor's thread only receives; a second one writes, so that a slow disk does not cost messages.
+
+    One bag per session and purpose. Cameras and joints are written from the first reset on, except in a pause. Online,
+    transitions are put together, written, and only then published.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__('replay_recorder', **options)
+        run = self.run_directory.create(RunSettings(**{name: self.setting(name) for name in RunSettings.__dataclass_fields__}))
+        self._online = self.setting('purpose') == 'online'
+        bags = run.bags(self.setting('purpose'))
+        for sentence in repair_all(bags):
+            self.get_logger().warning(sentence)
+        self._folder = next_folder(bags)
+        self._bag: BagWriter | None = None
+        self._profiles: dict[str, str] = {}
+        self._spool = TransitionSpool(run, self._folder.with_name(self._folder.name + SUFFIX)) if self._online else None
+        self._assembler = TransitionAssembler(self._spool.newest + 1) if self._online else None
+        self._acknowledged = 0
+        self._phase = Phase.IDLE
+        self._queue: deque[_Received] = deque()
+        self._queued = 0  # bytes
+        self._news = threading.Condition()
+        self._closing = False
+        self._failure: Exception | None = None
+        self._counts: dict[str, Counter] = {topic: Counter() for topic in self.description.subscribes}
+        self._connect()
+        self._writer = threading.Thread(target=self._write, name='writer')
+        self._writer.start()
+
+    def _connect(self) -> None:
+        self.create_timer(0.2, self._look_after, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        for topic in self.description.subscribes:
+            profile = qos.profile(TOPICS[topic].qos, self.lockstep)
+            self._profiles[self.resolve_topic_name(topic)] = _qos_yaml(profile)
+            if topic in IMAGES.values() and not self.lockstep:
+                profile = QoSProfile(depth=_IMAGE_DEPTH, reliability=profile.reliability, durability=profile.durability)
+            self.create_subscription(
+                conversions.interface(TOPICS[topic].type),
+                topic,
+                partial(self._receive, topic),
+                profile,
+                raw=True,
+                event_callbacks=SubscriptionEventCallbacks(message_lost=partial(self._on_lost, topic)),
+            )
+        self.serve('fetch_transitions', self._on_fetch)
+        self.advertise('transitions')
+
+    # The executor's thread
+
+    def _receive(self, topic: str, data: bytes) -> None:
+        counts = self._counts[topic]
+        counts['received'] += 1
+        with self._news:
+            if topic in IMAGES.values() and self._queued + len(data) > self.setting('queue') * 1_000_000:
+                counts['dropped'] += 1
+                return
+            self._queue.append(_Received(topic, data, self.get_clock().now().nanoseconds))
+            self._queued += len(data)
+            self._news.notify()
+
+    def _on_lost(self, topic: str, event: Any) -> None:
+        self._counts[topic]['lost'] += event.total_count_change
+
+    def _on_fetch(self, request: Any, response: Any) -> Any:
+        if self._spool is None:
+            return response
+        response.newest = self._spool.newest
+        for number, data in self._spool.fetch(request.first, min(request.count, _MOST_FETCHED)):
+            transition = deserialize_message(data, Transition)
+            transition.sequence = number
+            response.transitions.append(transition)
+        return response
+
+    def _look_after(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    # The writer's thread
+
+    def _write(self) -> None:
+        try:
+            while (received := self._next()) is not None:
+                self._handle(received)
+        except Exception as error:  # handed to the executor's thread, which ends the node with it
+            self._failure = error
+
+    def _next(self) -> _Received | None:
+        with self._news:
+            while not self._queue and not self._closing:
+                self._news.wait()
+            if not self._queue:
+                return None
+            received = self._queue.popleft()
+            self._queued -= len(received.data)
+            return received
+
+    def _handle(self, received: _Received) -> None:
+        topic = received.topic
+        if topic in _PARTS:
+            message = conversions.interface(TOPICS[topic].type)
+            record = conversions.to_record(deserialize_message(received.data, message), conversions.record_of(message))
+            if isinstance(record, EpisodeState):
+                self._phase = Phase(record.phase)
+            self._to_bag(received)
+            if self._assembler is not None:
+                self._assemble(record)
+            if isinstance(record, EpisodeState) and self._phase == Phase.ENDED:
+                self._bag.sync()
+        else:
+            if topic == 'transition_ack':
+                self._acknowledged = deserialize_message(received.data, TransitionAck).sequence
+            self._to_bag(received)
+
+    def _to_bag(self, received: _Received) -> None:
+        sensor = TOPICS[received.topic].qos == 'SENSOR'
+        if self._bag is None and self._phase in (Phase.RESETTING, Phase.RUNNING):
+            self._bag = BagWriter(self._folder, self._profiles)
+        if self._bag is None or (sensor and self._phase in (Phase.PAUSED, Phase.DONE)):
+            self._counts[received.topic]['skipped'] += 1
+            return
+        kind = TOPICS[received.topic].type
+        self._bag.write_raw(self.resolve_topic_name(received.topic), kind, received.data, received.time)
+        self._counts[received.topic]['written'] += 1
+
+    def _assemble(self, record: Any) -> None:
+        for transition in self._assembler.add(record):
+            self._spool.append(transition)
+            self.publish('transitions', transition)
+
+    # What a person sees
+
+    def diagnose(self) -> None:
+        total = sum(self._counts.values(), Counter())
+        lossy = {topic: counts for topic, counts in self._counts.items() if counts['dropped'] or counts['lost']}
+        message = ', '.join(f'{counts["dropped"] + counts["lost"]} of {topic}' for topic, counts in lossy.items())
+        names = ('received', 'written', 'skipped', 'dropped', 'lost')
+        values = {name: total[name] for name in names} | {'waiting_MB': self._queued / 1e6, 'bag': self._folder}
+        self.report('bag', WARN if lossy else OK, f'lost: {message}' if lossy else 'ok', **values)
+        for topic, counts in self._counts.items():
+            if counts['received'] or counts['lost']:
+                self.report(topic, WARN if topic in lossy else OK, **{name: counts[name] for name in names})
+        if self._spool is not None:
+            dropped = self._assembler.dropped
+            self.report(
+                'transitions',
+                WARN if dropped else OK,
+                f'{dropped} ticks were incomplete' if dropped else 'ok',
+                newest=self._spool.newest,
+                acknowledged=self._acknowledged,
+            )
+
+    def close(self) -> None:
+        with self._news:
+            self._closing = True
+            self._news.notify()
+        self._writer.join(_CLOSE_DEADLINE)
+        for part in (self._spool, self._bag):
+            if part is not None and self._failure is None:
+                part.close()
+
+
+def _qos_yaml(profile: QoSProfile) -> str:
+    """Offered QoS profiles as rosbag2 stores them, so that `ros2 bag play` offers what our nodes ask for."""
+    forever = '{sec: 9223372036, nsec: 854775807}'
+    return (
+        f'- history: {profile.history.value}\n  depth: {profile.depth}\n  reliability: {profile.reliability.value}\n'
+        f'  durability: {profile.durability.value}\n  deadline: {forever}\n  lifespan: {forever}\n  liveliness: 1\n'
+        f'  liveliness_lease_duration: {forever}\n  avoid_ros_namespace_conventions: false'
+    )
+
+
+def main() -> None:
+    """Entry point."""
+    run_node(ReplayRecorder)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,203 @@
+"""episode_manager between peers that stand in for robot, policy, classifier, operator and recorder."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy')
+
+from harness import START_HAND, bench, ros  # noqa: E402, F401
+
+from dex_rl_nodes.errors import UserError  # noqa: E402
+from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
+from dex_rl_nodes.nodes.episode_manager import EpisodeManager  # noqa: E402
+from dex_rl_nodes.descriptions import TOPICS  # noqa: E402
+from dex_rl_nodes.recording.writer import BagWriter  # noqa: E402
+from dex_rl_nodes.records import (  # noqa: E402
+    EpisodeState,
+    ExecutedAction,
+    Mark,
+    Outcome,
+    Phase,
+    PolicyStep,
+    Reward,
+    SimState,
+    TeleopCommand,
+)
+from dex_rl_nodes.run_directory import RunDirectory  # noqa: E402
+from dex_rl_nodes.srv import ResetScene  # noqa: E402
+
+MS = 1_000_000
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    return tmp_path
+
+
+class Graph:
+    """The rest of the graph: answers resets, and sends ticks when told to."""
+
+    def __init__(self, bench, purpose, **parameters):  # noqa: F811
+        self.table = bench(EpisodeManager, **{'purpose': purpose, 'teleop_required': False, **parameters})
+        self.resets = []
+        self.refusal = ''
+        peer = self.table.peer
+        peer.create_service(ResetScene, 'reset_scene', self._reset)
+        self.states = self.table.listen('episode')
+        self.results = self.table.listen('step_result')
+        self.first = 0
+        for topic in ('policy_step', 'executed_action', 'transitions', 'teleop_command', 'core_action', 'hand_prior', 'reward'):
+            message = conversions.interface(TOPICS[topic].type)
+            self.table._publishers[topic] = peer.create_publisher(message, topic, qos.profile(TOPICS[topic].qos, True))
+
+    def _reset(self, request, response):
+        self.resets.append(request)
+        self.first += 1_000_000 * MS
+        response.success = not self.refusal
+        response.message = self.refusal
+        response.start = conversions.time_message(self.first)
+        response.hand_target = np.array(START_HAND, np.float32)
+        return response
+
+    def wait_phase(self, phase, episode=None) -> EpisodeState:
+        def seen():
+            return self.states and self.states[-1].phase == phase and episode in (None, self.states[-1].episode)
+
+        self.table.until(seen, f'phase {phase!r} of episode {episode}')
+        return self.states[-1]
+
+    def tick(self, episode, step, **verdict):
+        """One tick as the manager sees it: action of the tick before, then the verdict."""
+        stamp = self.first + step * 100 * MS
+        if step:
+            target = np.full(6, 0.1 * (step % 2), np.float32)
+            action = ExecutedAction(stamp - 100 * MS, episode, step - 1, hand_target=target)
+            self.table.send('executed_action', action)
+        if self.table.node.setting('purpose') in ('demos', 'reward'):
+            self.table.send('policy_step', PolicyStep(stamp, episode, step))
+        else:
+            self.table.send('reward', Reward(stamp, episode, step, **verdict))
+
+    def mark(self, mark, step):
+        self.table.send('teleop_command', TeleopCommand(self.first + step * 100 * MS - 1, mark=mark))
+        self.table.until(lambda: self.table.node._mark == mark, 'the mark')
+
+    def done(self):
+        self.wait_phase(Phase.DONE)
+        self.table.until(lambda: self.table.node.finished, 'the end of the node')
+
+
+def test_evaluation_by_the_classifier(bench, runs):  # noqa: F811
+    graph = Graph(bench, 'evaluation', episodes=2)
+    assert graph.wait_phase(Phase.RUNNING, 0).seed == 900000
+    for step in range(4):
+        graph.tick(0, step, probability=0.2 * step, success=step == 3)
+    graph.wait_phase(Phase.RUNNING, 1)
+    graph.table.until(lambda: len(graph.results) == 3, 'three results')
+    assert [(r.step, r.reward, r.terminated, r.truncated) for r in graph.results] == [
+        (1, 0, False, False), (2, 0, False, False), (3, 1, True, False),
+    ]  # fmt: skip
+    assert graph.results[2].probability == pytest.approx(0.6)
+    graph.table.send('sim_state', SimState(graph.first, 1, failure='hand'))
+    for step in range(121):
+        graph.tick(1, step)
+    graph.done()
+    graph.table.node.close()
+    last = graph.results[-1]
+    assert (last.step, last.terminated, last.truncated, last.reward) == (120, False, True, 0)
+    assert [request.seed for request in graph.resets] == [900000, 900001]
+    report = json.loads((runs / 'default' / 'evaluation.json').read_text())
+    assert (report['n'], report['successes'], report['failures']['hand']) == (2, 1, 1)
+    assert [row['steps'] for row in report['episodes']] == [3, 120]
+    assert report['episodes'][1]['outcome'] == 'timeout' and report['episodes'][1]['jitter'] > 0
+    ended = [state for state in graph.states if state.phase == Phase.ENDED]
+    assert [(state.outcome, state.final_step) for state in ended] == [(Outcome.SUCCESS, 3), (Outcome.TIMEOUT, 120)]
+
+
+def test_operator_decides_while_collecting(bench):  # noqa: F811
+    graph = Graph(bench, 'demos', episodes=1)
+    graph.wait_phase(Phase.RUNNING, 0)
+    graph.tick(0, 0)
+    graph.tick(0, 1)
+    graph.mark(Mark.DISCARD, 1)
+    graph.tick(0, 2)
+    graph.wait_phase(Phase.RUNNING, 1)  # a discarded episode does not count
+    graph.tick(1, 0)
+    graph.tick(1, 1)
+    graph.mark(Mark.SUCCESS, 1)
+    graph.tick(1, 2)
+    graph.done()
+    ended = [state for state in graph.states if state.phase == Phase.ENDED]
+    assert [state.outcome for state in ended] == [Outcome.DISCARDED, Outcome.SUCCESS]
+    discarded, success = (next(r for r in graph.results if (r.episode, r.step) == (e, 2)) for e in (0, 1))
+    assert (discarded.terminated, discarded.truncated) == (False, True)
+    assert (success.terminated, success.reward) == (True, 1.0) and np.isnan(success.probability)
+    assert len({request.seed for request in graph.resets}) == 2
+
+
+def test_lockstep_waits_for_the_operator_of_the_tick(bench):  # noqa: F811
+    graph = Graph(bench, 'demos', episodes=1, teleop_required=True)
+    graph.wait_phase(Phase.RUNNING, 0)
+    for step in range(2):
+        graph.tick(0, step)
+        graph.table.until(lambda: graph.table.node._verdict is not None, 'the tick')
+        assert len(graph.results) == max(step - 1, 0)
+        mark = Mark.SUCCESS if step == 1 else Mark.NONE
+        graph.table.send('teleop_command', TeleopCommand(graph.first + step * 100 * MS, mark=mark))
+        graph.table.until(lambda: graph.table.node._verdict is None, 'the judgement')
+    graph.done()
+    assert [(result.step, result.success) for result in graph.results] == [(1, True)]
+
+
+def test_budget_of_steps_truncates_and_a_new_session_goes_on(bench, runs):  # noqa: F811
+    run = RunDirectory('default')
+    with BagWriter(run.bags('online') / '00000') as bag:
+        for episode in range(3):
+            bag.write('/episode', EpisodeState(episode, episode, Phase.RUNNING))
+            bag.write('/episode', EpisodeState(episode, episode, Phase.ENDED, Outcome.TIMEOUT, final_step=5))
+    graph = Graph(bench, 'online', steps=3)
+    state = graph.wait_phase(Phase.RUNNING)
+    assert (state.episode, state.seed) == (3, 3_000_000_003)
+    for step in range(4):
+        graph.tick(3, step)
+    graph.done()
+    assert (graph.results[-1].step, graph.results[-1].truncated, graph.results[-1].terminated) == (3, True, False)
+
+
+def test_safety_stop_ends_the_episode_and_pauses(bench):  # noqa: F811
+    graph = Graph(bench, 'online', episodes=1)
+    graph.wait_phase(Phase.RUNNING, 0)
+    graph.tick(0, 0)
+    graph.table.send('executed_action', ExecutedAction(graph.first, 0, 0, stopped=True))
+    graph.table.until(lambda: graph.table.node._stopped, 'the stop')
+    graph.table.send('reward', Reward(graph.first + 100 * MS, 0, 1))
+    assert 'reset_stop' in graph.wait_phase(Phase.PAUSED).reason
+    assert (graph.results[-1].truncated, graph.results[-1].terminated) == (True, False)
+    graph.table.call('episode_manager/pause', data=False)
+    graph.wait_phase(Phase.RUNNING, 1)
+    graph.table.call('episode_manager/pause', data=True)
+    graph.tick(1, 0)
+    graph.tick(1, 1, success=True)
+    graph.done()  # there are enough, so there is nothing to pause for
+
+
+def test_silence_breaks_the_episode_off(bench):  # noqa: F811
+    graph = Graph(bench, 'online', episodes=1, lockstep=False, silence=1.0)
+    graph.wait_phase(Phase.RUNNING, 0)
+    assert 'no control tick for 1 s' in graph.wait_phase(Phase.PAUSED).reason
+
+
+def test_a_refused_reset_says_why(bench):  # noqa: F811
+    graph = Graph(bench, 'online')
+    graph.refusal = 'the arm is in its user stop; release it'
+    with pytest.raises(UserError, match='cannot be reset: the arm is in its user stop; release it'):
+        graph.wait_phase(Phase.RUNNING)
+
+
+def test_missing_nodes_are_named(bench):  # noqa: F811
+    table = bench(EpisodeManager, purpose='online', start_deadline=1.0)
+    with pytest.raises(UserError, match='waited 1 s for policy_step, executed_action.* reset_scene in vain'):
+        table.until(lambda: False, 'never')
