@@ -120,12 +120,13 @@ class DemoEncoder(VisualEncoder):
 
     @classmethod
     def _tower(cls) -> nn.Sequential:
-        """About 17 million multiply-adds per image of 128 x 128."""
-        widths, kernels = (3, 16, 32, 64, 64), (5, 3, 3, 3)
-        stack: list[nn.Module] = []
-        for inputs, outputs, kernel in zip(widths[:-1], widths[1:], kernels, strict=True):
-            stack += [nn.Conv2d(inputs, outputs, kernel, 2, kernel // 2), nn.ReLU()]
-        return nn.Sequential(*stack, nn.Conv2d(widths[-1], cls.spatial_shape[0], 3, 2, 1), nn.ReLU())
+        """About 14 million multiply-adds per image of 128 x 128; the wide first stride keeps training quick."""
+        return nn.Sequential(
+            nn.Conv2d(3, 32, 8, 4, 2), nn.ReLU(),
+            nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU(),
+            nn.Conv2d(64, 64, 3, 2, 1), nn.ReLU(),
+            nn.Conv2d(64, cls.spatial_shape[0], 3, 2, 1), nn.ReLU(),
+        )  # fmt: skip
 
     def view_features(self, views: list[Tensor]) -> list[Tensor]:
         return [tower(batch).flatten(1) for tower, batch in zip(self.views.values(), views, strict=True)]

@@ -37,29 +37,35 @@ def crop_view(image: np.ndarray, crop: Sequence[float], size: int = IMAGE_SIZE) 
 
 def to_tensor(images: np.ndarray | Tensor) -> Tensor:
     """uint8 images (B, H, W, 3) as float32 (B, 3, H, W), normalised with the statistics of ImageNet."""
-    batch = torch.as_tensor(images).permute(0, 3, 1, 2).float()
-    mean = torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1) * 255
-    std = torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1) * 255
-    return (batch - mean) / std
+    mean, std = torch.tensor(_IMAGENET_MEAN) * 255, torch.tensor(_IMAGENET_STD) * 255
+    return torch.as_tensor(images).float().sub_(mean).mul_(1 / std).permute(0, 3, 1, 2)
 
 
-def random_shift(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
-    """Every image (B, H, W, 3) moved by up to `pad` pixels in x and y; the border is repeated."""
-    batch, height, width, _ = images.shape
-    offset = torch.randint(-pad, pad + 1, (batch, 2), generator=generator)
-    rows = (torch.arange(height) + offset[:, :1]).clamp(0, height - 1)
-    columns = (torch.arange(width) + offset[:, 1:]).clamp(0, width - 1)
-    return images[torch.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
+def augment(
+    images: np.ndarray, shift: int, jitter: float, generator: torch.Generator, rows: Sequence[int] | None = None
+) -> np.ndarray:
+    """Randomly shifted and recoloured copies of images.
 
-
-def colour_jitter(batch: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Random brightness and tint of normalised images (B, 3, H, W): a gain and an offset per colour channel."""
-    shape = (len(batch), 3, 1, 1)
-    common = torch.randn((len(batch), 1, 1, 1), generator=generator)
-    gain = 1 + strength * (common + 0.3 * torch.randn(shape, generator=generator))
-    offset = strength * (torch.randn((len(batch), 1, 1, 1), generator=generator)
-                         + 0.3 * torch.randn(shape, generator=generator))
-    return batch * gain + offset
+    Args:
+        images: uint8 (N, S, S, 3).
+        shift: largest shift in x and y (px); the border is repeated.
+        jitter: standard deviation of brightness gain and offset, relative to full range; tint has a third of it.
+        rows: which images; None: all.
+    """
+    rows = range(len(images)) if rows is None else rows
+    size = images.shape[1]
+    offsets = torch.randint(-shift, shift + 1, (len(rows), 2), generator=generator).tolist()
+    common, tint = torch.randn((len(rows), 2, 1), generator=generator), torch.randn((len(rows), 2, 3), generator=generator)
+    gains, biases = (jitter * (common + tint / 3)).unbind(1)
+    tables = (torch.arange(256)[None, :, None] * (1 + gains[:, None]) + 255 * biases[:, None]).clamp(0, 255).byte().numpy()
+    result = np.empty((len(rows), size, size, 3), np.uint8)
+    for index, (row, (dy, dx)) in enumerate(zip(rows, offsets, strict=True)):
+        moved = cv2.copyMakeBorder(
+            images[row][max(0, dy) : size + min(0, dy), max(0, dx) : size + min(0, dx)],
+            max(0, -dy), max(0, dy), max(0, -dx), max(0, dx), cv2.BORDER_REPLICATE,
+        )  # fmt: skip
+        cv2.LUT(moved, tables[index][None], dst=result[index])
+    return result
 
 
 def resize(batch: Tensor, size: int) -> Tensor:

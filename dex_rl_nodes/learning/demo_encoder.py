@@ -1,0 +1,198 @@
+"""Training the small visual encoder on the run's own recordings, when no pretrained one is at hand.
+
+The features must say where the hand is relative to what it works on. Three sources teach that, none of which
+looks into the simulator: the commands of the demonstrator, what the robot measured of itself, and hindsight (where
+the TCP went from here, and how long the task still took).
+"""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from dex_rl_nodes.config import Model
+from dex_rl_nodes.learning.dataset import Episode
+from dex_rl_nodes.learning.demonstrations import Steps, stack_steps
+from dex_rl_nodes.learning.encoder import DemoEncoder
+from dex_rl_nodes.learning.schedule import Progress, low_precision, no_progress, split_episodes, warmup_cosine
+from dex_rl_nodes.learning.vision import VIEWS, augment, to_tensor
+from dex_rl_nodes.records import ACTION_DIM, ARM_DIM, HAND_DIM, STATE_DIM
+
+_HORIZONS = (3, 6, 12, 24)  # ticks ahead, for hindsight
+_SHOWN = ACTION_DIM + 1  # targets that only demonstrations tell: command and time left
+
+
+class DemoEncoderSettings(Model):
+    """How the encoder is trained on the demonstrations."""
+
+    steps: int = Field(1_500, ge=1, description='optimiser steps')
+    batch_size: int = Field(64, ge=1, description='observations per step')
+    learning_rate: float = Field(1e-3, gt=0, description='AdamW learning rate after warm-up')
+    weight_decay: float = Field(1e-3, ge=0, description='AdamW weight decay')
+    warmup_steps: int = Field(100, ge=1, description='linear learning-rate warm-up (steps), then cosine to 0')
+    image_shift: int = Field(6, ge=0, description='augmentation: largest shift (px)')
+    image_jitter: float = Field(0.08, ge=0, description='augmentation: brightness and tint (std)')
+    dropout: float = Field(0.1, ge=0, lt=1, description='dropout on the features while training')
+    proprioception_dropout: float = Field(0.5, ge=0, le=1, description='share of samples whose command is told without state')
+    unlabelled_share: float = Field(0.35, ge=0, lt=1, description='share of a batch from recordings that do not show the task')
+
+
+class _Targets:
+    """What the heads shall say of every tick, in units of its standard deviation, and where that is known."""
+
+    def __init__(self, demos: Sequence[Episode], others: Sequence[Episode]):
+        shown = [self._episode(episode, shows_task=True) for episode in demos]
+        seen = [self._episode(episode, shows_task=False) for episode in others]
+        known, value = (np.concatenate(part) for part in zip(*shown, *seen, strict=True))
+        self.known = torch.from_numpy(known)
+        mean = (value * known).sum(0) / known.sum(0).clip(1)
+        std = np.sqrt((np.square(value - mean) * known).sum(0) / known.sum(0).clip(1))
+        self.value = torch.from_numpy(((value - mean) / std.clip(1e-3)).astype(np.float32))
+        self.scale = torch.from_numpy(std.clip(1e-3).astype(np.float32))
+
+    @staticmethod
+    def _episode(episode: Episode, shows_task: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Mask and targets (T, D): state, where TCP and hand went, command, time left."""
+        count = len(episode.action)
+        state = np.asarray(episode.state[: count + 1], np.float32)
+        hand = np.asarray(episode.hand_targets, np.float32)
+        now = np.arange(count)
+        ahead = [np.minimum(now + horizon, count) for horizon in _HORIZONS]
+        left = (count - now)[:, None] / 20
+        went = [np.concatenate([state[later, :3] - state[:count, :3], hand[later]], 1) for later in ahead]
+        value = np.concatenate([state[:count], *went, episode.action, np.tanh(left)], axis=1).astype(np.float32)
+        known = np.ones_like(value)
+        if not shows_task:
+            known[:, -_SHOWN:] = 0
+        return known, value
+
+
+class _Heads(nn.Module):
+    """What the features are asked while they are trained."""
+
+    def __init__(self, feature_dim: int, outputs: int, dropout: float):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.vision = nn.Sequential(nn.Linear(feature_dim, 256), nn.ReLU(), nn.Linear(256, outputs))
+        proprioception = STATE_DIM + HAND_DIM
+        self.command = nn.Sequential(
+            nn.Linear(feature_dim + proprioception, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(),
+            nn.Linear(256, ACTION_DIM),
+        )  # fmt: skip
+
+    def forward(self, features: Tensor, proprioception: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.dropout(features)
+        return self.vision(features), self.command(torch.cat([features, proprioception], dim=1))
+
+
+def train_demo_encoder(
+    demos: Sequence[Episode],
+    others: Sequence[Episode] = (),
+    settings: DemoEncoderSettings | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> tuple[DemoEncoder, dict]:
+    """Train the encoder on the training split of the demonstrations, then freeze it.
+
+    Args:
+        demos: successful demonstrations; the split is that of prior and policy.
+        others: recordings of any kind (for example of the reward sessions); what the robot measured of itself is
+            learned from them, not what was commanded.
+
+    Returns:
+        The frozen encoder; what was measured on the held-out demonstrations (errors in units of each target's
+        standard deviation).
+    """
+    settings = settings or DemoEncoderSettings()
+    train, test = split_episodes(len(demos), seed)
+    order = [demos[i] for i in train] + [demos[i] for i in test]
+    steps, targets = stack_steps([*order, *others]), _Targets(order, others)
+    groups = np.digitize(steps.episode, [len(train), len(order)])
+    started = time.monotonic()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = DemoEncoder().to(memory_format=torch.channels_last)
+        heads = _Heads(encoder.feature_dim, targets.value.shape[1], settings.dropout)
+        fit, other = np.flatnonzero(groups == 0), np.flatnonzero(groups == 2)
+        _optimise(encoder, heads, steps, targets, fit, other, settings, generator, progress)
+    metrics = {
+        'seconds': round(time.monotonic() - started, 2),
+        'steps': settings.steps,
+        'frames': len(fit),
+        'other_frames': len(other),
+        'test': _errors(encoder, heads, steps, targets, np.flatnonzero(groups == 1)),
+        'train': _errors(encoder, heads, steps, targets, fit[:: max(1, len(fit) // 200)]),
+    }
+    return encoder.freeze(), metrics
+
+
+def _optimise(
+    encoder: DemoEncoder,
+    heads: _Heads,
+    steps: Steps,
+    targets: _Targets,
+    fit: np.ndarray,
+    other: np.ndarray,
+    settings: DemoEncoderSettings,
+    generator: torch.Generator,
+    progress: Progress,
+) -> None:
+    parameters = [*encoder.parameters(), *heads.parameters()]
+    optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    proprioception = _proprioception(steps)
+    unlabelled = round(settings.batch_size * settings.unlabelled_share) if len(other) else 0
+    command = slice(-_SHOWN, -1)
+    for step in range(settings.steps):
+        rate = settings.learning_rate * warmup_cosine(step, settings.warmup_steps, settings.steps)
+        optimiser.param_groups[0]['lr'] = rate
+        rows = torch.cat([
+            torch.from_numpy(pool)[torch.randint(len(pool), (count,), generator=generator)]
+            for pool, count in ((fit, settings.batch_size - unlabelled), (other, unlabelled)) if count
+        ])  # fmt: skip
+        views = [
+            to_tensor(augment(steps.images[view], settings.image_shift, settings.image_jitter, generator, rows.tolist()))
+            for view in VIEWS
+        ]
+        told = proprioception[rows] + 0.1 * torch.randn((len(rows), proprioception.shape[1]), generator=generator)
+        told *= torch.rand((len(rows), 1), generator=generator) >= settings.proprioception_dropout
+        with low_precision():
+            seen, commanded = heads(torch.cat(encoder.view_features(views), dim=1), told)
+        known, value = targets.known[rows], targets.value[rows]
+        loss = (F.smooth_l1_loss(seen.float(), value, reduction='none') * known).mean()
+        loss = loss + (F.smooth_l1_loss(commanded.float(), value[:, command], reduction='none') * known[:, command]).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+        optimiser.step()
+        if step % 20 == 19 or step + 1 == settings.steps:
+            progress(step + 1, settings.steps)
+
+
+def _proprioception(steps: Steps) -> Tensor:
+    """State and last hand target, roughly standardised."""
+    scale = np.array([0.05] * 3 + [0.1] * 3 + [0.3] * HAND_DIM, np.float32)
+    return torch.from_numpy(np.concatenate([steps.state / scale, 2 * steps.hand_history[:, -HAND_DIM:] - 1], axis=1))
+
+
+@torch.inference_mode()
+def _errors(encoder: DemoEncoder, heads: _Heads, steps: Steps, targets: _Targets, rows: np.ndarray) -> dict:
+    """Root mean square errors of the vision heads, per group of targets, in standard deviations."""
+    heads.eval()
+    features = encoder.encode_batch({view: steps.images[view][rows] for view in VIEWS})
+    error = heads.vision(torch.from_numpy(features)) - targets.value[rows]
+    rmse = error.square().mean(0).sqrt()
+    width = 3 + HAND_DIM
+    groups = {
+        'tcp': slice(0, ARM_DIM),
+        'hand': slice(ARM_DIM, STATE_DIM),
+        **{f'tcp_in_{ticks}': slice(STATE_DIM + width * i, STATE_DIM + width * i + 3) for i, ticks in enumerate(_HORIZONS)},
+        'arm_command': slice(-_SHOWN, -_SHOWN + ARM_DIM),
+        'hand_command': slice(-_SHOWN + ARM_DIM, -1),
+        'time_left': slice(-1, None),
+    }
+    return {name: round(float(rmse[part].mean()), 4) for name, part in groups.items()}
