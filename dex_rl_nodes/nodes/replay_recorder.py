@@ -24,7 +24,8 @@ from dex_rl_nodes.run_directory import RunSettings
 
 _IMAGE_DEPTH = 60  # frames; two seconds of a camera at 30 Hz
 _MOST_FETCHED = 500  # transitions in one answer
-_PARTS = ('policy_step', 'core_action', 'executed_action', 'step_result', 'episode')
+_TICK_PARTS = ('policy_step', 'core_action', 'executed_action', 'step_result')  # exist only within an episode
+_PARTS = (*_TICK_PARTS, 'episode')
 _CLOSE_DEADLINE = 4.0  # s
 
 
@@ -152,7 +153,8 @@ class ReplayRecorder(Node):
 
     def _to_bag(self, received: _Received) -> None:
         sensor = TOPICS[received.topic].qos == 'SENSOR'
-        if self._bag is None and self._phase in (Phase.RESETTING, Phase.RUNNING):
+        begun = self._phase in (Phase.RESETTING, Phase.RUNNING) or received.topic in _TICK_PARTS
+        if self._bag is None and begun:
             self._bag = BagWriter(self._folder, self._profiles)
         if self._bag is None or (sensor and self._phase in (Phase.PAUSED, Phase.DONE)):
             self._counts[received.topic]['skipped'] += 1

@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -149,8 +150,9 @@ class McapFile:
             while left:
                 left = left[self._file.write(left) :]
         except OSError:
-            self._file.truncate(self.size)
-            self._file.seek(self.size)
+            with suppress(OSError):
+                self._file.truncate(self.size)
+                self._file.seek(self.size)
             raise
         self.size += len(data)
 

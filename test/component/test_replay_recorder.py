@@ -1,0 +1,171 @@
+"""replay_recorder: what is sent is in the bag, transitions are numbered, fetched again, and survive a restart."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy')
+
+from harness import START_HAND, bench, ros  # noqa: E402, F401
+from transition_parts import episode_parts  # noqa: E402
+
+from dex_rl_nodes.descriptions import FRONT_IMAGE  # noqa: E402
+from dex_rl_nodes.errors import UserError  # noqa: E402
+from dex_rl_nodes.nodes import conversions  # noqa: E402
+from dex_rl_nodes.nodes.replay_recorder import ReplayRecorder  # noqa: E402
+from dex_rl_nodes.recording.history import episode_bags  # noqa: E402
+from dex_rl_nodes.recording.reader import BagReader, is_finished, mcap_files  # noqa: E402
+from dex_rl_nodes.recording.spool import read_transitions  # noqa: E402
+from dex_rl_nodes.records import EpisodeState, Phase  # noqa: E402
+from dex_rl_nodes.run_directory import RunDirectory  # noqa: E402
+
+TOPIC_OF = {
+    'PolicyStep': 'policy_step', 'CoreAction': 'core_action', 'ExecutedAction': 'executed_action',
+    'StepResult': 'step_result', 'EpisodeState': 'episode',
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    return RunDirectory('default')
+
+
+def send_episode(table, episode, ticks=5):
+    for part in episode_parts(episode, ticks):
+        table.send(TOPIC_OF[type(part).__name__], part)
+
+
+def numbers(transitions):
+    return [(t.sequence, t.episode, t.step) for t in transitions]
+
+
+def test_online_session(bench, run):  # noqa: F811
+    table = bench(ReplayRecorder, purpose='online')
+    heard = table.listen('transitions')
+    send_episode(table, 0)
+    table.until(lambda: len(heard) == 5, 'five transitions')
+    assert numbers(heard) == [(n + 1, 0, n) for n in range(5)]
+    assert numbers(read_transitions(run)) == numbers(heard)  # on disk before anybody heard of them
+    image = np.random.default_rng(0).integers(0, 255, (128, 172, 3), np.uint8)
+    for n in range(3):
+        table.send(FRONT_IMAGE, conversions.image_message(image, n, 'camera'))
+    answer = table.call('fetch_transitions', first=2, count=2)
+    assert answer.newest == 5
+    assert [(t.sequence, t.step) for t in answer.transitions] == [(2, 1), (3, 2)]
+    assert np.array_equal(answer.transitions[0].features, heard[1].features)
+    table.until(lambda: table.node._counts[FRONT_IMAGE]['written'] == 3, 'three images')
+    table.node.close()
+    bag = episode_bags(run, 'online')[0]
+    reader = BagReader(bag)
+    found = [message.topic for message in reader]
+    assert found.count('/policy_step') == 6 and found.count(f'/{FRONT_IMAGE}') == 3 and not reader.warning
+    images = [message.data for message in BagReader(bag, [FRONT_IMAGE])]
+    assert all(image.tobytes() in data for data in images)
+
+
+def test_a_new_session_continues_the_numbers(bench, run):  # noqa: F811
+    first = bench(ReplayRecorder, purpose='online')
+    send_episode(first, 0, ticks=3)
+    first.until(lambda: first.node._spool.newest == 3, 'three transitions')
+    first.close()
+    second = bench(ReplayRecorder, purpose='online')
+    heard = second.listen('transitions')
+    send_episode(second, 1, ticks=2)
+    second.until(lambda: len(heard) == 2, 'two more')
+    assert numbers(heard) == [(4, 1, 0), (5, 1, 1)]
+    answer = second.call('fetch_transitions', first=1, count=100)
+    assert numbers(answer.transitions) == [(1, 0, 0), (2, 0, 1), (3, 0, 2), (4, 1, 0), (5, 1, 1)]
+    assert second.call('fetch_transitions', first=6, count=100).transitions == []
+    second.node.close()
+    assert [folder.name for folder in episode_bags(run, 'online')] == ['00000', '00001']
+
+
+def test_pause_records_no_images(bench, run):  # noqa: F811
+    table = bench(ReplayRecorder, purpose='demos')
+    image = conversions.image_message(np.zeros((128, 172, 3), np.uint8), 0, 'camera')
+
+    def counts():
+        return table.node._counts[FRONT_IMAGE]
+
+    table.send(FRONT_IMAGE, image)
+    table.until(lambda: counts()['skipped'] == 1, 'a frame before the first episode')
+    table.send('episode', EpisodeState(phase=Phase.RESETTING, hand_target=START_HAND))
+    table.until(lambda: table.node._phase == Phase.RESETTING, 'the reset')
+    table.send(FRONT_IMAGE, image)
+    table.until(lambda: counts()['written'] == 1, 'a frame in the reset')
+    table.send('episode', EpisodeState(phase=Phase.PAUSED))
+    table.until(lambda: table.node._phase == Phase.PAUSED, 'the pause')
+    table.send(FRONT_IMAGE, image)
+    table.until(lambda: counts()['skipped'] == 2, 'a frame in the pause')
+    assert counts()['written'] == 1
+
+
+def test_full_queue_drops_images_and_says_so(bench, run, monkeypatch):  # noqa: F811
+    table = bench(ReplayRecorder, purpose='demos', queue=8)
+    table.send('episode', EpisodeState(phase=Phase.RUNNING))
+    table.until(lambda: table.node._bag is not None, 'the bag')
+    with table.node._bag._lock:  # the disk is stuck
+        for n in range(12):
+            table.send(FRONT_IMAGE, conversions.image_message(np.zeros((480, 640, 3), np.uint8), n, 'camera'))
+        counts = table.node._counts[FRONT_IMAGE]
+        table.until(lambda: counts['received'] == 12, 'twelve frames')
+        assert counts['dropped'] >= 2
+    table.until(lambda: counts['written'] + counts['dropped'] == 12, 'the rest written')
+    table.node.diagnose()
+    level, message, _ = table.node._statuses['bag']
+    assert level != b'\x00' and FRONT_IMAGE in message
+
+
+def test_full_disk_is_one_sentence(bench, run):  # noqa: F811
+    table = bench(ReplayRecorder, purpose='demos')
+    table.send('episode', EpisodeState(phase=Phase.RUNNING))
+    table.until(lambda: table.node._bag is not None, 'the bag')
+    table.node._bag._file._file.close()
+    table.node._bag._file._file = open('/dev/full', 'r+b', buffering=0)
+    with pytest.raises(UserError, match='the disk is full; what was recorded is kept'):
+        table.until(lambda: False, 'never')
+
+
+def test_another_task_is_refused(bench, run):  # noqa: F811
+    bench(ReplayRecorder, purpose='demos').close()
+    with pytest.raises(UserError, match='run "default" was made with seed 0, not 5'):
+        bench(ReplayRecorder, purpose='demos', seed=5)
+
+
+def test_kill_and_restart(bench, run):  # noqa: F811
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(30 + os.getpid() % 60)}
+    command = [sys.executable, '-m', 'dex_rl_nodes.nodes.replay_recorder', '--ros-args', '-p', 'lockstep:=true']
+    process = subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2])
+    try:
+        table = bench(ReplayRecorder, purpose='demos')  # gives the peer; its own bags do not matter
+        heard = table.listen('transitions')
+        table.until(lambda: table.peer.count_publishers('transitions') == 2, 'the recorder', 30)
+        send_episode(table, 0, ticks=4)
+        table.until(lambda: len(heard) == 4, 'four transitions')
+        process.send_signal(signal.SIGKILL)
+        process.wait(5)
+        assert numbers(read_transitions(run)) == [(n + 1, 0, n) for n in range(4)]
+        bag = episode_bags(run, 'online')[0]
+        assert not is_finished(mcap_files(bag)[0])
+        second = bench(ReplayRecorder, purpose='online')
+        assert is_finished(mcap_files(bag)[0]) and second.node._spool.newest == 4
+    finally:
+        process.kill()
+        process.wait(5)
+
+
+def test_time_is_kept(bench, run):  # noqa: F811
+    table = bench(ReplayRecorder, purpose='demos', lockstep=False)
+    before = time.time_ns()
+    table.send('episode', EpisodeState(phase=Phase.RUNNING))
+    table.until(lambda: table.node._counts['episode']['written'] == 1, 'the state')
+    table.node.close()
+    message = next(iter(BagReader(episode_bags(run, 'demos')[0], ['episode'])))
+    assert before <= message.log_time <= time.time_ns()
