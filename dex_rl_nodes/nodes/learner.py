@@ -53,6 +53,19 @@ class LearnerNode(Node):
         self._thread = threading.Thread(target=self._train, name='training')
         self._thread.start()
 
+    def _load(self) -> Learner:
+        import torch
+
+        from dex_rl_nodes.stages.online import make_learner
+
+        torch.set_num_threads(self.setting('threads'))
+        return make_learner(self.job)
+
+    def _open_metrics(self) -> MetricsWriter:
+        from dex_rl_nodes.learning.metrics import MetricsWriter
+
+        return MetricsWriter(self.run_directory.path)
+
     # Receiving
 
     def _on_transition(self, transition: Transition) -> None:
@@ -74,15 +87,14 @@ class LearnerNode(Node):
         self._fetching = True
         self._expect_answer()
         request = FetchTransitions.Request(first=self._received + 1, count=_CHUNK)
-        self._fetch_client.call_async(request).add_done_callback(self._on_fetched)
+        self.ask(self._fetch_client, request, self._on_fetched)
 
     def _expect_answer(self) -> None:
         self.wait_for('fetch_transitions', _FETCH_DEADLINE, 'is replay_recorder running?')
 
-    def _on_fetched(self, future: Any) -> None:
+    def _on_fetched(self, answer: Any) -> None:
         self._fetching = False
         self.arrived('fetch_transitions')
-        answer = future.result()
         transitions = [conversions.to_record(message, Transition) for message in answer.transitions]
         if transitions and transitions[0].sequence == self._received + 1:
             self._take(transitions)

@@ -33,12 +33,10 @@ class LmpmDecoder(EpisodeNode):
     def _load(self) -> PriorRunner:
         import torch
 
-        from dex_rl_nodes.learning.interfaces import load_interface
         from dex_rl_nodes.learning.prior_runner import PriorRunner
 
         torch.set_num_threads(self.setting('threads'))
-        path = self.run_directory.file('prior.safetensors')
-        return PriorRunner(load_interface(path, name=self.setting('interface'), task=self.setting('task')))
+        return PriorRunner(self.job.interface())
 
     def begin(self, episode: EpisodeState) -> None:
         self._next_step = 1

@@ -3,12 +3,14 @@
 A node that needs PyTorch imports it when it is made, not when its module is: from then on Ctrl-C is handled.
 """
 
+from __future__ import annotations
+
 import signal
 import sys
 import time
 from collections.abc import Callable
 from functools import cached_property, wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rclpy
 import rclpy.node
@@ -30,7 +32,10 @@ from dex_rl_nodes.descriptions import NODES, SERVICES, TOPICS
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.parameters import COMMON, Parameter, Value
-from dex_rl_nodes.run_directory import RunDirectory
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings
+
+if TYPE_CHECKING:
+    from dex_rl_nodes.stages.job import Job
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 _TYPES = {
@@ -77,7 +82,7 @@ class Node(rclpy.node.Node):
         super().__init__(name, **options)
         self.description = NODES[name]
         self.finished = False
-        self.failure: UserError | None = None  # why the node is finished, if a person has to act
+        self.failure: Exception | None = None  # why the node is finished, if not by itself
         self._publishers_of: dict[str, tuple[Any, type]] = {}
         self._deadlines: dict[str, float] = {}
         self._statuses: dict[str, tuple[int, str, dict[str, Any]]] = {}
@@ -128,16 +133,18 @@ class Node(rclpy.node.Node):
         return config.load_robot(self.setting('robot'))
 
     @cached_property
-    def method(self) -> config.Method:
-        """Configuration of the learning method."""
-        return config.load_method(self.setting('method'))
-
-    @cached_property
     def run_directory(self) -> RunDirectory:
         """The run this node belongs to."""
         return RunDirectory(self.setting('run'))
 
-    # Callbacks: a UserError in one ends the node, with its sentence and nothing else
+    @cached_property
+    def job(self) -> Job:
+        """The run as its stages see it: what was recorded and trained. Imports PyTorch."""
+        from dex_rl_nodes.stages.job import Job
+
+        return Job(self.run_directory, RunSettings(**{key: self.setting(key) for key in RunSettings.__annotations__}))
+
+    # Callbacks: an error in one ends the node; `spin` raises it
 
     def create_subscription(self, *arguments: Any, **options: Any) -> Any:
         message, topic, callback, *others = arguments
@@ -151,7 +158,7 @@ class Node(rclpy.node.Node):
         def guarded(*arguments: Any) -> Any:
             try:
                 return callback(*arguments)
-            except UserError as error:
+            except Exception as error:  # the executor would log it and, out of a future, crash
                 self.failure = self.failure or error
                 self.finished = True
 
@@ -185,6 +192,10 @@ class Node(rclpy.node.Node):
     def client(self, service: str) -> Any:
         """Client of a service."""
         return self.create_client(conversions.interface(SERVICES[service]), service)
+
+    def ask(self, client: Any, request: Any, callback: Callable[[Any], None]) -> None:
+        """Call a service; call back with the answer."""
+        client.call_async(request).add_done_callback(self._guarded(lambda future: callback(future.result())))
 
     # Deadlines
 
@@ -245,7 +256,7 @@ def _text(value: Any) -> str:
 
 
 class _Stop(BaseException):
-    """A second request to stop: do not wait for the node."""
+    """Stop at once: the node is still being made, or it was asked twice."""
 
 
 def make_executor() -> Any:
@@ -278,32 +289,30 @@ def run_node(node_class: Callable[[], Node]) -> None:
     The context stays valid while the node closes, so that it can say good-bye.
     """
     stop_requests = 0
+    node = None
 
     def request_stop(_signal: int, _frame: Any) -> None:
         nonlocal stop_requests
         stop_requests += 1
-        if stop_requests > 1:
+        if node is None or stop_requests > 1:
             raise _Stop
 
     signal.signal(signal.SIGINT, request_stop)
     signal.signal(signal.SIGTERM, request_stop)
     code = 0
-    node = None
     try:
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-        node = node_class()
-        spin(node, stopping=lambda: stop_requests > 0)
+        try:
+            rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+            node = node_class()
+            spin(node, stopping=lambda: stop_requests > 0)
+        finally:
+            if node is not None:
+                node.close()
+                node.destroy_node()
+            rclpy.try_shutdown()
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
         code = 2
     except _Stop:
         pass
-    finally:
-        try:
-            if node is not None:
-                node.close()
-                node.destroy_node()
-            rclpy.try_shutdown()
-        except (_Stop, KeyboardInterrupt):
-            pass
     sys.exit(code)

@@ -168,13 +168,12 @@ class Policy(EpisodeNode):
     def _load(self) -> PolicyRunner:
         import torch
 
-        from dex_rl_nodes.learning.encoder import load_encoder
-        from dex_rl_nodes.learning.policy import PolicyRunner, load_policy
+        from dex_rl_nodes.learning.policy import PolicyRunner
         from dex_rl_nodes.learning.vision import IMAGE_SIZE
 
         torch.set_num_threads(self.setting('threads'))
-        encoder = load_encoder(self.run_directory.file('encoder.safetensors'))
-        policy = load_policy(self.run_directory.file('policy.safetensors'), encoder)
+        encoder = self.job.encoder()
+        policy = self.job.policy(encoder, self.job.interface())
         runner = PolicyRunner(encoder, policy)
         blank = {view: np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8) for view in IMAGES}
         prior = HandPrior(context=np.zeros(policy.context_dim, np.float32))

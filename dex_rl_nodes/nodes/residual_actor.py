@@ -38,12 +38,10 @@ class ResidualActor(EpisodeNode):
         import torch
 
         from dex_rl_nodes.learning.checkpoint import numbered
-        from dex_rl_nodes.learning.interfaces import load_interface
         from dex_rl_nodes.learning.residual import ResidualRunner
 
         torch.set_num_threads(self.setting('threads'))
-        path = self.run_directory.file('prior.safetensors')
-        runner = ResidualRunner(load_interface(path, name=self.setting('interface'), task=self.setting('task')))
+        runner = ResidualRunner(self.job.interface())
         checkpoints = numbered(self.run_directory.file('learner'))
         if self._learned and checkpoints:
             runner.load_checkpoint(checkpoints[-1])

@@ -31,13 +31,8 @@ class RewardClassifier(EpisodeNode):
     def _load(self) -> RewardRunner:
         import torch
 
-        from dex_rl_nodes.learning.encoder import load_encoder
-        from dex_rl_nodes.learning.reward import RewardRunner, load_reward
-
         torch.set_num_threads(self.setting('threads'))
-        encoder = load_encoder(self.run_directory.file('encoder.safetensors'))
-        model, settings = load_reward(self.run_directory.file('reward.safetensors'), encoder)
-        return RewardRunner(model, encoder, settings.threshold, self.task.success_hold)
+        return self.job.reward(self.job.encoder())
 
     def begin(self, episode: EpisodeState) -> None:
         self._runner.reset()
