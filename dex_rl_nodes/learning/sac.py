@@ -32,7 +32,10 @@ class ResidualSettings(Model):
     publish_every: int = Field(50, ge=1, description='updates between two publications of the weights')
     updates_per_step: float = Field(1.0, gt=0, description='learner iterations per online transition, at most')
     critic_warmup: int = Field(0, ge=0, description='learner iterations before the first step of the actor')
-    learning_rate: float = Field(3e-4, gt=0, description='Adam, for critic, actor and temperature')
+    learning_rate: float = Field(3e-4, gt=0, description='Adam, for critic and actor')
+    temperature_learning_rate: float = Field(
+        3e-3, gt=0, description='Adam; slower, and the entropy bonus outweighs the small early values for thousands of steps'
+    )
     target_rate: float = Field(0.005, gt=0, le=1, description='share of the critic entering its target per step')
     initial_temperature: float = Field(0.01, gt=0, description='entropy temperature at the start')
     target_entropy: float = Field(-0.5, description='entropy aimed at, per dimension of the unit residual (nats)')
@@ -136,7 +139,7 @@ class ResidualSac:
         # The actor reads the slow copy of the projection: its inputs move slowly, and one product fewer per target.
         self.policy = ResidualPolicy(standardiser, self.target.project, self.actor)
         self.log_temperature = nn.Parameter(torch.tensor([math.log(settings.initial_temperature)]))
-        self._temperature_optimiser = torch.optim.Adam([self.log_temperature], lr=settings.learning_rate)
+        self._temperature_optimiser = torch.optim.Adam([self.log_temperature], lr=settings.temperature_learning_rate)
         self.skipped = 0  # steps not taken because a gradient was not finite
 
     @property
