@@ -73,7 +73,8 @@ def _colcon(places: Places, runner: Runner) -> None:
         '--cmake-args',
         '-DBUILD_TESTING=OFF',
         f'-DPython3_EXECUTABLE={places.python}',
-        f'-DUNITY_TYPESUPPORT={"OFF" if places.distribution else "ON"}',
+        # seen to work with the generators of Jazzy, which the wheels are too
+        f'-DUNITY_TYPESUPPORT={"ON" if places.distribution in ("", "jazzy") else "OFF"}',
     ]
     runner.run('colcon', command, build_variables(places))
 
