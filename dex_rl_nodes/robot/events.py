@@ -29,7 +29,7 @@ class SafetyEvent(Enum):
     COMMAND_OUT_OF_ORDER = 112, _REFUSE, 'a command is older than the last', 'look for two policies or a clock set back'
     COMMAND_STALE = 113, _HOLD, 'a command is over two periods old', 'see why the policy is late: load, network'
     COMMAND_FROM_FUTURE = 114, _REFUSE, 'a command is from the future', 'synchronise the clocks of the machines'
-    COMMAND_BURST = 115, _HOLD, 'two commands came at once', 'see why the policy is irregular'
+    COMMAND_BURST = 115, _HOLD, 'commands come too fast', 'see why the policy is irregular'
     COMMAND_SILENT = 116, _HOLD, 'no valid command for two periods', 'see whether policy and decoder run'
     CLOCK_JUMP = 117, _HOLD, 'the clock jumped', 'synchronise clocks before starting'
     TELEOP_INVALID = 121, _WARN, 'a teleop command is malformed', 'check the SpaceMouse and glove drivers'

@@ -14,25 +14,29 @@ IMPLAUSIBLE = 10.0  # units; a policy plus its residual stays within 2, so beyon
 
 
 class CommandGate:
-    """Decides whether a command is executed (None), held or refused (the event says why)."""
+    """Decides whether a command is executed (None), held or refused (the event says why).
+
+    Commands may come irregularly, but not more often than the control rate in the long run, or every step being within
+    its limit would not bound the velocity: each command puts off the next one by a period, less a tolerance.
+    """
 
     def __init__(self, timing: TimingLimits, period: float):
         self._future = int(timing.future * 1e9)
         self._stale = int(timing.stop_periods * period * 1e9)
-        self._burst = int(timing.burst_fraction * period * 1e9)
-        self._last_stamp = -1
-        self._last_now: int | None = None
+        self._period = int(period * 1e9)
+        self._tolerance = int(timing.early_fraction * period * 1e9)
+        self.reset(0)
 
     def reset(self, stamp: int) -> None:
         """An episode begins: commands before its first tick are leftovers of the previous one."""
-        self._last_stamp = stamp - 1
-        self._last_now = None
+        self._last = stamp - 1
+        self._due = stamp
 
     def refuse(self, command: ActionCommand, now: int) -> SafetyEvent | None:
         """Event when the command must be ignored altogether: it belongs to no new tick."""
-        if command.stamp == self._last_stamp:
+        if command.stamp == self._last:
             return SafetyEvent.COMMAND_REPEATED
-        if command.stamp < self._last_stamp:
+        if command.stamp < self._last:
             return SafetyEvent.COMMAND_OUT_OF_ORDER
         if command.stamp > now + self._future:
             return SafetyEvent.COMMAND_FROM_FUTURE
@@ -40,11 +44,10 @@ class CommandGate:
 
     def hold(self, command: ActionCommand, now: int) -> SafetyEvent | None:
         """Event when the tick counts but its command must not move the robot. Call once per tick not refused."""
-        first = self._last_now is None
-        gap = self._burst if first else min(command.stamp - self._last_stamp, now - self._last_now)
-        self._last_stamp, self._last_now = command.stamp, now
-        if gap < self._burst:
+        self._last = command.stamp
+        if command.stamp < self._due - self._tolerance:
             return SafetyEvent.COMMAND_BURST
+        self._due = max(self._due, command.stamp) + self._period
         if now - command.stamp > self._stale:
             return SafetyEvent.COMMAND_STALE
         return check_values(command)

@@ -68,8 +68,8 @@ class TimingLimits(Model):
     """How old things may be. Motion stops within `stop_periods` of the last command, camera frame or reply."""
 
     stop_periods: float = Field(2.0, gt=1, le=10, description='motion stops after this silence (control periods)')
-    burst_fraction: float = Field(
-        0.5, ge=0, le=1, description='two commands closer than this are a burst (control periods)'
+    early_fraction: float = Field(
+        0.5, ge=0, le=1, description='a command may come this much before it is due (control periods)'
     )
     future: float = Field(0.05, ge=0, description='a stamp may be this far ahead of now (s)')
     clock_jump: float = Field(0.5, gt=0, description='the clock jumped when it departs from elapsed time by more (s)')

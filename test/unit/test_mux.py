@@ -133,6 +133,28 @@ def test_a_burst_moves_the_robot_once(mux):
     assert np.allclose(mux.target_pose[:3] - start[:3], 0.02 * ARM[:3], atol=1e-9)
 
 
+def test_commands_at_twice_the_control_rate_move_the_robot_no_faster(mux):
+    start, ticks = mux.target_pose, 40
+    for index in range(2 * ticks):
+        stamp = START + index * PERIOD // 2
+        mux.step(command(stamp, arm=[0, 0, -0.3, 0, 0, 0]), None, reading(stamp, mux.target_pose[:3] - start[:3]))
+    assert (mux.target_pose - start)[2] == pytest.approx(-0.3 * 0.02 * ticks, abs=0.3 * 0.02 + 1e-6)
+
+
+def test_late_commands_that_arrive_together_are_all_executed(mux):
+    now = START + PERIOD
+    for tick in range(2):
+        assert not mux.step(command(START + tick * PERIOD), None, reading(now)).limited
+
+
+@pytest.mark.parametrize('jitter', [0.0, 0.2, 0.33])
+def test_a_camera_that_jitters_costs_no_command(mux, jitter):
+    rng = np.random.default_rng(29)
+    for tick in range(100):
+        stamp = START + int((tick + rng.uniform(0, jitter)) * PERIOD)
+        assert not mux.step(command(stamp, arm=np.zeros(6)), None, reading(stamp)).limited
+
+
 def test_an_impossible_reading_holds_at_the_target(mux):
     bad = reading(START)
     bad.tcp_pose = np.full(7, np.nan)
