@@ -16,6 +16,7 @@ SKILLS = ('demonstrate', 'negative', 'assist')
 _YAW_TOLERANCE = 0.12  # rad
 _CLOSURE_TOLERANCE = 0.02
 _LOST_TICKS = 4  # what a stage needs may be missing for so long before the person starts again
+_UNDONE_TICKS = 15  # in the last stage without success
 _STAGE_TICKS = 35  # longer in one stage is being stuck
 _ATTEMPTS = 3
 _NEARLY_SUCCESS = ('offset', 'high', 'half_closed', 'open_hand', 'stop_short')
@@ -149,7 +150,7 @@ class ScriptedOperator:
         if self._sure > 2 and not last:  # done, sooner than planned
             self._enter(len(self._plan) - 1)
             return Mark.NONE
-        if self._lost > _LOST_TICKS:
+        if self._lost > _LOST_TICKS or (last and not self._sure and self._in_stage > _UNDONE_TICKS):
             return self._try_again(0)
         if self._in_stage > _STAGE_TICKS and not last:
             return self._try_again(max(0, self._stage - stage.retry))

@@ -1,12 +1,14 @@
 """The registry of simulated tasks: the name in config/tasks/ and the class that simulates it."""
 
 from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.sim.tasks.assemble_box import AssembleBox
 from dex_rl_nodes.sim.tasks.base import SimTask
 from dex_rl_nodes.sim.tasks.grasp_place import GraspPlace
 from dex_rl_nodes.sim.tasks.open_drawer import OpenDrawer
 from dex_rl_nodes.sim.tasks.pull_tissue import PullTissue
 
 TASKS: dict[str, type[SimTask]] = {
+    'assemble_box': AssembleBox,
     'grasp_place': GraspPlace,
     'open_drawer': OpenDrawer,
     'pull_tissue': PullTissue,

@@ -114,6 +114,14 @@ class GraspPlace(SimTask):
                 seen['box_yaw'],
             )
 
+        def lower(seen: Scene):
+            """Down, but only while the bottle is over the opening."""
+            beside = np.hypot(seen['bottle_x'] - seen['box_x'], seen['bottle_y'] - seen['box_y']) > 0.008
+            return over_box(seen, _CLEAR if beside and seen['bottle_z'] > _HEIGHT - 0.005 else _FLOOR)
+
+        def stands(seen: Scene) -> bool:
+            return seen['bottle_z'] < _FLOOR + 0.006
+
         def retreated(seen: Scene):
             return seen['box_x'], seen['box_y'], _GRASP + _FLOOR + 0.07, seen['box_yaw']
 
@@ -125,8 +133,8 @@ class GraspPlace(SimTask):
             Stage('descend', bottle, closure=0.36, speed=0.7, tolerance=0.008),
             Stage('grasp', bottle, closure=1.0, speed=0.4, tolerance=0.02, ticks=3, until=held, retry=2),
             Stage('lift', lambda seen: bottle(seen, _CLEAR), closure=1.0, tolerance=0.025, needs=held),
-            Stage('carry', lambda seen: over_box(seen, _CLEAR), closure=1.0, tolerance=0.010, needs=held),
-            Stage('lower', lambda seen: over_box(seen, _FLOOR), closure=1.0, speed=0.7, tolerance=0.008, needs=held),
+            Stage('carry', lambda seen: over_box(seen, _CLEAR), closure=1.0, tolerance=0.008, needs=held),
+            Stage('lower', lower, closure=1.0, speed=0.7, tolerance=0.02, until=stands, needs=held),
             Stage(
                 'release',
                 lambda seen: (*over_box(seen, _FLOOR)[:2], _GRASP + _FLOOR, seen['box_yaw']),

@@ -7,10 +7,10 @@ from dex_rl_nodes.sim.world import Fragment, panel
 
 # The cabinet (m): half sizes, z of the drawer's middle, half sizes of the drawer front.
 _CABINET = (0.10, 0.13, 0.15)
-_MIDDLE = 0.19
+_MIDDLE = 0.20
 _FRONT = (0.006, 0.11, 0.055)
 # The handle (m): half length and radius of the bar, how far it stands out.
-_BAR, _RADIUS, _OUT = 0.032, 0.006, 0.045
+_BAR, _RADIUS, _OUT = 0.032, 0.006, 0.055
 _TRAVEL = 0.16  # of the drawer (m)
 
 
@@ -63,7 +63,7 @@ class OpenDrawer(SimTask):
                 frictionloss="1"/>{drawer}{handle}</body>
             </body>""",
             contact='<exclude body1="cabinet" body2="drawer"/><exclude body1="cabinet" body2="handle"/>',
-            front_camera=((0.36, -0.40, 0.43), (0.64, 0.0, 0.20)),
+            front_camera=((0.26, -0.48, 0.43), (0.62, 0.0, 0.22)),
         )
 
     def bind(self, model, data) -> None:
@@ -97,20 +97,20 @@ class OpenDrawer(SimTask):
         }
 
     def plan(self) -> list[Stage]:
-        def handle(seen: Scene, before: float = 0.0):
-            """The TCP at the handle, or in front of it along the direction in which the drawer moves."""
+        def handle(seen: Scene, before: float = 0.0, above: float = 0.0):
+            """The TCP at the handle, above it, or before it along the way of the drawer."""
             yaw = seen['cabinet_yaw']
             x, y = seen['handle_x'] - before * np.cos(yaw), seen['handle_y'] - before * np.sin(yaw)
-            return x, y, seen['handle_z'], yaw
+            return x, y, seen['handle_z'] + above, yaw
 
         def held(seen: Scene) -> bool:
             return seen['held'] > 0
 
         def is_open(seen: Scene) -> bool:
-            return seen['success'] > 0
+            return seen['opening'] > self.parameters['opening'] + 0.015
 
         return [
-            Stage('approach', lambda seen: handle(seen, 0.07), closure=0.45, tolerance=0.012),
+            Stage('approach', lambda seen: handle(seen, 0.01, 0.06), closure=0.45, tolerance=0.012),
             Stage('reach', handle, closure=0.45, speed=0.7, tolerance=0.007),
             Stage('pinch', handle, closure=1.0, speed=0.4, tolerance=0.02, ticks=3, until=held, retry=2),
             # The handle moves with the hand: a person keeps pulling until it is far enough.
