@@ -32,6 +32,7 @@ _SILENCE = {
 _TICK_DEADLINE = 20.0  # s, lockstep: longest wait for what belongs to a command
 _FAULT_REPORTS = 3  # a device that reports the same fault this often in a row cannot clear it by itself
 _REACTION = 0.02  # s, from noticing a silence to the target that ends the motion
+_GHOST = 25.0  # s; DDS forgets a killed process after 20 s
 _SAMPLES = 60_000  # bytes of a frame that are compared
 
 
@@ -53,6 +54,8 @@ class CommandMuxNode(EpisodeNode):
         self._states: dict[str, tuple[int, Any]] = {}  # stamp and value
         self._fresh = True  # no command of this episode was executed yet
         self._told_at = 0.0  # s, monotonic, when the robot last heard its targets
+        self._intruder = ''  # who else publishes commands to the robot
+        self._alone_at = time.monotonic()
         self._faults: dict[str, int] = {}
         self._timing = Timing()
         # Silence must be noticed early enough for the motion to stop in time.
@@ -192,6 +195,8 @@ class CommandMuxNode(EpisodeNode):
     def _try(self) -> None:
         if self._command is None or self._missing(self._command.stamp):
             return
+        if self._fresh and self._intruder and not self._mux.stopped:
+            return
         command, self._command = self._command, None
         reading = self._reading()
         if self._fresh:
@@ -245,11 +250,20 @@ class CommandMuxNode(EpisodeNode):
             self._report_safety()
 
     def _look_for_second_publisher(self) -> None:
+        """Latch a stop when somebody else appears while the robot moves; do not begin to move while somebody is there.
+
+        A process that was killed is seen for a while yet, so before the first motion there is time for it to vanish.
+        """
         if self._mux.stopped or self._dry_run:
             return
-        intruder = self._second_publisher()
-        if intruder:
-            self._stop(SafetyEvent.SECOND_PUBLISHER, intruder)
+        self._intruder = self._second_publisher()
+        now = time.monotonic()
+        if not self._intruder:
+            self._alone_at = now
+        elif not self._fresh or now - self._alone_at > _GHOST:
+            self._stop(SafetyEvent.SECOND_PUBLISHER, self._intruder)
+        if self._fresh:
+            self._try()
 
     def _second_publisher(self) -> str:
         """Who else publishes commands to the robot; empty when nobody does."""
@@ -291,6 +305,8 @@ class CommandMuxNode(EpisodeNode):
 
     def _report_safety(self) -> None:
         causes = self._mux.holding if self.running else []
+        if self._intruder and not self._mux.stopped:
+            causes = [(SafetyEvent.SECOND_PUBLISHER, f'{self._intruder}; waiting for it to vanish')]
         level, message = OK, 'ok'
         if self._mux.stopped:
             level, message = ERROR, self._mux.stop_reason

@@ -333,6 +333,22 @@ def test_a_second_publisher_latches_a_stop_that_is_reset_when_it_is_gone(ros):
     bench.until(lambda: not bench.executed()[-1].stopped and bench.executed()[-1].action[0] == 0.5)
 
 
+def test_nothing_moves_before_a_second_publisher_is_gone(ros):
+    intruder = rclpy.create_node('command_mux')
+    intruder.create_publisher(PoseStamped, 'target_pose', 1)
+    bench = ros(Bench, True, teleop_required=False)
+    bench.until(lambda: bench.node._intruder)
+    bench.run_episode(10**9)
+    bench.states(10**9)
+    bench.send('action_command', ActionCommand(10**9, 0, 0, FORWARD))
+    bench.until(lambda: bench.safety() and bench.safety()[1].startswith('safety event 501'))
+    assert 'another command_mux on target_pose' in bench.safety()[1]
+    assert bench.executed() == [] and bench.received['target_pose'] == []
+    intruder.destroy_node()
+    bench.until(lambda: bench.executed())
+    assert bench.executed()[0].action[0] == 0.5 and not bench.executed()[0].stopped
+
+
 def test_a_person_stops_the_robot_with_a_service(ros):
     bench = ros(Live)
     bench.moving()
