@@ -102,7 +102,7 @@ class _Parser:
         for message in reader:
             if message.topic in self._cameras:
                 self._cameras[message.topic].add(message.data)
-                self._pair(at_once=False)
+                self._pair()
                 continue
             record = messages.deserialise(message.data, message.type_name)
             if isinstance(record, EpisodeState) and record.phase == Phase.RUNNING:
@@ -126,11 +126,9 @@ class _Parser:
 
     def _close(self, but: int | None) -> Iterator['_Draft']:
         """All episodes except one are over."""
-        self._pair(at_once=True)
-        for number in sorted(set(self._drafts) - {but}):
-            draft = self._drafts.pop(number)
-            if draft.begin is not None:
-                yield draft
+        over = [self._drafts.pop(number) for number in sorted(set(self._drafts) - {but})]
+        self._pair(over)
+        yield from (draft for draft in over if draft.begin is not None)
 
     def _add(self, record: EpisodeState | PolicyStep | ExecutedAction | StepResult) -> None:
         draft = self._draft(record.episode)
@@ -140,20 +138,20 @@ class _Parser:
         elif isinstance(record, PolicyStep):
             draft.steps[record.step] = record
             self._waiting.append((draft, record))
-            self._pair(at_once=False)
+            self._pair()
         elif isinstance(record, ExecutedAction):
             draft.actions[record.step] = record
         else:
             draft.results[record.step] = record
 
-    def _pair(self, at_once: bool) -> None:
-        """Give ticks their frames."""
-        while self._waiting:
-            draft, step = self._waiting[0]
-            if not at_once and not all(camera.reached(step.stamp) for camera in self._cameras.values()):
-                return
-            del self._waiting[0]
-            draft.images[step.step] = {camera.view: camera.nearest(step.stamp) for camera in self._cameras.values()}
+    def _pair(self, over: Sequence['_Draft'] = ()) -> None:
+        """Give ticks their frames: those whose frames have come, and all of episodes that are over."""
+        waiting, self._waiting = self._waiting, []
+        for draft, step in waiting:
+            if draft in over or all(camera.reached(step.stamp) for camera in self._cameras.values()):
+                draft.images[step.step] = {camera.view: camera.nearest(step.stamp) for camera in self._cameras.values()}
+            else:
+                self._waiting.append((draft, step))
 
 
 class _Draft:

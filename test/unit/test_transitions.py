@@ -1,0 +1,191 @@
+"""Transitions: what belongs together, in any order of arrival, numbered, and never a wrong one."""
+
+import random
+
+import numpy as np
+import pytest
+from transition_parts import FEATURES, episode_parts
+
+from dex_rl_nodes.learning.dataset import Episode
+from dex_rl_nodes.recording.history import read_history
+from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool, count_transitions, read_transitions
+from dex_rl_nodes.recording.transitions import TransitionAssembler
+from dex_rl_nodes.recording.writer import BagWriter
+from dex_rl_nodes.records import (
+    CoreAction,
+    EpisodeState,
+    ExecutedAction,
+    Origin,
+    Outcome,
+    Phase,
+    PolicyStep,
+    StepResult,
+    Transition,
+)
+from dex_rl_nodes.run_directory import RunDirectory
+
+TERMINAL = (Outcome.SUCCESS, Outcome.FAILURE)
+
+
+def assemble(parts, assembler=None):
+    assembler = assembler or TransitionAssembler()
+    return [transition for part in parts for transition in assembler.add(part)], assembler
+
+
+def order(transitions):
+    return [(t.sequence, t.episode, t.step) for t in transitions]
+
+
+@pytest.mark.parametrize('outcome', list(Outcome)[1:])
+def test_end_of_an_episode(outcome):
+    """T25: the mask is 0 after success and irrecoverable failure only; a time limit is a truncation with a next observation."""
+    found, assembler = assemble(episode_parts(4, 6, outcome))
+    assert order(found) == [(n + 1, 4, n) for n in range(6)] and assembler.dropped == 0
+    last = found[-1]
+    assert (last.mask, last.truncated) == ((0, False) if outcome in TERMINAL else (1, True))
+    assert (last.reward, last.success) == ((1, True) if outcome == Outcome.SUCCESS else (0, False))
+    assert all((t.mask, t.truncated, t.reward, t.success) == (1, False, 0, False) for t in found[:-1])
+
+
+def test_contents():
+    """T27: the executed action is stored, and the next history is the history shifted with the executed target."""
+    parts = list(episode_parts(0, 12))
+    found, _ = assemble(parts)
+    steps = {part.step: part for part in parts if isinstance(part, PolicyStep)}
+    executed = {part.step: part for part in parts if isinstance(part, ExecutedAction)}
+    cores = {part.step: part for part in parts if isinstance(part, CoreAction)}
+    for n, transition in enumerate(found):
+        now, following = steps[n], steps[n + 1]
+        assert transition.stamp == now.stamp and transition.encoder == 'test:1' and len(transition.features) == FEATURES
+        for name in ('features', 'state', 'hand_history', 'context', 'base_core'):
+            assert np.array_equal(getattr(transition, name), getattr(now, name))
+            assert np.array_equal(getattr(transition, f'next_{name}'), getattr(following, name))
+        assert np.array_equal(transition.action, executed[n].action)
+        assert np.array_equal(transition.residual, cores[n].residual)
+        shifted = np.concatenate((transition.hand_history[6:], (transition.action[6:] + 1) / 2))
+        assert np.allclose(transition.next_hand_history, shifted, atol=1e-6)
+        assert transition.source == (Origin.INTERVENTION if n == 1 else Origin.POLICY)
+
+
+def test_any_order_of_arrival():
+    expected, _ = assemble(episode_parts(0, 8, Outcome.SUCCESS))
+    for seed in range(200):
+        shuffler = random.Random(seed)
+        parts = list(enumerate(episode_parts(0, 8, Outcome.SUCCESS)))
+        parts.sort(key=lambda item: item[0] + shuffler.uniform(0, 12))
+        found, assembler = assemble(part for _, part in parts)
+        assert order(found) == order(expected) and assembler.dropped == 0, seed
+        assert all(np.array_equal(a.next_features, b.next_features) for a, b in zip(found, expected))
+
+
+def test_parts_twice_and_after_the_end_change_nothing():
+    parts = list(episode_parts(0, 5, Outcome.SUCCESS))
+    stamp = parts[-1].stamp
+    stragglers = [
+        ExecutedAction(stamp, 0, 5), CoreAction(stamp, 0, 5), PolicyStep(stamp, 0, 6), StepResult(stamp, 0, 6),
+    ]  # fmt: skip
+    found, assembler = assemble([part for part in parts for _ in range(2)] + stragglers * 20 + parts)
+    assert order(found) == [(n + 1, 0, n) for n in range(5)] and assembler.dropped == 0
+    more, _ = assemble(episode_parts(1, 3), assembler)
+    assert order(more) == [(n + 6, 1, n) for n in range(3)] and assembler.dropped == 0
+
+
+@pytest.mark.parametrize('kind', [CoreAction, ExecutedAction, StepResult, PolicyStep])
+def test_a_missing_part_costs_its_ticks_and_no_number(kind):
+    parts = [part for part in episode_parts(0, 40) if not (isinstance(part, kind) and part.step == 7)]
+    found, assembler = assemble(parts)
+    missing = {CoreAction: [7], ExecutedAction: [7], StepResult: [6], PolicyStep: [6, 7]}[kind]
+    assert [t.step for t in found] == [n for n in range(40) if n not in missing]
+    assert [t.sequence for t in found] == list(range(1, 41 - len(missing))) and assembler.dropped == len(missing)
+
+
+def test_an_episode_that_breaks_off():
+    """The recorder hears that it was stopped, but no verdict: nothing terminal is made up."""
+    parts = [part for part in episode_parts(0, 9) if not (isinstance(part, StepResult) and part.step > 6)]
+    parts[-1] = EpisodeState(parts[-1].stamp, 0, Phase.ENDED, Outcome.STOPPED, final_step=6)
+    found, assembler = assemble([*parts, *episode_parts(1, 20)])
+    assert order(found) == [(n + 1, 0, n) for n in range(6)] + [(n + 7, 1, n) for n in range(20)]
+    assert all(t.mask == 1 for t in found) and assembler.dropped == 0
+
+
+@pytest.mark.parametrize('spoil', ['encoder', 'history', 'nan'])
+def test_contradictions_are_dropped(spoil):
+    parts = list(episode_parts(0, 6))
+    step = next(part for part in parts if isinstance(part, PolicyStep) and part.step == 3)
+    if spoil == 'encoder':
+        step.encoder = 'other:2'
+    elif spoil == 'history':
+        step.hand_history = step.hand_history + 0.01
+    else:
+        step.features = np.full(FEATURES, np.nan, np.float32)
+    found, assembler = assemble(parts)
+    steps = {'encoder': [0, 1, 4, 5], 'history': [0, 1, 3, 4, 5], 'nan': [0, 1, 4, 5]}[spoil]
+    assert [t.step for t in found] == steps and assembler.dropped == 6 - len(steps)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    return RunDirectory('test')
+
+
+def spool_of(run, name):
+    return TransitionSpool(run, run.bags('online') / (name + SUFFIX))
+
+
+def test_spool_over_sessions(run):
+    first = spool_of(run, '00000')
+    made, _ = assemble(episode_parts(0, 30))
+    for transition in made:
+        first.append(transition)
+    assert [number for number, _ in first.fetch(28, 100)] == [28, 29, 30]  # out of memory, before anything is closed
+    assert order(read_transitions(run)) == order(made)  # and on disk
+    with pytest.raises(ValueError, match='transition 5 does not follow 30'):
+        first.append(Transition(sequence=5))
+    first.close()
+    second = spool_of(run, '00001')
+    assert second.newest == 30
+    more, _ = assemble(episode_parts(1, 3), TransitionAssembler(second.newest + 1))
+    for transition in more:
+        second.append(transition)
+    assert order(read_transitions(run)) == order(made + more)
+    assert [number for number, _ in second.fetch(29, 3)] == [29, 30, 31]
+    assert second.fetch(34, 5) == [] and len(second.fetch(0, 2)) == 1
+    second.close()
+    assert count_transitions(run) == (33, 1)
+    history = read_history(run, 'online')
+    assert (history.next_episode, history.steps) == (2, 33)
+
+
+def test_spool_of_a_cut_bag_has_no_gap(run):
+    spool = spool_of(run, '00000')
+    for transition in assemble(episode_parts(0, 10))[0]:
+        spool.append(transition)
+    path, offset = spool._places[7]
+    spool.close()
+    path.write_bytes(path.read_bytes()[: offset + 40])
+    again = spool_of(run, '00001')
+    assert again.newest == 7 and [n for n, _ in again.fetch(1, 20)] == list(range(1, 8))
+    assert order(read_transitions(run)) == [(n + 1, 0, n) for n in range(7)]
+
+
+def test_history_of_a_purpose(run):
+    assert read_history(run, 'demos').next_episode == 0
+    outcomes = (Outcome.SUCCESS, Outcome.DISCARDED, Outcome.FAILURE, None)
+    with BagWriter(run.bags('demos') / '00000') as bag:
+        for episode, outcome in enumerate(outcomes):
+            bag.write('/left/episode', EpisodeState(episode, episode, Phase.RUNNING))
+            if outcome:
+                bag.write('/left/episode', EpisodeState(episode, episode, Phase.ENDED, outcome, final_step=10))
+    history = read_history(run, 'demos')
+    assert (history.next_episode, history.episodes, history.successes, history.steps) == (4, 2, 1, 30)
+
+
+def test_hand_targets_of_an_episode():
+    action = np.random.default_rng(0).random((4, 12), np.float32) * 2 - 1
+    episode = Episode(
+        0, 0, Outcome.SUCCESS, {}, np.zeros((5, 12)), np.full((5, 48), 0.3), np.array([0, 0, 0, 1, 1], bool), action,
+        np.zeros(4, np.uint8),
+    )  # fmt: skip
+    assert len(episode) == 4 and episode.success_step == 3
+    assert np.allclose(episode.hand_targets[0], 0.3) and np.allclose(episode.hand_targets[1:], (action[:, 6:] + 1) / 2)
