@@ -1,0 +1,106 @@
+"""The graph in lockstep and the loop in one process are the same computation: equal numbers, tick by tick."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy')
+pytest.importorskip('mujoco')
+torch = pytest.importorskip('torch')
+
+from tiny_run import SETTINGS, launch, make_run  # noqa: E402
+
+from dex_rl_nodes.learning.learner import Learner  # noqa: E402
+from dex_rl_nodes.learning.sac import ResidualSettings  # noqa: E402
+from dex_rl_nodes.learning.speed import random_transitions  # noqa: E402
+from dex_rl_nodes.recording.messages import deserialise  # noqa: E402
+from dex_rl_nodes.recording.reader import bag_folders, read_messages  # noqa: E402
+from dex_rl_nodes.recording.writer import BagWriter  # noqa: E402
+from dex_rl_nodes.records import Phase  # noqa: E402
+from dex_rl_nodes.run_directory import RunDirectory  # noqa: E402
+from dex_rl_nodes.seeds import start_seed  # noqa: E402
+from dex_rl_nodes.sim.operator import ScriptedOperator  # noqa: E402
+from dex_rl_nodes.stages.job import Job  # noqa: E402
+from dex_rl_nodes.stages.loop import Loop  # noqa: E402
+
+CHAIN = ('policy_step', 'reward', 'core_action', 'action_command', 'executed_action', 'step_result')
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    torch.set_num_threads(1)
+    return tmp_path
+
+
+def _records(folder: Path, topics: Sequence[str]) -> tuple[dict, list]:
+    """Records of a bag by topic, episode and step, and its ended episodes."""
+    found, ended = {}, []
+    for message in read_messages(folder, [f'/{topic}' for topic in (*topics, 'episode')]):
+        record, topic = deserialise(message.data, message.type_name), message.topic.strip('/')
+        if topic != 'episode':
+            found[topic, record.episode, record.step] = record
+        elif record.phase == Phase.ENDED:
+            ended.append(record)
+    return found, ended
+
+
+def _compare(graph: Path, process: list[Path], topics: Sequence[str]) -> int:
+    """Assert that both did the same; returns the number of records compared."""
+    theirs, episodes = _records(graph, topics)
+    ours = {}
+    for folder, episode in zip(process, episodes, strict=True):
+        records, (end,) = _records(folder, topics)
+        assert (episode.seed, episode.outcome, episode.final_step) == (end.seed, end.outcome, end.final_step)
+        ours |= records
+    final = {episode.episode: episode.final_step for episode in episodes}
+    # whatever belongs to ticks after the end of its episode is ignored, and so is the action of the last one
+    last = {'policy_step': 0, 'reward': 0, 'step_result': 0}
+    theirs = {key: record for key, record in theirs.items() if key[2] <= final[key[1]] + last.get(key[0], -1)}
+    assert set(theirs) == set(ours)
+    for key, record in ours.items():
+        for name, value in asdict(record).items():
+            if name != 'stamp':  # how often the scene was reset before is of no importance
+                assert np.array_equal(value, getattr(theirs[key], name), equal_nan=name == 'probability'), (key, name)
+    return len(ours)
+
+
+def _in_process(run: RunDirectory, loop: Loop, purpose: str, episodes: int) -> list[Path]:
+    folders = [run.path / f'in_process_{number}' for number in range(episodes)]
+    for number, folder in enumerate(folders):
+        with BagWriter(folder) as bag:
+            loop.episode(number, start_seed(loop.task, purpose, SETTINGS.seed, number), purpose, bag)
+    return folders
+
+
+def test_collecting(runs):
+    result = launch(runs, 'collect_demos', 'run:=collect', 'episodes:=2')
+    assert result.returncode == 0, result.stdout
+    run = RunDirectory('collect')
+    job = Job(run, SETTINGS)
+    loop = Loop(job.task, job.robot, operator=ScriptedOperator(job.task, job.robot, 'demonstrate'))
+    folders = _in_process(run, loop, 'demos', 2)
+    (bag,) = bag_folders(run.bags('demos'))
+    assert _compare(bag, folders, ('policy_step', 'action_command', 'executed_action', 'step_result')) > 200
+
+
+def test_acting_with_policy_prior_residual_and_classifier(runs):
+    run = make_run('act')
+    job = Job(run, SETTINGS)
+    interface = job.interface()
+    dimensions = job.encoder().feature_dim, interface.context_dim, interface.core_dim
+    learner = Learner(ResidualSettings(start=1), interface, random_transitions(300, *dimensions), seed=1)
+    learner.extend(random_transitions(300, *dimensions, seed=2))
+    learner.update()
+    learner.save(run.file('learner'))
+    result = launch(runs, 'evaluate', 'run:=act', 'episodes:=1')
+    assert result.returncode == 0, result.stdout
+    loop = Loop(job.task, job.robot, job.brain(residual='learned'))
+    folders = _in_process(run, loop, 'evaluation', 1)
+    (bag,) = bag_folders(run.bags('evaluation'))
+    assert _compare(bag, folders, CHAIN) > 600
+    actions = [record for key, record in _records(bag, ['core_action'])[0].items()]
+    assert any(action.residual.any() for action in actions) and all(action.deterministic for action in actions)

@@ -1,0 +1,48 @@
+"""A run whose networks were never trained, and the graphs of launch files on it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from dex_rl_nodes.learning.encoder import DemoEncoder, save_encoder
+from dex_rl_nodes.learning.interfaces import PriorSettings, create_interface, save_interface
+from dex_rl_nodes.learning.policy import BCPolicy, PolicySettings, save_policy
+from dex_rl_nodes.learning.reward import RewardModel, RewardSettings, save_reward
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings
+
+SETTINGS = RunSettings(task='pull_tissue', robot='sim', interface='latent_prior', method='lamp', seed=3)
+DOMAIN = 30 + os.getpid() % 60
+_LAUNCH = 'import sys; from dex_rl_nodes.launch_command import run; sys.exit(run(sys.argv[1:]))'
+
+
+def make_run(name: str) -> RunDirectory:
+    """A run with every model, made from fixed seeds; its policy moves the arm slowly and the fingers a little."""
+    run = RunDirectory(name).create(SETTINGS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        encoder, interface = DemoEncoder().freeze(), create_interface(SETTINGS.interface).freeze()
+        policy = BCPolicy(encoder.feature_dim, interface.context_dim, interface.core_dim, PolicySettings()).freeze()
+        reward = RewardModel(encoder.spatial_shape, RewardSettings())
+    save_encoder(run.file('encoder.safetensors'), encoder, {})
+    save_interface(run.file('prior.safetensors'), interface, PriorSettings(), {'task': SETTINGS.task})
+    identities = {'encoder': encoder.identity, 'interface': interface.identity}
+    save_policy(run.file('policy.safetensors'), policy, PolicySettings(), identities)
+    save_reward(run.file('reward.safetensors'), reward, encoder, RewardSettings(), {})
+    return run
+
+
+def launch(runs: Path, file: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess:
+    """Run a launch file in lockstep to its end, in an isolated domain."""
+    environment = {
+        **os.environ,
+        'DEXRL_RUNS': str(runs),
+        'ROS_DOMAIN_ID': str(DOMAIN),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+    }
+    command = [sys.executable, '-c', _LAUNCH, f'{file}.launch.py', 'lockstep:=true', f'seed:={SETTINGS.seed}', *arguments]
+    return subprocess.run(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout
+    )
