@@ -150,8 +150,9 @@ def _operator(values: dict[str, Value], mode: str) -> list[Process]:
 
 def _episodes(values: dict[str, Value], purpose: str) -> list[Process]:
     """What keeps episodes and records them, whatever acts."""
-    manager = {'purpose': purpose, 'episodes': values.get('episodes', 0), 'steps': values.get('steps', 0)}
     operated = values.get('operator', 'none') != 'none'
+    manager = {name: values[name] for name in ('episodes', 'steps', 'residual') if name in values}
+    manager |= {'purpose': purpose, 'teleop_required': operated}
     return [
         _node('command_mux', values, parameters={'teleop_required': operated}),
         _node('replay_recorder', values, parameters={'purpose': purpose}),

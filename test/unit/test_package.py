@@ -5,7 +5,6 @@ import subprocess
 import sys
 import xml.etree.ElementTree as xml
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 from test_layers import FILES, PACKAGE, ROOT, imported
@@ -15,9 +14,15 @@ from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.graph import STAGES
 
 # the distribution or rosdep key a module comes from, where it has another name
-PYPI = {'yaml': 'pyyaml', 'cv2': 'opencv-python-headless', 'serial': 'pyserial', 'mcap_ros2': 'mcap-ros2-support'}
+PYPI = {
+    'PIL': 'pillow',
+    'yaml': 'pyyaml',
+    'cv2': 'opencv-python-headless',
+    'serial': 'pyserial',
+    'mcap_ros2': 'mcap-ros2-support',
+}
 BROUGHT = {'tornado': 'circus'}  # modules that come with another requirement
-ROSDEP = {'serial': 'python3-serial', 'yaml': 'python3-yaml'}
+ROSDEP = {'PIL': 'python3-pil', 'serial': 'python3-serial', 'yaml': 'python3-yaml'}
 
 
 def package_xml() -> xml.Element:
