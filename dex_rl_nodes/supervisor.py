@@ -4,6 +4,7 @@ circus spawns, signals, reaps and reads the processes; this file holds what a gr
 be restarted, and which end ends everything.
 """
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -19,7 +20,7 @@ from circus.arbiter import Arbiter
 from circus.exc import ConflictError
 from circus.stream.redirector import Redirector
 from circus.watcher import Watcher
-from tornado.ioloop import IOLoop
+from tornado.ioloop import IOLoop, PeriodicCallback
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.graph import PACKAGE, Process
@@ -104,11 +105,13 @@ class Supervisor:
                 list(self._watchers.values()),
                 endpoint=f'ipc://{folder}/control',
                 pubsub_endpoint=f'ipc://{folder}/events',
-                check_delay=CHECK_PERIOD,
+                check_delay=-1,  # it may not look while it starts; `_look` knows how to wait
                 loglevel='CRITICAL',
             )
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, self._on_signal)
+            self._looks = PeriodicCallback(self._look, 1000 * CHECK_PERIOD)
+            self._looks.start()
             self._arbiter.start()
         return self.exit_code or 0
 
@@ -140,6 +143,11 @@ class Supervisor:
         """The command, told to stop when the supervisor is killed without a chance to stop it."""
         setpriv = shutil.which('setpriv')
         return [setpriv, '--pdeathsig', 'INT', *command] if setpriv else command
+
+    async def _look(self) -> None:
+        """Let circus look for ended processes."""
+        with contextlib.suppress(ConflictError):  # it is busy starting; the next look is soon
+            await self._arbiter.manage_watchers()
 
     def _on_spawn(self, watcher: Watcher, pid: int, **_) -> bool:
         self._started[watcher.name] = time.monotonic()
@@ -212,7 +220,7 @@ class Supervisor:
             self._stop_arbiter()
 
     def _stop_arbiter(self) -> None:
-        self._arbiter.ctrl.caller.stop()  # no looks for ended processes meanwhile: stopping reaps them itself
+        self._looks.stop()  # stopping reaps by itself
         try:
             self._loop.add_future(self._arbiter.stop(), lambda future: future.result())
         except ConflictError:  # circus is busy starting or reaping
