@@ -22,7 +22,7 @@ from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import EpisodeState, Phase
 from dex_rl_nodes.run_directory import RunSettings
 
-_IMAGE_DEPTH = 60  # frames; two seconds of a camera at 30 Hz
+_DEPTH = {'image': 60, 'other': 500}  # messages; two seconds of a camera at 30 Hz, and of a joint topic at 250 Hz
 _MOST_FETCHED = 500  # transitions in one answer
 _TICK_PARTS = ('policy_step', 'core_action', 'executed_action', 'step_result')  # exist only within an episode
 _PARTS = (*_TICK_PARTS, 'episode')
@@ -72,8 +72,8 @@ class ReplayRecorder(Node):
         for topic in self.description.subscribes:
             profile = qos.profile(TOPICS[topic].qos, self.lockstep)
             self._profiles[self.resolve_topic_name(topic)] = _qos_yaml(profile)
-            if topic in IMAGES.values() and not self.lockstep:
-                profile = QoSProfile(depth=_IMAGE_DEPTH, reliability=profile.reliability, durability=profile.durability)
+            depth = _DEPTH['image' if topic in IMAGES.values() else 'other']
+            profile = QoSProfile(depth=depth, reliability=profile.reliability, durability=profile.durability)
             self.create_subscription(
                 conversions.interface(TOPICS[topic].type),
                 topic,
