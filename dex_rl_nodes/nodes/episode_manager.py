@@ -100,6 +100,7 @@ class EpisodeManager(Node):
         """Wait for everybody whose messages an episode needs: who is late would miss its start."""
         needed = ['policy_step', 'executed_action', 'transitions']
         needed += ['teleop_command'] if self._operator_decides else ['core_action', 'hand_prior', 'reward']
+        needed += ['learner_state'] if self._purpose == 'online' else []
         missing = [topic for topic in needed if not self.count_publishers(topic)]
         if not self._reset_client.service_is_ready():
             missing.append('reset_scene')

@@ -5,6 +5,7 @@ A node that needs PyTorch imports it when it is made, not when its module is: fr
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -315,4 +316,7 @@ def run_node(node_class: Callable[[], Node]) -> None:
         code = 2
     except _Stop:
         pass
-    sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is closed. Tearing down an interpreter with PyTorch in it would take seconds on a busy machine.
+    os._exit(code)

@@ -49,7 +49,8 @@ class Graph:
         self.states = self.table.listen('episode')
         self.results = self.table.listen('step_result')
         self.first = 0
-        for topic in ('policy_step', 'executed_action', 'transitions', 'teleop_command', 'core_action', 'hand_prior', 'reward'):
+        partners = ('policy_step', 'executed_action', 'transitions', 'teleop_command', 'core_action', 'hand_prior', 'reward')
+        for topic in (*partners, 'learner_state'):
             message = conversions.interface(TOPICS[topic].type)
             self.table._publishers[topic] = peer.create_publisher(message, topic, qos.profile(TOPICS[topic].qos, True))
 
