@@ -1,8 +1,10 @@
 """Node parameters, each declared once: nodes, launch files and the README tables read these declarations."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dex_rl_nodes.config import INTERFACES
+from dex_rl_nodes.errors import UserError
 
 Value = bool | int | float | str
 
@@ -38,6 +40,45 @@ class Parameter:
             if self.maximum is not None and not value <= self.maximum:
                 return f'{self.name} must be at most {self.maximum:g}{unit}, not {value:g}'
         return ''
+
+    def parse(self, text: str) -> Value:
+        """Value of a text that a person typed; UserError says what is allowed."""
+        kind = type(self.default)
+        value: Value = text
+        if kind is bool and text.lower() in ('true', 'false'):
+            value = text.lower() == 'true'
+        elif kind in (int, float):
+            try:
+                value = kind(text)
+            except ValueError:
+                pass
+        if refusal := self.refusal(value):
+            raise UserError(refusal)
+        return value
+
+
+def parse_all(owner: str, parameters: Iterable[Parameter], texts: Mapping[str, str]) -> dict[str, Value]:
+    """Values of all parameters from what a person typed, with defaults.
+
+    Args:
+        owner: what has these parameters, to be named in an error.
+
+    Raises:
+        UserError: an unknown name (lists the valid ones) or a value that is not allowed.
+    """
+    known = {parameter.name: parameter for parameter in parameters}
+    for name in texts:
+        if name not in known:
+            raise UserError(f'{owner} has no argument "{name}"; it has: {", ".join(known)}')
+    return {name: known[name].parse(texts[name]) if name in texts else known[name].default for name in known}
+
+
+def split_argument(text: str) -> tuple[str, str]:
+    """Name and value of `name:=value`; UserError when it is written differently."""
+    name, separator, value = text.partition(':=')
+    if not separator or not name:
+        raise UserError(f'"{text}" is not an argument; write name:=value')
+    return name, value
 
 
 _KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'text'}

@@ -1,11 +1,15 @@
 """The control loop in one process, in lockstep: the classes the nodes wrap, called in the order of a tick."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from dex_rl_nodes.config import Robot, Task
+from dex_rl_nodes.descriptions import CURRENT_POSE, IMAGES
+from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
 from dex_rl_nodes.evaluation.episodes import EpisodeMachine
 from dex_rl_nodes.evaluation.report import EpisodeRow
 from dex_rl_nodes.learning.policy import PolicyRunner
@@ -27,35 +31,39 @@ from dex_rl_nodes.records import (
     HandPrior,
     Mark,
     Observation,
+    OperatorInput,
     PolicyStep,
     Reward,
     RobotReading,
     SimState,
+    Source,
     TeleopCommand,
     Transition,
 )
 from dex_rl_nodes.robot.mux import CommandMux
 from dex_rl_nodes.robot.teleop import TeleopMapper, joy_buttons, read_teleop
 from dex_rl_nodes.robot.units import state_vector
-from dex_rl_nodes.sim.operator import ScriptedOperator
 from dex_rl_nodes.sim.robot import SimRobot
 
-_POSE = 'franka_robot_state_broadcaster/current_pose'
-_HAND = 'hand/joint_states'
+
+class Operator(Protocol):
+    """Somebody at SpaceMouse and glove."""
+
+    def reset(self, seed: int) -> None:
+        """A new episode."""
+
+    def act(self, scene: dict[str, float], reading: RobotReading) -> OperatorInput:
+        """What this person does in a tick."""
 
 
 @dataclass
 class Brain:
-    """The trained parts: what decides when nobody holds the devices.
-
-    `evaluation` takes the mode of the residual actor instead of a sample.
-    """
+    """The trained parts: what decides when nobody holds the devices. Without `reward` only the operator's marks count."""
 
     policy: PolicyRunner
     prior: PriorRunner
     residual: ResidualRunner
     reward: RewardRunner | None = None
-    evaluation: bool = False
 
 
 @dataclass
@@ -78,19 +86,20 @@ class Loop:
         task, robot: configuration.
         brain: None: the operator does everything (collecting).
         operator: None: nobody holds the devices.
-        presence: probability that the operator stands by in an episode, drawn from its seed.
+        presence: share of the episodes in which the operator stands by, drawn from their seeds.
         after_success: ticks recorded after the operator's success mark.
-        transitions: called with every transition.
-        ticks: called with every tick.
+        newest: number of the newest transition of the run so far.
+        transitions: called with every transition, before the next action is chosen.
+        ticks: called with every tick after it was acted on.
     """
 
     task: Task
     robot: Robot
     brain: Brain | None = None
-    operator: ScriptedOperator | None = None
+    operator: Operator | None = None
     presence: float = 1.0
     after_success: int = 0
-    next_sequence: int = 1
+    newest: int = 0
     transitions: Callable[[Transition], None] | None = None
     ticks: Callable[[Tick], None] | None = None
     sim: SimRobot | None = None
@@ -98,7 +107,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.sim = self.sim or SimRobot(self.task, self.robot)
         self._teleop = TeleopMapper(read_teleop(self.robot))
-        self.assembler = TransitionAssembler(self.next_sequence)
+        self._assembler = TransitionAssembler(self.newest)
 
     def episode(self, number: int, seed: int, purpose: str, bag: BagWriter | None = None) -> EpisodeRow:
         """Run one episode; what is recorded goes to `bag`."""
@@ -108,47 +117,53 @@ class Loop:
         record = _Recorder(bag, self.robot)
         record.write('episode', state)
         self._begin(state, reading)
-        mark, step, executed = Mark.NONE, 0, []
+        executed: list[np.ndarray] = []
         interventions = 0
         while True:
-            stamp, reading = self.sim.time, self.sim.read()
+            stamp, step = reading.stamp, len(executed)
             images = {view: self.sim.render(view) for view in self.robot.cameras}
+            record.observation(images, reading)
+            record.scene(stamp, number, self.sim)
             tick = self._perceive(images, reading, number, step)
-            scene = self.sim.scene()
-            record.observation(images, reading, stamp)
-            record.scene(stamp, number, scene, self.sim)
-            teleop = self._operate(reading, scene)
+            teleop = self._operate(reading)
+            verdict = tick.reward or Reward(probability=math.nan)
             mark = teleop.mark if teleop else Mark.NONE
-            verdict = tick.reward or Reward(probability=float('nan'))
             result = machine.judge(step, stamp, verdict.probability, verdict.success, mark)
+            self._pass_on(tick.step, result)
             if not machine.ended:
                 self._act(tick, teleop, reading)
                 executed.append(tick.executed.hand_target)
-                interventions += tick.executed.source != 0
+                interventions += tick.executed.source != Source.POLICY
+                self._pass_on(tick.core, tick.executed)
             record.tick(tick, teleop, result)
-            self._emit(tick, result)
+            if self.ticks:
+                self.ticks(tick)
             if machine.ended:
                 break
             self.sim.step(tick.executed.target_pose, tick.executed.hand_target)
-            step += 1
+            reading = self.sim.read()
         record.write('episode', machine.state)
         return EpisodeRow.of(
             number,
             seed,
             machine.state.outcome,
-            step,
+            len(executed),
             np.array(executed).reshape(-1, HAND_DIM),
             failure=self.sim.failure(),
             sim_success=self.sim.success(),
             interventions=interventions,
         )
 
+    def close(self) -> None:
+        """Free what the simulation holds."""
+        self.sim.close()
+
     def _begin(self, state: EpisodeState, reading: RobotReading) -> None:
         self._mux = CommandMux(self.robot, self.task)
         self._mux.reset(reading, state.hand_target, state.stamp)
         self._teleop.reset()
         self._start_pose = reading.tcp_pose
-        self._seed = state.seed
+        self._seed, self._deterministic = state.seed, state.purpose == 'evaluation'
         history = np.tile(state.hand_target, HISTORY_LENGTH)
         self._prior = self.brain.prior.reset(state) if self.brain else HandPrior(state.stamp, state.episode, 0, history)
         if self.brain and self.brain.reward:
@@ -169,10 +184,10 @@ class Loop:
             tick.reward = self.brain.reward.step(tick.step, views)
         return tick
 
-    def _operate(self, reading: RobotReading, scene: dict[str, float]) -> TeleopCommand | None:
+    def _operate(self, reading: RobotReading) -> TeleopCommand | None:
         if self.operator is None or not self._present:
             return None
-        hands = self.operator.act(scene, reading)
+        hands = self.operator.act(self.sim.scene(), reading)
         return self._teleop.update(hands.twist, joy_buttons(hands), hands.glove, reading.stamp)
 
     def _act(self, tick: Tick, teleop: TeleopCommand | None, reading: RobotReading) -> None:
@@ -180,7 +195,7 @@ class Loop:
         if self.brain is None:
             tick.command = ActionCommand(step.stamp, step.episode, step.step, hold_hand=True)
         else:
-            tick.core = self.brain.residual.step(step, self._seed, self.brain.evaluation)
+            tick.core = self.brain.residual.step(step, self._seed, self._deterministic)
             tick.command = self.brain.prior.decode(tick.core)
         tick.executed = self._mux.step(tick.command, teleop, reading)
         if self.brain is None:
@@ -189,15 +204,13 @@ class Loop:
         else:
             self._prior = self.brain.prior.executed(tick.executed)
 
-    def _emit(self, tick: Tick, result) -> None:
-        if self.ticks:
-            self.ticks(tick)
+    def _pass_on(self, *parts: object) -> None:
+        """Hand parts of transitions on, and the transitions that they complete."""
         if self.transitions is None:
             return
-        for record in (tick.step, tick.core, tick.executed, result):
-            if record is not None:
-                for transition in self.assembler.add(record):
-                    self.transitions(transition)
+        for part in parts:
+            for transition in self._assembler.add(part) if part is not None else ():
+                self.transitions(transition)
 
 
 class _Recorder:
@@ -211,19 +224,20 @@ class _Recorder:
         if self._bag and record is not None:
             self._bag.write(f'/{topic}', record)
 
-    def observation(self, images: dict[str, np.ndarray], reading: RobotReading, stamp: int) -> None:
+    def observation(self, images: dict[str, np.ndarray], reading: RobotReading) -> None:
         if self._bag is None:
             return
+        stamp = reading.stamp
         for view, image in images.items():
-            topic = f'/{self._robot.cameras[view].topic}'
-            self._bag.write_image(topic, image, stamp, f'{view}_color_optical_frame')
+            self._bag.write_image(f'/{IMAGES[view]}', image, stamp, f'{view}_color_optical_frame')
         pose = messages.serialise_pose(reading.tcp_pose, stamp, self._robot.base_frame)
-        self._bag.write_raw(f'/{_POSE}', messages.POSE, pose, stamp)
+        self._bag.write_raw(f'/{CURRENT_POSE}', messages.POSE, pose, stamp)
         hand = messages.serialise_joints(HAND_JOINTS, reading.hand, stamp)
-        self._bag.write_raw(f'/{_HAND}', messages.JOINT_STATE, hand, stamp)
+        self._bag.write_raw(f'/{HAND_TOPIC}', messages.JOINT_STATE, hand, stamp)
 
-    def scene(self, stamp: int, episode: int, scene: dict[str, float], sim: SimRobot) -> None:
+    def scene(self, stamp: int, episode: int, sim: SimRobot) -> None:
         if self._bag:
+            scene = sim.scene()
             values = np.array(list(scene.values()), float)
             self.write('sim_state', SimState(stamp, episode, list(scene), values, sim.success(), sim.failure()))
 

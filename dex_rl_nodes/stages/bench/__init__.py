@@ -1,0 +1,1 @@
+"""Experiments and speed figures, each written as JSON with its command, machine, seed and N."""

@@ -1,0 +1,146 @@
+"""Speed figures that are measured in one process."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dex_rl_nodes.config import load_robot, load_task
+from dex_rl_nodes.stages.bench.measurement import Measurement
+
+_VIEW = 128  # px
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    """Median, 99th percentile and maximum in ms."""
+    values = np.array(seconds) * 1e3
+    return {'p50_ms': float(np.median(values)), 'p99_ms': float(np.percentile(values, 99)), 'max_ms': float(values.max())}
+
+
+def _timed(function: Callable[[], object], repeats: int, warmup: int = 5) -> list[float]:
+    for _ in range(warmup):
+        function()
+    durations = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        function()
+        durations.append(time.perf_counter() - started)
+    return durations
+
+
+def simulation(task: str = 'pull_tissue', seed: int = 0, steps: int = 600) -> Measurement:
+    """Lockstep steps per second of the simulated robot while the scripted operator acts, both views rendered."""
+    from dex_rl_nodes.sim.operator import ScriptedOperator
+    from dex_rl_nodes.stages.loop import Loop
+
+    loop = Loop(load_task(task), load_robot('sim'), operator=ScriptedOperator(load_task(task), load_robot('sim')))
+    loop.episode(0, seed, 'demos')  # the first image makes the OpenGL context
+    done, episodes, started = 0, 0, time.perf_counter()
+    while done < steps:
+        done += loop.episode(episodes, seed + episodes, 'demos').steps
+        episodes += 1
+    rate = done / (time.perf_counter() - started)
+    return Measurement(
+        'sim_speed', f'in-process lockstep simulation of {task}, 10 Hz control, both views rendered in software',
+        'dexrl bench sim', f'{rate:.0f} steps/s', '50 steps/s or more', rate >= 50, done, seed,
+        {'steps_per_second': rate, 'task': task, 'episodes': episodes},
+    )  # fmt: skip
+
+
+def _some_interface(seed: int):
+    """A latent prior that was fitted to a few synthetic hand motions: speed does not depend on what it learned."""
+    from dex_rl_nodes.learning.interfaces import PriorSettings
+    from dex_rl_nodes.learning.prior import train_prior
+
+    phase = np.linspace(0, 1, 60)[:, None] * np.linspace(0.5, 1.0, 6)
+    sequences = [np.clip(phase + 0.05 * np.random.default_rng([seed, i]).random(6), 0, 1) for i in range(4)]
+    return train_prior(sequences, 'latent_prior', PriorSettings(steps=50), seed)[0]
+
+
+def sac(seed: int = 0) -> Measurement:
+    """Iteration of Table B.2 against its matrix products alone."""
+    from dex_rl_nodes.learning.speed import sac_speed
+
+    interface = _some_interface(seed)
+    found = {}
+    for threads in sorted({1, min(torch.get_num_threads(), 8)}):
+        torch.set_num_threads(threads)
+        found[threads] = sac_speed(interface, interface.context_dim, repeats=100)
+    best = max(found.values(), key=lambda result: result['iterations_per_second'])
+    share = best['share_of_bound']
+    return Measurement(
+        'sac_speed', 'SAC iteration of Table B.2 (critic; critic, actor and temperature; batch 256, cached features)',
+        'dexrl bench sac', f'{share:.0%} of the bound of its matrix products, {best["iterations_per_second"]:.0f} iterations/s '
+        f'({best["precision"]}, {best["threads"]} thread{"s" * (best["threads"] > 1)})',
+        '60 % or more', share >= 0.6, 100, seed, {f'{threads}_threads': value for threads, value in found.items()},
+    )  # fmt: skip
+
+
+def replay(seed: int = 0, count: int = 20_000) -> Measurement:
+    """Adding, memory and sampling of the replay buffer with two ResNet-18 feature vectors."""
+    from dex_rl_nodes.learning.replay import Dimensions, MixedSampler, ReplayBuffer
+    from dex_rl_nodes.learning.speed import random_transitions
+
+    transitions = random_transitions(count, 1024, 4, 8, seed)
+    online = ReplayBuffer(Dimensions.of(transitions[0]))
+    started = time.perf_counter()
+    online.extend(transitions)
+    rate = count / (time.perf_counter() - started)
+    demonstrations = ReplayBuffer(Dimensions.of(transitions[0]), 5000)
+    demonstrations.extend(transitions[:2000])
+    sampler, random = MixedSampler(online, demonstrations), np.random.default_rng(seed)
+    sample = percentiles(_timed(lambda: sampler.sample(256, random), 300))
+    kib = online.bytes_per_transition / 1024
+    return Measurement(
+        'replay', 'replay with cached features: add, memory per transition, sample of 256',
+        'dexrl bench replay', f'{rate / 1000:.0f} k/s, {kib:.1f} KiB, {sample["p50_ms"]:.2f} ms',
+        '15 k/s, 4 KiB, 10 ms', rate >= 15_000 and kib <= 4 and sample['p50_ms'] <= 10, count, seed,
+        {'adds_per_second': rate, 'kib_per_transition': kib, 'sample': sample},
+    )  # fmt: skip
+
+
+def safety(seed: int = 0, commands: int = 1_000_000) -> Measurement:
+    """Hostile commands against the command mux, judged by limits that are written a second time."""
+    from dex_rl_nodes.robot.fuzz import hostile_commands
+
+    found = hostile_commands(commands, seed)
+    violations = int(found['violations'])
+    return Measurement(
+        'safety', 'hostile commands against the command mux: executed targets beyond a limit',
+        f'dexrl bench safety commands:={commands}', f'{violations} of {commands}', '0', violations == 0, commands, seed, found,
+    )  # fmt: skip
+
+
+def recorder(seed: int = 0, seconds: float = 10.0) -> Measurement:
+    """Writing two 640 x 480 x 30 Hz streams: how much of one core it takes."""
+    from dex_rl_nodes.recording.writer import BagWriter
+
+    random = np.random.default_rng(seed)
+    images = [np.kron(random.integers(0, 255, (48, 64, 3)), np.ones((10, 10, 1))).astype(np.uint8) for _ in range(8)]
+    folder, frames = Path(tempfile.mkdtemp(prefix='dexrl-bench-')), int(30 * seconds)
+    try:
+        started = time.process_time()
+        with BagWriter(folder / 'bag') as bag:
+            for number in range(frames):
+                for topic in ('/front', '/wrist'):
+                    bag.write_image(topic, images[number % len(images)], number * 33_333_333)
+        share = (time.process_time() - started) / seconds
+    finally:
+        shutil.rmtree(folder)
+    return Measurement(
+        'recorder_load', 'processor time of recording two 640 x 480 x 30 Hz streams',
+        'dexrl bench recorder', f'{share:.0%} of one core', n=2 * frames, seed=seed, values={'share_of_core': share},
+    )  # fmt: skip
+
+
+FIGURES: dict[str, Callable[..., Measurement]] = {
+    'sim': simulation,
+    'sac': sac,
+    'replay': replay,
+    'safety': safety,
+    'recorder': recorder,
+}

@@ -1,0 +1,183 @@
+"""Recordings by the scripted operator, through SpaceMouse and glove values: demonstrations, and frames for the classifier.
+
+Recordings are made in small sessions that can run side by side. What a session records depends on its number alone,
+so the data are the same on one core and on many, and a session that was stopped goes on where it was.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.evaluation.metrics import wilson_interval
+from dex_rl_nodes.recording import messages
+from dex_rl_nodes.recording.history import episode_bags
+from dex_rl_nodes.recording.reader import BagReader
+from dex_rl_nodes.recording.writer import BagWriter
+from dex_rl_nodes.records import EpisodeState, Mark, OperatorInput, Outcome, Phase, RobotReading
+from dex_rl_nodes.run_directory import write_json
+from dex_rl_nodes.seeds import start_seed
+from dex_rl_nodes.sim.operator import ScriptedOperator
+from dex_rl_nodes.stages.inputs import ROLLOUTS, bags_fingerprint, report_path
+from dex_rl_nodes.stages.job import Job
+from dex_rl_nodes.stages.loop import Loop
+from dex_rl_nodes.stages.workers import Tell, Work
+
+SESSION = 5  # demonstrations of a session
+SHOWN = 8  # reward episodes in which the operator does the task and stays there
+NEAR_MISSES = 12  # reward episodes in which the operator fails on purpose
+POLICY_ROLLOUTS = 16  # reward episodes in which the base policy acts and the operator only marks
+TICKS_AFTER_SUCCESS = 15
+_BLOCK = 1000  # numbers of the episodes of one session, or of one kind
+_SURE = 5  # ticks of success before a watching person marks it
+_ATTEMPTS = 3  # per demonstration, at most, on average
+
+
+class Watcher:
+    """A person who only watches, and marks success when it has lasted for a moment."""
+
+    def reset(self, seed: int) -> None:
+        """A new episode."""
+        self._seen = 0
+
+    def act(self, scene: dict[str, float], reading: RobotReading) -> OperatorInput:
+        """Hands off the devices; a mark once success has lasted."""
+        self._seen = self._seen + 1 if scene['success'] > 0 else 0
+        return OperatorInput(glove=np.asarray(reading.hand), mark=Mark.SUCCESS if self._seen == _SURE else Mark.NONE)
+
+
+def ended_episodes(job: Job, purpose: str) -> dict[int, EpisodeState]:
+    """How the recorded episodes of a purpose ended, by number."""
+    ended = {}
+    for bag in episode_bags(job.run, purpose):
+        if not any(bag.glob('*.mcap')):  # stopped before its first byte
+            continue
+        for message in BagReader(bag, ['episode']):
+            state = messages.deserialise(message.data, message.type_name)
+            if state.phase == Phase.ENDED:
+                ended[state.episode] = state
+    return ended
+
+
+# Demonstrations
+
+
+def demonstration_works(job: Job, wanted: int = 0) -> list[Work]:
+    """Sessions that record the demonstrations that are missing.
+
+    Args:
+        wanted: successful ones in all; 0: as many as the task says.
+    """
+    wanted = wanted or job.task.demonstrations
+    ended = ended_episodes(job, 'demos')
+    owed = wanted - sum(state.outcome == Outcome.SUCCESS for state in ended.values())
+    works = []
+    for session in range(-(-wanted // SESSION)):
+        mine = [number for number in ended if number // _BLOCK == session]
+        done = sum(ended[number].outcome == Outcome.SUCCESS for number in mine)
+        share = max(0, min(owed, min(SESSION, wanted - SESSION * session) - done))
+        if share:
+            owed -= share
+            first = max(mine, default=_BLOCK * session - 1) + 1
+            works.append(Work(f'demonstrations {session}', collect_session, (job, first, share), bar='demonstrations'))
+    return works
+
+
+def collect_session(job: Job, first: int, wanted: int, tell: Tell) -> int:
+    """Record episodes from number `first` on until `wanted` are successful; returns how many it took.
+
+    Raises:
+        UserError: the operator fails again and again.
+    """
+    loop = Loop(job.task, job.robot, operator=ScriptedOperator(job.task, job.robot, 'demonstrate'))
+    number, done = first, 0
+    while done < wanted:
+        tell(done, wanted)
+        if number - first >= max(_ATTEMPTS * wanted, _ATTEMPTS + 2):
+            raise UserError(
+                f'only {done} of {number - first} scripted demonstrations of {job.task.name} succeeded; '
+                f'check config/tasks/{job.task.name}.yaml and its scene'
+            )
+        done += _record(job, loop, 'demos', number)
+        number += 1
+    return number - first
+
+
+def report_demonstrations(job: Job) -> dict:
+    """Write demos.json: how many episodes, how many successful, how often the operator fails."""
+    ended = [state for state in ended_episodes(job, 'demos').values() if state.outcome != Outcome.STOPPED]
+    successes = sum(state.outcome == Outcome.SUCCESS for state in ended)
+    low, high = wilson_interval(successes, len(ended))
+    content = {
+        'n': len(ended), 'successes': successes, 'success_rate': successes / len(ended) if ended else None,
+        'wilson_low': low, 'wilson_high': high,
+        'ticks': sum(state.final_step for state in ended if state.outcome == Outcome.SUCCESS),
+        'outcomes': {str(state.episode): Outcome(state.outcome).name.lower() for state in ended},
+        'bags': bags_fingerprint(job.run, 'demos'),
+    }  # fmt: skip
+    write_json(report_path(job.run, 'demos'), content)
+    return content
+
+
+# Material for the classifier
+
+_KINDS = {'shown': (0, SHOWN), 'near misses': (_BLOCK, NEAR_MISSES), 'rollouts': (ROLLOUTS, POLICY_ROLLOUTS)}
+
+
+def reward_works(job: Job, kinds: Sequence[str], needs: tuple[str, ...] = (), split: int = 2) -> list[Work]:
+    """Sessions that record what is missing for the classifier.
+
+    Args:
+        kinds: of shown (successes), near misses, rollouts (of the base policy, needs it trained).
+        split: sessions per kind, which can run side by side.
+    """
+    ended = ended_episodes(job, 'reward')
+    works = []
+    for kind in kinds:
+        first, count = _KINDS[kind]
+        numbers = [number for number in range(first, first + count) if number not in ended]
+        bar = 'policy rollouts' if kind == 'rollouts' else 'reward sessions'
+        for part in range(split):
+            if numbers[part::split]:
+                work = Work(f'{kind} {part}', record_reward, (job, kind, numbers[part::split]), needs, bar)
+                works.append(work)
+    return works
+
+
+def record_reward(job: Job, kind: str, numbers: Sequence[int], tell: Tell) -> int:
+    """Record reward episodes of one kind; returns how many show success."""
+    if kind == 'rollouts':
+        loop = Loop(job.task, job.robot, job.brain(reward=False), Watcher(), after_success=TICKS_AFTER_SUCCESS)
+    else:
+        skill = 'demonstrate' if kind == 'shown' else 'negative'
+        operator = ScriptedOperator(job.task, job.robot, skill)
+        loop = Loop(job.task, job.robot, operator=operator, after_success=TICKS_AFTER_SUCCESS)
+    successes = 0
+    for done, number in enumerate(numbers):
+        tell(done, len(numbers))
+        successes += _record(job, loop, 'reward', number)
+    return successes
+
+
+def report_reward(job: Job) -> dict:
+    """Write reward_sessions.json: what there is for the classifier."""
+    ended = ended_episodes(job, 'reward')
+    content = {
+        'n': len(ended),
+        'successes': sum(state.outcome == Outcome.SUCCESS for state in ended.values()),
+        'rollouts': sum(number >= ROLLOUTS for number in ended),
+        'bags': bags_fingerprint(job.run, 'reward'),
+    }
+    write_json(report_path(job.run, 'reward'), content)
+    return content
+
+
+def _record(job: Job, loop: Loop, purpose: str, number: int) -> bool:
+    """Record one episode in a bag of its own; returns whether it was successful."""
+    folder: Path = job.run.bags(purpose) / f'{number:05d}'
+    if folder.exists():  # begun, and stopped before its end
+        shutil.rmtree(folder)
+    with BagWriter(folder) as bag:
+        return loop.episode(number, start_seed(job.task, purpose, job.settings.seed, number), purpose, bag).success

@@ -1,0 +1,229 @@
+"""Commands of the stages, with typed `name:=value` arguments; `--name value` is the same."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dex_rl_nodes import config
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all, split_argument
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings
+
+_CHOICES = {'task': 'tasks', 'robot': 'robots', 'method': 'methods'}
+SETTINGS = tuple(
+    replace(parameter, choices=tuple(config.names(_CHOICES[parameter.name]))) if parameter.name in _CHOICES else parameter
+    for parameter in COMMON
+    if parameter.name != 'lockstep'
+)
+_RESIDUAL = Parameter('residual', 'learned', 'learned, or none: the base policy alone', choices=('learned', 'none'))
+_STEPS = Parameter('steps', 0, 'online transitions in all; 0: as the task says', minimum=0, maximum=10**9)
+_EPISODES = Parameter('episodes', 0, 'episodes; 0: as the task says', minimum=0, maximum=10**6)
+_PRESENCE = Parameter(
+    'presence', 0.0, 'share of the episodes in which a scripted person watches and may take over', minimum=0.0, maximum=1.0
+)
+_RECORD = Parameter('record', False, 'write the episodes to bags, cameras included')
+_DATA = Parameter('data', '', 'train prior: .npz with targets (N, D) and lengths, instead of demonstrations')
+_LATENT = Parameter('latent', 0, 'train prior: latent dimension; 0: as the method says', minimum=0, maximum=64)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: words it takes first, its own arguments, and what it does with both."""
+
+    description: str
+    run: Callable[[str, dict[str, Value]], None]
+    words: tuple[str, ...] = ()
+    arguments: tuple[Parameter, ...] = ()
+
+
+def _open(values: dict[str, Value]) -> tuple[RunDirectory, RunSettings]:
+    """The run that the arguments name, created where there is none; UserError when it was made with other settings."""
+    settings = RunSettings(**{name: values[name] for name in RunSettings.__dataclass_fields__})
+    return RunDirectory(str(values['run'])).create(settings), settings
+
+
+def _job(values: dict[str, Value]):
+    import torch
+
+    from dex_rl_nodes.stages.job import Job
+
+    torch.set_num_threads(1)  # a second thread gains little with networks of this size, and changes the last bits
+    return Job(*_open(values))
+
+
+def _collect(_word: str, values: dict[str, Value]) -> None:
+    from dex_rl_nodes.stages.collect import demonstration_works, report_demonstrations
+    from dex_rl_nodes.stages.progress import ProgressBoard
+    from dex_rl_nodes.stages.workers import run_all
+
+    job, board = _job(values), ProgressBoard()
+    try:
+        run_all(demonstration_works(job, int(values['episodes'])), board)
+    finally:
+        board.close()
+    found = report_demonstrations(job)
+    print(f'{found["successes"]} demonstrations in {job.run.bags("demos")}, out of {found["n"]} episodes')
+
+
+def _train(word: str, values: dict[str, Value]) -> None:
+    from dex_rl_nodes.stages import train
+    from dex_rl_nodes.stages.progress import ProgressBoard
+
+    if values['data'] and word != 'prior':
+        raise UserError(f'data:= is for "train prior", not for "train {word}"')
+    board = ProgressBoard()
+    if values['data']:
+        _train_from_file(values, board)
+        return
+    job = _job(values)
+    for name in train.stages_for(word, job):
+        train.STAGES[name](job, board.of(name), again=name == word)
+        board.finish(name)
+        print(f'wrote {job.run.file(name)}.safetensors and {name}.json')
+
+
+def _train_from_file(values: dict[str, Value], board) -> None:
+    from dex_rl_nodes.learning.interfaces import PriorSettings
+    from dex_rl_nodes.stages.train import prior_from_file
+
+    block = dict(config.load_method(str(values['method'])).prior)
+    if values['latent']:
+        block['latent_dim'] = values['latent']
+    run = RunDirectory(str(values['run']))
+    settings = PriorSettings.model_validate(block)
+    data, interface = Path(str(values['data'])), str(values['interface'])
+    found = prior_from_file(data, run, interface, settings, int(values['seed']), board.of('prior'))
+    board.finish('prior', f'test error {found["test_rmse_mean"]:.4f} of each joint\'s range')
+    print(f'wrote {run.file("prior")}.safetensors and prior.json')
+
+
+def _prepare(_word: str, values: dict[str, Value]) -> None:
+    from dex_rl_nodes.stages.prepare import prepare
+
+    done = prepare(*_open(values))
+    print(f'run "{values["run"]}" is prepared' + (f': {", ".join(done)}' if done else ''))
+
+
+def _check(_word: str, values: dict[str, Value]) -> None:
+    from dex_rl_nodes.stages.prepare import check
+
+    check(*_open(values))
+
+
+def _online(_word: str, values: dict[str, Value]) -> None:
+    from dex_rl_nodes.stages.online import learn_online
+
+    learner = learn_online(_job(values), int(values['steps']), float(values['presence']), bool(values['record']))
+    print(
+        f'{learner.env_steps} transitions, {learner.episodes} episodes, {learner.successes} successful, '
+        f'of the last 20 {learner.success_rate:.0%}'
+    )
+
+
+def _evaluate(_word: str, values: dict[str, Value]) -> None:
+    from dex_rl_nodes.stages.evaluate import evaluate
+    from dex_rl_nodes.stages.progress import ProgressBoard
+
+    board = ProgressBoard()
+    job, residual = _job(values), str(values['residual'])
+    found = evaluate(job, residual, int(values['episodes']), bool(values['record']), board.of('evaluation'))
+    board.finish('evaluation')
+    interval = f'95 % interval {found["wilson_low"]:.0%} to {found["wilson_high"]:.0%}'
+    failures = ', '.join(f'{name} {count}' for name, count in found['failures'].items())
+    print(f'{found["successes"]} of {found["n"]} successful ({interval}), failures: {failures}; jitter {found["jitter"]:.4f}')
+
+
+COMMANDS = {
+    'collect': Command('record demonstrations by the scripted operator, in one process', _collect, (), (_EPISODES,)),
+    'train': Command(
+        'one offline stage, from bags', _train, ('prior', 'encoder', 'policy', 'reward', 'all'), (_DATA, _LATENT)
+    ),
+    'prepare': Command('run the missing stages before online RL (simulation)', _prepare),
+    'check': Command('name the first stage that is missing before online RL', _check),
+    'online': Command('online RL in one process', _online, (), (_STEPS, _PRESENCE, _RECORD)),
+    'evaluate': Command(
+        'score a run on held-out starts, in one process', _evaluate, (), (_RESIDUAL, _EPISODES, _RECORD)
+    ),
+}
+
+
+def usage(name: str = '') -> str:
+    """Help of all commands, or of one."""
+    if not name:
+        lines = [f'  {key:10} {command.description}' for key, command in COMMANDS.items()]
+        lines.append(f'  {"bench":10} experiments and speed figures')
+        return '\n'.join(['usage: COMMAND [name:=value ...]', '', *lines, '', 'COMMAND --help lists its arguments.'])
+    command = COMMANDS[name]
+    return describe(name, command.description, command.words, (*SETTINGS, *command.arguments))
+
+
+def describe(name: str, description: str, words: tuple[str, ...], arguments: tuple[Parameter, ...]) -> str:
+    """Help of a command."""
+    lines = [f'usage: {name}{" " + "|".join(words) if words else ""} [name:=value ...]', '', description, '']
+    for argument in arguments:
+        choices = f' ({", ".join(argument.choices)})' if argument.choices else ''
+        default = str(argument.default).lower() if isinstance(argument.default, bool) else argument.default
+        lines.append(f'  {argument.name}:={default}\n      {argument.description}{choices}')
+    return '\n'.join(lines)
+
+
+def run(arguments: list[str]) -> None:
+    """Run a command line; UserError for anything it does not know."""
+    name, rest = (arguments[0], arguments[1:]) if arguments else ('--help', [])
+    if name in ('-h', '--help', 'help'):
+        print(usage())
+        return
+    if name == 'bench':
+        from dex_rl_nodes.stages.bench.command import run as bench
+
+        bench(rest)
+        return
+    if name not in COMMANDS:
+        raise UserError(f'there is no stage "{name}"; choose one of: {", ".join((*COMMANDS, "bench"))}')
+    command = COMMANDS[name]
+    if '-h' in rest or '--help' in rest:
+        print(usage(name))
+        return
+    word = ''
+    if command.words:
+        if not rest or rest[0] not in command.words:
+            raise UserError(f'say what to {name}: {", ".join(command.words)}')
+        word, *rest = rest
+    command.run(word, parse(name, (*SETTINGS, *command.arguments), rest))
+
+
+def parse(owner: str, parameters: tuple[Parameter, ...], arguments: list[str]) -> dict[str, Value]:
+    """Values of the parameters of a command; UserError names what is wrong and lists what is valid."""
+    flags = {parameter.name for parameter in parameters if isinstance(parameter.default, bool)}
+    return parse_all(owner, parameters, dict(split_argument(text) for text in _assignments(arguments, flags)))
+
+
+def _assignments(arguments: list[str], flags: set[str]) -> Iterator[str]:
+    """Arguments as `name:=value`, also those written `--name value`, `--name=value` or `--flag`."""
+    rest = iter(arguments)
+    for text in rest:
+        name = text.removeprefix('--')
+        if not text.startswith('--') or ':=' in text:
+            yield name
+        elif '=' in text:
+            yield name.replace('=', ':=', 1)
+        else:
+            yield f'{name}:={"true" if name in flags else next(rest, "")}'
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point; returns the exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.environ.setdefault('MUJOCO_GL', 'egl')
+    try:
+        run(arguments)
+    except UserError as error:
+        print(f'dexrl: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('\ndexrl: stopped; what was finished is kept, and the same command goes on from here', file=sys.stderr)
+        return 130
+    return 0

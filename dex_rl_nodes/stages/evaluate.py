@@ -1,0 +1,59 @@
+"""Scoring a run on the task's held-out starts, with fixed parameters."""
+
+from collections.abc import Callable
+
+from dex_rl_nodes.evaluation.report import EpisodeRow, summarise
+from dex_rl_nodes.recording.reader import next_folder
+from dex_rl_nodes.recording.writer import BagWriter
+from dex_rl_nodes.run_directory import write_json
+from dex_rl_nodes.seeds import start_seed
+from dex_rl_nodes.stages.job import Job
+from dex_rl_nodes.stages.loop import Loop
+
+FILES = {'learned': 'evaluation.json', 'none': 'evaluation_imitation.json'}
+
+
+def evaluate(
+    job: Job,
+    residual: str = 'learned',
+    episodes: int = 0,
+    record: bool = False,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> dict:
+    """Run the evaluation episodes and write what was found into the run.
+
+    Args:
+        job: the run.
+        residual: learned, or none: the base policy alone.
+        episodes: how many; 0: as many as the task says.
+        record: write them to a bag.
+
+    Returns:
+        the content of evaluation.json (or evaluation_imitation.json).
+    """
+    brain = job.brain(residual=residual)
+    loop = Loop(job.task, job.robot, brain)
+    bag = BagWriter(next_folder(job.run.bags('evaluation'))) if record else None
+    rows: list[EpisodeRow] = []
+    count = episodes or job.task.evaluation.episodes
+    try:
+        for number in range(count):
+            seed = start_seed(job.task, 'evaluation', job.settings.seed, number)
+            rows.append(loop.episode(number, seed, 'evaluation', bag))
+            tell(number + 1, count)
+    finally:
+        loop.close()
+        if bag:
+            bag.close()
+    return save_evaluation(job, rows, residual, brain.residual.version, brain.policy.encoder.identity)
+
+
+def save_evaluation(job: Job, rows: list[EpisodeRow], residual: str, version: int, encoder: str) -> dict:
+    """Write the summary of evaluation rows into the run."""
+    about = {
+        'task': job.task.name, 'interface': job.settings.interface, 'method': job.settings.method,
+        'seed': job.settings.seed, 'residual': residual, 'weights_version': version, 'encoder': encoder,
+    }  # fmt: skip
+    content = {**about, **summarise(rows)}
+    write_json(job.run.file(FILES[residual]), content)
+    return content

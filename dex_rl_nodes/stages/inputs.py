@@ -1,0 +1,90 @@
+"""What every stage is made from, and which stages are missing or out of date. Imports nothing heavy: it runs at every start."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from dex_rl_nodes import config
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json
+
+_TAIL = 1 << 16  # bytes at the end of a bag file: the summary, with times and checksums
+TRAINED = ('encoder', 'prior', 'policy', 'reward')
+ROLLOUTS = 2000  # number of the first policy rollout among the reward sessions
+_REPORTS = {'demos': 'demos.json', 'reward': 'reward_sessions.json'}
+
+
+def fingerprint(content: object) -> str:
+    """Short hash of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def bags_fingerprint(run: RunDirectory, purpose: str) -> str:
+    """Short hash of the bags of a purpose; changes when one is added, removed or continued."""
+    digest = hashlib.sha256()
+    for path in sorted(run.bags(purpose).glob('*/*.mcap')):
+        with path.open('rb') as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL))
+            digest.update(f'{path.parent.name} {path.name} {size}'.encode())
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+def report(run: RunDirectory, purpose: str) -> dict | None:
+    """What the report on the recordings of a purpose says; None where there is none for the present bags."""
+    path = run.file(_REPORTS[purpose])
+    if not path.exists():
+        return None
+    content = read_json(path)
+    return content if content.get('bags') == bags_fingerprint(run, purpose) else None
+
+
+def report_path(run: RunDirectory, purpose: str) -> Path:
+    """File of the report on the recordings of a purpose."""
+    return run.file(_REPORTS[purpose])
+
+
+def _identity(run: RunDirectory, name: str) -> str:
+    path = run.file(f'{name}.json')
+    return str(read_json(path).get('sha256', '')) if path.exists() else ''
+
+
+def stage_inputs(run: RunDirectory, settings: RunSettings, stage: str) -> dict[str, str]:
+    """All that decides what a training stage yields; stored with its result under `inputs`."""
+    method = config.load_method(settings.method)
+    inputs = {'settings': fingerprint(getattr(method, stage)), 'seed': str(settings.seed)}
+    inputs['demos'] = bags_fingerprint(run, 'demos')
+    if stage == 'prior':
+        inputs['interface'] = settings.interface
+    elif stage == 'policy':
+        inputs |= {'encoder': _identity(run, 'encoder'), 'prior': _identity(run, 'prior')}
+    elif stage == 'reward':
+        inputs |= {'encoder': _identity(run, 'encoder'), 'reward': bags_fingerprint(run, 'reward')}
+    return inputs
+
+
+def is_current(run: RunDirectory, settings: RunSettings, stage: str) -> bool:
+    """Whether the result of a training stage exists and was made from what there is now."""
+    path = run.file(f'{stage}.json')
+    if not path.exists() or not path.with_suffix('.safetensors').exists():
+        return False
+    try:
+        return read_json(path).get('inputs') == stage_inputs(run, settings, stage)
+    except UserError:
+        return False
+
+
+def missing(run: RunDirectory, settings: RunSettings, rollouts: int) -> list[str]:
+    """Stages before online learning that are missing or out of date, in order: demos, reward sessions, trained parts.
+
+    Args:
+        rollouts: policy rollouts that are wanted among the reward sessions.
+    """
+    task, found = config.load_task(settings.task), []
+    demos, sessions = report(run, 'demos'), report(run, 'reward')
+    if demos is None or demos['successes'] < task.demonstrations:
+        found.append('demos')
+    if sessions is None or sessions['rollouts'] < rollouts:
+        found.append('reward sessions')
+    return found + [stage for stage in TRAINED if not is_current(run, settings, stage)]

@@ -1,0 +1,169 @@
+"""A run as its stages see it: settings, what was recorded, what was trained."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from dex_rl_nodes import config
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.learning.checkpoint import numbered
+from dex_rl_nodes.learning.dataset import Episode
+from dex_rl_nodes.learning.demo_encoder import DemoEncoderSettings
+from dex_rl_nodes.learning.encoder import VisualEncoder, load_encoder
+from dex_rl_nodes.learning.interfaces import ActionInterface, PriorSettings, load_interface
+from dex_rl_nodes.learning.policy import BCPolicy, PolicyRunner, PolicySettings, load_policy
+from dex_rl_nodes.learning.prior_runner import PriorRunner
+from dex_rl_nodes.learning.residual import ResidualRunner
+from dex_rl_nodes.learning.reward import RewardRunner, RewardSettings, load_reward
+from dex_rl_nodes.learning.sac import ResidualSettings
+from dex_rl_nodes.recording.episodes import read_episodes
+from dex_rl_nodes.recording.history import episode_bags
+from dex_rl_nodes.records import Outcome
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings
+from dex_rl_nodes.stages.loop import Brain
+
+S = TypeVar('S', bound=config.Model)
+_USABLE = {
+    'demos': (Outcome.SUCCESS,),
+    'reward': (Outcome.SUCCESS, Outcome.FAILURE, Outcome.TIMEOUT),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a task, a robot, an interface, a method and a seed, in a run directory."""
+
+    run: RunDirectory
+    settings: RunSettings
+
+    @classmethod
+    def open(cls, name: str, settings: RunSettings) -> 'Job':
+        """Create the run, or go on with it; UserError when it was made with other settings."""
+        config.load_task(settings.task), config.load_robot(settings.robot), config.load_method(settings.method)
+        return cls(RunDirectory(name).create(settings), settings)
+
+    @cached_property
+    def task(self) -> config.Task:
+        """Configuration of the task."""
+        return config.load_task(self.settings.task)
+
+    @cached_property
+    def robot(self) -> config.Robot:
+        """Configuration of the robot."""
+        return config.load_robot(self.settings.robot)
+
+    @cached_property
+    def method(self) -> config.Method:
+        """Configuration of the method."""
+        return config.load_method(self.settings.method)
+
+    # Settings of the parts, out of the blocks of the method
+
+    def _block(self, name: str, model: type[S]) -> S:
+        try:
+            return model.model_validate(getattr(self.method, name))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = '.'.join([name, *(str(part) for part in first['loc'])])
+            raise UserError(f'config/methods/{self.method.name}.yaml: {where}: {first["msg"]}') from None
+
+    @property
+    def prior_settings(self) -> PriorSettings:
+        """Block `prior`."""
+        return self._block('prior', PriorSettings)
+
+    @property
+    def encoder_settings(self) -> DemoEncoderSettings:
+        """Block `encoder`."""
+        return self._block('encoder', DemoEncoderSettings)
+
+    @property
+    def policy_settings(self) -> PolicySettings:
+        """Block `policy`."""
+        return self._block('policy', PolicySettings)
+
+    @property
+    def reward_settings(self) -> RewardSettings:
+        """Block `reward`."""
+        return self._block('reward', RewardSettings)
+
+    @property
+    def residual_settings(self) -> ResidualSettings:
+        """Block `residual`."""
+        return self._block('residual', ResidualSettings)
+
+    # What was recorded
+
+    def has(self, purpose: str) -> bool:
+        """Whether there are recordings of a purpose."""
+        return bool(episode_bags(self.run, purpose))
+
+    def episodes(self, purpose: str) -> list[Episode]:
+        """Finished episodes of a purpose; of the demonstrations only the successful ones. UserError without any."""
+        episodes = read_episodes(episode_bags(self.run, purpose), self.task.crops, outcomes=_USABLE[purpose])
+        if not episodes:
+            how = 'collect_demos.launch.py' + ('' if purpose == 'demos' else f' purpose:={purpose}')
+            raise UserError(
+                f'run "{self.run.name}" has no {purpose} recordings; run ./dexrl launch {how} '
+                f'task:={self.task.name} run:={self.run.name}'
+            )
+        return episodes
+
+    def demonstrations(self) -> list[Episode]:
+        """Successful demonstrations, as many as the task wants where there are more; UserError without any."""
+        return self.episodes('demos')[: self.task.demonstrations]
+
+    # What was trained
+
+    def _trained(self, name: str, command: str) -> Path:
+        path = self.run.file(f'{name}.safetensors')
+        if not path.exists():
+            raise UserError(
+                f'run "{self.run.name}" has no {name}; run ./dexrl train {command} task:={self.task.name} '
+                f'interface:={self.settings.interface} run:={self.run.name}'
+            )
+        return path
+
+    def encoder(self) -> VisualEncoder:
+        """The frozen visual encoder."""
+        return load_encoder(self._trained('encoder', 'policy'))
+
+    def interface(self) -> ActionInterface:
+        """The frozen action interface."""
+        return load_interface(self._trained('prior', 'prior'), name=self.settings.interface, task=self.task.name)
+
+    def policy(self, encoder: VisualEncoder, interface: ActionInterface) -> BCPolicy:
+        """The frozen base policy."""
+        return load_policy(self._trained('policy', 'policy'), encoder, interface)
+
+    def reward(self, encoder: VisualEncoder) -> RewardRunner:
+        """The reward classifier at run time."""
+        model, settings = load_reward(self._trained('reward', 'reward'), encoder)
+        return RewardRunner(model, encoder, settings.threshold, self.task.success_hold)
+
+    def brain(self, reward: bool = True, residual: str = 'none') -> Brain:
+        """The trained parts together.
+
+        Args:
+            reward: with the classifier.
+            residual: none: the base policy alone; learned: the newest checkpoint of the learner.
+        """
+        encoder, interface = self.encoder(), self.interface()
+        runner = ResidualRunner(interface)
+        if residual == 'learned':
+            checkpoints = numbered(self.run.file('learner'))
+            if not checkpoints:
+                raise UserError(
+                    f'run "{self.run.name}" has learned no residual yet; run online_rl.launch.py run:={self.run.name}, '
+                    'or evaluate the base policy with residual:=none'
+                )
+            runner.load_checkpoint(checkpoints[-1])
+        return Brain(
+            PolicyRunner(encoder, self.policy(encoder, interface)),
+            PriorRunner(interface),
+            runner,
+            self.reward(encoder) if reward else None,
+        )

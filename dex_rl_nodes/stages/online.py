@@ -1,0 +1,161 @@
+"""Online residual RL in one process and lockstep; and the learner as the learner node starts it."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dex_rl_nodes.learning.dataset import Episode
+from dex_rl_nodes.learning.encoder import VisualEncoder
+from dex_rl_nodes.learning.interfaces import ActionInterface
+from dex_rl_nodes.learning.learner import Learner
+from dex_rl_nodes.learning.metrics import MetricsWriter
+from dex_rl_nodes.learning.policy import BCPolicy
+from dex_rl_nodes.learning.reward import RewardRunner
+from dex_rl_nodes.recording.history import read_history
+from dex_rl_nodes.recording.reader import next_folder
+from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool, read_transitions
+from dex_rl_nodes.recording.writer import BagWriter
+from dex_rl_nodes.records import Origin, PolicyStep, Transition
+from dex_rl_nodes.seeds import start_seed
+from dex_rl_nodes.sim.operator import ScriptedOperator
+from dex_rl_nodes.stages.job import Job
+from dex_rl_nodes.stages.loop import Brain, Loop
+from dex_rl_nodes.stages.progress import ProgressBoard
+
+SAVE_EVERY = 2000  # updates
+
+
+def demonstration_transitions(
+    episode: Episode, encoder: VisualEncoder, interface: ActionInterface, policy: BCPolicy, reward: RewardRunner | None
+) -> list[Transition]:
+    """A demonstration as transitions, with the base action of the frozen policy at every observation.
+
+    The episode ends where the classifier sees success, as it would online, at the latest with its last action; that
+    transition has reward 1 and no bootstrap.
+    """
+    features = encoder.encode_batch(episode.images)
+    with torch.inference_mode():
+        history = torch.from_numpy(np.ascontiguousarray(episode.hand_history))
+        context = interface.context(history)
+        state = torch.from_numpy(np.ascontiguousarray(episode.state))
+        core = policy(torch.from_numpy(features), state, history, context).numpy()
+    last = _end_by_classifier(episode, encoder.identity, features, reward) if reward else len(episode)
+    rows = [
+        {
+            'features': features[n], 'state': episode.state[n], 'hand_history': episode.hand_history[n],
+            'context': context[n].numpy(), 'base_core': core[n],
+        }
+        for n in range(last + 1)
+    ]  # fmt: skip
+    return [
+        Transition(
+            episode=episode.episode,
+            step=n,
+            encoder=encoder.identity,
+            residual=np.zeros_like(core[n]),
+            action=episode.action[n],
+            reward=float(n + 1 == last),
+            mask=float(n + 1 != last),
+            success=n + 1 == last,
+            source=Origin.DEMONSTRATION,
+            **rows[n],
+            **{f'next_{name}': value for name, value in rows[n + 1].items()},
+        )
+        for n in range(last)
+    ]
+
+
+def _end_by_classifier(episode: Episode, encoder: str, features: np.ndarray, reward: RewardRunner) -> int:
+    """Number of actions of an episode until the classifier calls it a success, or all of them."""
+    reward.reset()
+    for n in range(1, len(episode)):
+        step = PolicyStep(episode=-1 - episode.episode, step=n, encoder=encoder, features=features[n])
+        if reward.step(step, {view: frames[n] for view, frames in episode.images.items()}).success:
+            return n
+    return len(episode)
+
+
+def make_learner(job: Job) -> Learner:
+    """The run's learner with its demonstrations, gone on from the newest checkpoint; online transitions are not loaded."""
+    encoder, interface = job.encoder(), job.interface()
+    policy, reward = job.policy(encoder, interface), job.reward(encoder)
+    demonstrations = [
+        transition
+        for episode in job.demonstrations()
+        for transition in demonstration_transitions(episode, encoder, interface, policy, reward)
+    ]
+    learner = Learner(job.residual_settings, interface, demonstrations, job.settings.seed)
+    learner.load_newest(job.run.file('learner'))
+    return learner
+
+
+class OnlineSession:
+    """One sitting of online learning: one learner iteration per transition, bit for bit repeatable.
+
+    Args:
+        job: its transitions and checkpoints are continued.
+        presence: share of the episodes in which a scripted person watches and takes over when the policy is stuck.
+        record: write the episodes to bags, cameras included; the transitions are always written.
+    """
+
+    def __init__(self, job: Job, presence: float = 0.0, record: bool = False):
+        self.job, self._record = job, record
+        self.learner = make_learner(job)
+        self.learner.extend(read_transitions(job.run))
+        self._episode = read_history(job.run, 'online').next_episode
+        self._brain: Brain = job.brain()
+        if self.learner.updates:
+            self._brain.residual.load_weights(self.learner.weights()[0], self.learner.version)
+        self._folder: Path = next_folder(job.run.bags('online'))
+        self._spool = TransitionSpool(job.run, self._folder.with_name(self._folder.name + SUFFIX))
+        self._metrics = MetricsWriter(job.run.path)
+        operator = ScriptedOperator(job.task, job.robot, 'assist') if presence else None
+        self._loop = Loop(
+            job.task, job.robot, self._brain, operator, presence, transitions=self._take, newest=self._spool.newest
+        )
+
+    def learn(self, budget: int, board: ProgressBoard, bar: str = 'online') -> None:
+        """Run episodes until there are `budget` transitions; what was learned is kept however it ends."""
+        bag = BagWriter(self._folder) if self._record else None
+        learner = self.learner
+        try:
+            while learner.env_steps < budget:
+                seed = start_seed(self.job.task, 'online', self.job.settings.seed, self._episode)
+                self._loop.episode(self._episode, seed, 'online', bag)
+                self._episode += 1
+                self._metrics.write(learner.progress(), episode_ended=True)
+                note = f'episodes {learner.episodes}, of the last 20 successful {learner.success_rate:.0%}'
+                board.update(bar, learner.env_steps, budget, note)
+        finally:
+            self._loop.close()
+            if bag:
+                bag.close()
+            self._spool.close()
+            self._metrics.close()
+            learner.save(self.job.run.file('learner'))
+
+    def _take(self, transition: Transition) -> None:
+        """A new transition: keep it, learn from it, act with what was learned."""
+        learner = self.learner
+        self._spool.append(transition)
+        learner.add(transition)
+        while learner.ready:
+            self._metrics.add(learner.update())
+            self._metrics.write(learner.progress())
+            if weights := learner.new_weights():
+                version, data, sha256 = weights
+                self._brain.residual.load_weights(data, version, sha256)
+            if learner.updates % SAVE_EVERY == 0:
+                learner.save(self.job.run.file('learner'))
+
+
+def learn_online(job: Job, steps: int = 0, presence: float = 0.0, record: bool = False) -> Learner:
+    """Learn the residual up to `steps` online transitions in all (0: the task's budget); see OnlineSession."""
+    board = ProgressBoard()
+    session = OnlineSession(job, presence, record)
+    try:
+        session.learn(steps or job.task.online_steps, board)
+    finally:
+        board.close()
+    return session.learner

@@ -1,0 +1,133 @@
+"""The offline stages: encoder, action interface, base policy, reward classifier. Each reads what the one before wrote.
+
+A stage whose result was made from what there is now does nothing; `again` makes it run all the same.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.learning.dataset import Episode
+from dex_rl_nodes.learning.demo_encoder import train_demo_encoder
+from dex_rl_nodes.learning.encoder import ResNetEncoder, VisualEncoder, save_encoder
+from dex_rl_nodes.learning.interfaces import PriorSettings, save_interface
+from dex_rl_nodes.learning.policy import save_policy, train_policy
+from dex_rl_nodes.learning.pretrained import find_pretrained
+from dex_rl_nodes.learning.prior import train_prior, train_prior_from_npz
+from dex_rl_nodes.learning.reward import RewardExamples, save_reward, train_reward
+from dex_rl_nodes.run_directory import RunDirectory, file_hash, read_json
+from dex_rl_nodes.stages.inputs import is_current, stage_inputs
+from dex_rl_nodes.stages.job import Job
+from dex_rl_nodes.stages.workers import Tell
+
+UNCERTAIN_TICKS = 12  # before a success mark, a person may have hesitated: these frames have no label
+
+
+def _about(job: Job, stage: str) -> dict:
+    """What is stored with every result."""
+    return {'task': job.task.name, 'hand': job.robot.name, 'inputs': stage_inputs(job.run, job.settings, stage)}
+
+
+def _kept(job: Job, stage: str, again: bool) -> dict | None:
+    """What a stage measured when its result is still good, else None."""
+    if again or not is_current(job.run, job.settings, stage):
+        return None
+    return read_json(job.run.file(f'{stage}.json'))
+
+
+def prior_stage(job: Job, tell: Tell, again: bool = False) -> dict:
+    """Fit the action interface to the hand motion of the demonstrations; prior.safetensors, prior.json."""
+    if kept := _kept(job, 'prior', again):
+        return kept
+    sequences = [episode.hand_targets for episode in job.demonstrations()]
+    settings, seed = job.prior_settings, job.settings.seed
+    interface, metrics = train_prior(sequences, job.settings.interface, settings, seed, tell)
+    save_interface(job.run.file('prior.safetensors'), interface, settings, {**_about(job, 'prior'), **metrics})
+    return metrics
+
+
+def prior_from_file(
+    data: Path, run: RunDirectory, interface: str, settings: PriorSettings, seed: int, tell: Tell
+) -> dict:
+    """Fit an action interface to a lab's own hand targets, any hand (see `read_targets`)."""
+    model, metrics = train_prior_from_npz(data, interface, settings, seed, tell)
+    about = {'data': data.name, 'inputs': {'data': file_hash(data), 'seed': str(seed)}}
+    save_interface(run.file('prior.safetensors'), model, settings, {**about, **metrics})
+    return metrics
+
+
+def encoder_stage(job: Job, tell: Tell, again: bool = False) -> dict:
+    """The frozen visual encoder: pretrained ResNet-18 where its file is found, else trained on the recordings."""
+    if kept := _kept(job, 'encoder', again):
+        return kept
+    path, about = job.run.file('encoder.safetensors'), _about(job, 'encoder')
+    pretrained = find_pretrained('resnet18')
+    if pretrained:
+        metrics = {'weights': pretrained.name, 'trained_on': 'ImageNet'}
+        encoder: VisualEncoder = ResNetEncoder.pretrained('resnet18', pretrained)
+    else:
+        others = job.episodes('reward') if job.has('reward') else []
+        encoder, metrics = train_demo_encoder(
+            job.demonstrations(), others, job.encoder_settings, job.settings.seed, tell
+        )
+        metrics['trained_on'] = 'demonstrations'
+    save_encoder(path, encoder, {**about, **metrics})
+    return metrics
+
+
+def policy_stage(job: Job, tell: Tell, again: bool = False) -> dict:
+    """Behaviour cloning in the action interface; policy.safetensors, policy.json."""
+    if kept := _kept(job, 'policy', again):
+        return kept
+    interface, encoder, settings = job.interface(), job.encoder(), job.policy_settings
+    policy, metrics = train_policy(job.demonstrations(), encoder, interface, settings, job.settings.seed, tell)
+    save_policy(job.run.file('policy.safetensors'), policy, settings, {**_about(job, 'policy'), **metrics})
+    return metrics
+
+
+def reward_examples(encoder: VisualEncoder, episodes: list[Episode]) -> RewardExamples:
+    """Labelled frames: positives from the operator's mark on; the others negatives, but for the moments before a mark."""
+    features, labels, numbers = [], [], []
+    for number, episode in enumerate(episodes):
+        marked = episode.success_step
+        known = np.ones(len(episode) + 1, bool)
+        if marked is not None:
+            known[max(0, marked - UNCERTAIN_TICKS) : marked] = False
+        features.append(encoder.encode_batch({view: frames[known] for view, frames in episode.images.items()}))
+        labels.append(episode.success[known])
+        numbers.append(np.full(known.sum(), number))
+    return RewardExamples(np.concatenate(features), np.concatenate(labels), np.concatenate(numbers))
+
+
+def reward_stage(job: Job, tell: Tell, again: bool = False) -> dict:
+    """Fit the reward classifier; reward.safetensors, reward.json."""
+    if kept := _kept(job, 'reward', again):
+        return kept
+    sessions, settings = job.episodes('reward'), job.reward_settings
+    network = find_pretrained('resnet10')
+    encoder = ResNetEncoder.pretrained('resnet10', network) if network else job.encoder()
+    started = time.monotonic()
+    examples = reward_examples(encoder, sessions + job.demonstrations())
+    model, metrics = train_reward(examples, encoder.spatial_shape, settings, job.settings.seed, tell)
+    metrics['seconds'] = round(time.monotonic() - started, 2)
+    save_reward(job.run.file('reward.safetensors'), model, encoder, settings, {**_about(job, 'reward'), **metrics})
+    return metrics
+
+
+STAGES = {'prior': prior_stage, 'encoder': encoder_stage, 'policy': policy_stage, 'reward': reward_stage}
+
+
+def stages_for(word: str, job: Job) -> list[str]:
+    """What `train <word>` runs: the stage itself, and for the policy the encoder when there is none that fits.
+
+    Raises:
+        UserError: there is no such stage.
+    """
+    if word == 'all':
+        return list(STAGES)
+    if word not in STAGES:
+        raise UserError(f'train knows no "{word}"; choose one of: {", ".join((*STAGES, "all"))}')
+    needs_encoder = word in ('policy', 'reward') and not is_current(job.run, job.settings, 'encoder')
+    return ['encoder', word] if needs_encoder else [word]

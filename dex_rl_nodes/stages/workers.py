@@ -1,0 +1,205 @@
+"""Runs pieces of work in processes of their own, side by side, in the order their needs allow."""
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.stages.progress import ProgressBoard
+
+Tell = Callable[[int, int], None]  # steps done, steps in all
+_PERIOD = 0.2  # s between two reports of progress
+_GRACE = 8.0  # s a process has to end after Ctrl-C
+_PRELOAD = ['torch', 'mujoco', 'dex_rl_nodes.stages.job']
+
+
+@dataclass(frozen=True)
+class Work:
+    """One piece of work.
+
+    `function` is importable and is called with `arguments` and, last, a function that is told the progress. It starts
+    when all that it `needs` (names) is done; `bar` is the name under which its progress is shown.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple = ()
+    needs: tuple[str, ...] = ()
+    bar: str = ''
+
+
+class WorkFailed(UserError):
+    """A piece of work ended badly; the message names it."""
+
+
+def core_count() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def run_here(works: Sequence[Work], board: ProgressBoard) -> dict[str, Any]:
+    """Run the works one after the other in this process; for tests and for one core."""
+    results = {}
+    for work in works:
+        results[work.name] = work.function(*work.arguments, board.of(work.bar or work.name))
+        board.finish(work.bar or work.name)
+    return results
+
+
+def run_all(
+    works: Sequence[Work],
+    board: ProgressBoard,
+    parallel: int = 0,
+    on_done: Callable[[str, Any], None] = lambda name, result: None,
+    on_failed: Callable[[str, str], None] | None = None,
+) -> dict[str, Any]:
+    """Run the works in processes of their own; returns their results by name.
+
+    Args:
+        works: earlier ones start first.
+        parallel: how many at a time; 0: one per core.
+        on_done: told when a work is done.
+        on_failed: told the name and one sentence when a work failed; what needs it is left out and the rest goes on.
+            None: the first failure ends everything.
+
+    Raises:
+        WorkFailed: a work failed and there is no `on_failed`.
+        UserError: as raised by the work itself.
+    """
+    return _Scheduler(works, board, parallel or core_count(), on_done, on_failed).run()
+
+
+class _Scheduler:
+    def __init__(self, works, board, parallel, on_done, on_failed):
+        self._waiting = list(works)
+        self._board = board
+        self._parallel = parallel
+        self._on_done, self._on_failed = on_done, on_failed
+        self._running: dict[Connection, tuple[Work, multiprocessing.Process]] = {}
+        self._results: dict[str, Any] = {}
+        self._parts: dict[str, dict[str, tuple[int, int]]] = {}  # bar -> work -> done, total
+        self._context = multiprocessing.get_context('forkserver')
+        self._context.set_forkserver_preload(_PRELOAD)
+
+    def run(self) -> dict[str, Any]:
+        try:
+            while self._waiting or self._running:
+                self._start_ready()
+                for connection in wait(list(self._running), timeout=1.0):
+                    self._hear(connection)
+        except BaseException:
+            self._stop()
+            raise
+        return self._results
+
+    def _start_ready(self) -> None:
+        names = {work.name for work in self._waiting} | {work.name for work, _ in self._running.values()}
+        for work in list(self._waiting):
+            if len(self._running) >= self._parallel:
+                return
+            if not names.isdisjoint(work.needs):
+                continue
+            self._waiting.remove(work)
+            here, there = self._context.Pipe(duplex=False)
+            process = self._context.Process(target=_child, args=(there, work.function, work.arguments), name=work.name)
+            process.start()
+            there.close()
+            self._running[here] = work, process
+            self._tell(work, 0, 1)
+
+    def _hear(self, connection: Connection) -> None:
+        work, process = self._running[connection]
+        try:
+            kind, *content = connection.recv()
+        except (EOFError, OSError):
+            process.join()
+            kind, content = 'failed', [f'its process ended with exit code {process.exitcode}']
+        if kind == 'progress':
+            self._tell(work, *content)
+            return
+        del self._running[connection]
+        connection.close()
+        process.join()
+        if kind == 'done':
+            self._results[work.name] = content[0]
+            self._tell_end(work)
+            self._on_done(work.name, content[0])
+        elif self._on_failed is None:
+            raise UserError(content[0]) if kind == 'refused' else WorkFailed(f'{work.name}: {content[0]}')
+        else:
+            self._on_failed(work.name, content[0])
+            self._drop_dependents(work.name)
+
+    def _drop_dependents(self, name: str) -> None:
+        for work in [work for work in self._waiting if name in work.needs]:
+            self._waiting.remove(work)
+            self._on_failed(work.name, f'it needs {name}')
+            self._drop_dependents(work.name)
+
+    def _tell(self, work: Work, done: int, total: int) -> None:
+        """Several works may share a bar; it shows their sum."""
+        bar = work.bar or work.name
+        parts = self._parts.setdefault(bar, {})
+        parts[work.name] = done, total
+        waiting = total * sum((mate.bar or mate.name) == bar for mate in self._waiting)
+        self._board.update(bar, sum(part[0] for part in parts.values()), sum(part[1] for part in parts.values()) + waiting)
+
+    def _tell_end(self, work: Work) -> None:
+        bar = work.bar or work.name
+        total = self._parts[bar][work.name][1]
+        self._tell(work, total, total)
+        unfinished = [*self._waiting, *(running for running, _ in self._running.values())]
+        if not any((mate.bar or mate.name) == bar for mate in unfinished):
+            self._board.finish(bar)
+
+    def _stop(self) -> None:
+        """Ask every process to end, and make those that do not."""
+        for _, process in self._running.values():
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGINT)
+        deadline = time.monotonic() + _GRACE
+        for _, process in self._running.values():
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def _child(connection: Connection, function: Callable[..., Any], arguments: tuple) -> None:
+    """What runs in the process of a work."""
+    import torch
+
+    torch.set_num_threads(1)  # the other cores have work of their own, and results must not depend on their number
+    signal.signal(signal.SIGINT, _interrupt_once)
+    signal.signal(signal.SIGTERM, _interrupt_once)
+    told = 0.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > _PERIOD:
+            told = time.monotonic()
+            connection.send(('progress', done, total))
+
+    try:
+        connection.send(('done', function(*arguments, tell)))
+    except UserError as error:
+        connection.send(('refused', str(error)))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:  # reported with its place, for it is a mistake in the program
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f'{os.path.basename(place.filename)}:{place.lineno}'
+        connection.send(('failed', f'{type(error).__name__}: {error} ({where})'))
+
+
+def _interrupt_once(_number: int, _frame: Any) -> None:
+    """Ctrl-C reaches the whole terminal group, and the parent passes it on too: once is enough."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
