@@ -156,7 +156,7 @@ def _episodes(values: dict[str, Value], purpose: str) -> list[Process]:
     return [
         _node('command_mux', values, parameters={'teleop_required': operated}),
         _node('replay_recorder', values, parameters={'purpose': purpose}),
-        _node('episode_manager', values, parameters={'purpose': purpose, **manager}, ends_graph=True),
+        _node('episode_manager', values, parameters=manager, ends_graph=True),
     ]
 
 

@@ -1,0 +1,104 @@
+"""The launch files against the real `launch` and `launch_ros`; skipped where they are not installed."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dex_rl_nodes.descriptions import TOPICS
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.graph import APPLICATIONS
+
+ROOT = Path(__file__).parents[2]
+needs_launch = pytest.mark.skipif(importlib.util.find_spec('launch_ros') is None, reason='launch is not installed')
+
+
+@pytest.mark.parametrize('name', APPLICATIONS)
+def test_file_is_short_and_standard(name):
+    text = (ROOT / 'launch' / f'{name}.launch.py').read_text()
+    assert len(text.splitlines()) <= 20
+    assert 'def generate_launch_description() -> LaunchDescription:' in text
+    assert f"describe('{name}')" in text
+
+
+@needs_launch
+@pytest.mark.parametrize('name', APPLICATIONS)
+def test_declared_arguments_are_those_of_the_graph(name):
+    from launch.launch_description_sources import get_launch_description_from_python_launch_file
+
+    description = get_launch_description_from_python_launch_file(str(ROOT / 'launch' / f'{name}.launch.py'))
+    declared = {argument.name: argument for argument in description.get_launch_arguments()}
+    assert list(declared) == [argument.name for argument in APPLICATIONS[name].arguments]
+    for argument in APPLICATIONS[name].arguments:
+        assert argument.description in declared[argument.name].description
+        assert list(declared[argument.name].choices or ()) == list(argument.choices)
+
+
+def follow(actions, context):
+    """Execute actions without starting a process; returns what would be started, and the event handlers."""
+    from launch.actions import ExecuteProcess, RegisterEventHandler
+
+    started, handlers, pending = [], [], list(actions)
+    while pending:
+        action = pending.pop(0)
+        if isinstance(action, ExecuteProcess):
+            started.append(action)
+        elif isinstance(action, RegisterEventHandler):
+            handlers.append(action.event_handler)
+        else:
+            pending = [*(action.execute(context) or []), *pending]
+    return started, handlers
+
+
+@needs_launch
+@pytest.mark.parametrize('name', APPLICATIONS)
+def test_what_launch_starts_are_the_processes_of_the_graph(name, monkeypatch):
+    from launch import LaunchContext
+    from launch.events.process import ProcessExited
+
+    from dex_rl_nodes.nodes import launch_description
+
+    monkeypatch.setenv('ROS_DOMAIN_ID', '202')
+    app, context = APPLICATIONS[name], LaunchContext()
+    processes = app.build(app.values({}))
+    started, handlers = follow(launch_description.describe(name).entities, context)
+    if any(process.runs_first for process in processes):
+        assert len(started) == 1  # the others wait for it
+        event = ProcessExited(action=started[0], name='', cmd=[], cwd=None, env=None, pid=1, returncode=0)
+        then, _ = follow(handlers[0].handle(event, context), context)
+        started += then
+    launch_description._held.close()
+    assert len(started) == len(processes)
+
+
+@needs_launch
+def test_a_failed_process_ends_the_launch_with_its_name():
+    from launch import LaunchContext
+    from launch.events.process import ProcessExited
+
+    from dex_rl_nodes.nodes import launch_description
+
+    context = LaunchContext()
+    app = APPLICATIONS['robot']
+    started, handlers = follow(launch_description._start(app.build(app.values({}))[0]), context)
+    event = ProcessExited(action=started[0], name='', cmd=[], cwd=None, env=None, pid=1, returncode=3)
+    with pytest.raises(UserError, match='sim_robot ended with exit code 3'):
+        handlers[0].handle(event, context)
+
+
+def test_layouts_show_topics_that_exist():
+    view = ROOT / 'config' / 'view'
+    rviz = yaml.safe_load((view / 'dex_rl_nodes.rviz').read_text())
+    shown = [d['Topic']['Value'] for d in rviz['Visualization Manager']['Displays'] if 'Topic' in d]
+    assert shown and set(shown) <= set(TOPICS)
+    perspective = json.loads((view / 'dex_rl_nodes.perspective').read_text())
+    plugins = perspective['groups']['pluginmanager']['groups']
+    images = [g['groups']['plugin']['keys']['topic']['repr'].strip("'/") for n, g in plugins.items() if 'image' in n]
+    assert len(images) == 2 and set(images) <= set(TOPICS)
+    foxglove = json.loads((view / 'foxglove.json').read_text())
+    for panel, settings in foxglove['configById'].items():
+        for path in [*settings.get('paths', []), {'value': settings.get('imageMode', {}).get('imageTopic', '')}]:
+            topic = path['value'].split('.')[0].strip('/')
+            assert not topic or topic in TOPICS, panel
