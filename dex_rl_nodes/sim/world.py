@@ -57,7 +57,7 @@ def mjcf(fragment: Fragment, cameras: dict[str, Camera]) -> str:
     return f"""
 <mujoco model="dex_rl">
   <compiler angle="radian" autolimits="true"/>
-  <option timestep="{TIMESTEP}" integrator="discrete" cone="elliptic" impratio="5" solver="Newton" iterations="20"
+  <option timestep="{TIMESTEP}" integrator="discrete" cone="elliptic" impratio="5" solver="Newton" iterations="50"
           ls_iterations="15" tolerance="1e-7"/>
   <size memory="32M"/>
   <visual>

@@ -46,6 +46,7 @@ def test_every_task_steps_with_the_promised_shapes_and_finite_numbers(sim):
     assert not sim.success() and sim.failure() == 'arm'
     for entry in _wander(sim, SEED):
         assert np.isfinite(entry).all()
+    assert sum(warning.number for warning in sim._data.warning) == 0, 'MuJoCo warns about the model'
     reading = sim.read()
     assert reading.tcp_pose.shape == (7,) and reading.hand.shape == (6,) and reading.hand.dtype == np.float32
     assert reading.joint_position.shape == reading.joint_velocity.shape == (7,)
