@@ -37,8 +37,12 @@ class DemoEncoderSettings(Model):
     image_shift: int = Field(6, ge=0, description='augmentation: largest shift (px)')
     image_jitter: float = Field(0.08, ge=0, description='augmentation: brightness and tint (std)')
     dropout: float = Field(0.1, ge=0, lt=1, description='dropout on the features while training')
-    proprioception_dropout: float = Field(0.5, ge=0, le=1, description='share of samples whose command is told without state')
-    unlabelled_share: float = Field(0.35, ge=0, lt=1, description='share of a batch from recordings that do not show the task')
+    proprioception_dropout: float = Field(
+        0.5, ge=0, le=1, description='share of samples whose command is told without state'
+    )
+    unlabelled_share: float = Field(
+        0.35, ge=0, lt=1, description='share of a batch from recordings that do not show the task'
+    )
 
 
 class _Targets:
@@ -155,7 +159,9 @@ def _optimise(
             for pool, count in ((fit, settings.batch_size - unlabelled), (other, unlabelled)) if count
         ])  # fmt: skip
         views = [
-            to_tensor(augment(steps.images[view], settings.image_shift, settings.image_jitter, generator, rows.tolist()))
+            to_tensor(
+                augment(steps.images[view], settings.image_shift, settings.image_jitter, generator, rows.tolist())
+            )
             for view in VIEWS
         ]
         told = proprioception[rows] + 0.1 * torch.randn((len(rows), proprioception.shape[1]), generator=generator)
@@ -164,7 +170,9 @@ def _optimise(
             seen, commanded = heads(torch.cat(encoder.view_features(views), dim=1), told)
         known, value = targets.known[rows], targets.value[rows]
         loss = (F.smooth_l1_loss(seen.float(), value, reduction='none') * known).mean()
-        loss = loss + (F.smooth_l1_loss(commanded.float(), value[:, command], reduction='none') * known[:, command]).mean()
+        loss = (
+            loss + (F.smooth_l1_loss(commanded.float(), value[:, command], reduction='none') * known[:, command]).mean()
+        )
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
@@ -190,7 +198,10 @@ def _errors(encoder: DemoEncoder, heads: _Heads, steps: Steps, targets: _Targets
     groups = {
         'tcp': slice(0, ARM_DIM),
         'hand': slice(ARM_DIM, STATE_DIM),
-        **{f'tcp_in_{ticks}': slice(STATE_DIM + width * i, STATE_DIM + width * i + 3) for i, ticks in enumerate(_HORIZONS)},
+        **{
+            f'tcp_in_{ticks}': slice(STATE_DIM + width * i, STATE_DIM + width * i + 3)
+            for i, ticks in enumerate(_HORIZONS)
+        },
         'arm_command': slice(-_SHOWN, -_SHOWN + ARM_DIM),
         'hand_command': slice(-_SHOWN + ARM_DIM, -1),
         'time_left': slice(-1, None),

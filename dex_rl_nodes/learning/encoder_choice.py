@@ -20,7 +20,8 @@ class EncoderSettings(Model):
     """The visual encoder (block `encoder` of a method)."""
 
     name: Literal['auto', 'resnet18', 'resnet10', 'demo'] = Field(
-        'auto', description='resnet18 (Table B.1), resnet10 (SERL), demo (trained here); auto: resnet18 if found, else demo'
+        'auto',
+        description='resnet18 (Table B.1), resnet10 (SERL), demo (trained here); auto: resnet18 if found, else demo',
     )
     weights: str = Field('', description='file with the pretrained weights; empty: look in the usual folders')
     input_size: int = Field(IMAGE_SIZE, ge=32, multiple_of=32, description='side of the images a ResNet sees (px)')
@@ -54,7 +55,10 @@ def build_encoder(
         name = 'resnet18' if path else 'demo'
     if name == 'demo':
         encoder, metrics = train_demo_encoder(demos, others, settings.demo, seed, progress)
-        return encoder, {'source': f'trained on {len(demos)} demonstrations and {len(others)} other recordings', **metrics}
+        return encoder, {
+            'source': f'trained on {len(demos)} demonstrations and {len(others)} other recordings',
+            **metrics,
+        }
     path = path or find_pretrained(name)
     if path is None:
         places = ', '.join(str(folder) for folder in weight_folders())

@@ -39,7 +39,9 @@ class PolicySettings(Model):
     hand_weight: float = Field(1.0, ge=0, description='lambda_h of Eq. 6')
     offset_weight: float = Field(1e-3, ge=0, description='lambda_z of Eq. 6')
     gradient_clip: float = Field(1.0, gt=0, description='largest gradient norm')
-    image_copies: int = Field(8, ge=0, description='augmented copies of every frame that are encoded; 0: the frame itself')
+    image_copies: int = Field(
+        8, ge=0, description='augmented copies of every frame that are encoded; 0: the frame itself'
+    )
     image_shift: int = Field(4, ge=0, description='augmentation: largest shift (px)')
     image_jitter: float = Field(0.08, ge=0, description='augmentation: brightness and tint (std)')
     dropout: float = Field(0.0, ge=0, lt=1, description='dropout on the visual features')
@@ -236,7 +238,9 @@ def load_policy(path: Path, encoder: VisualEncoder | None = None, interface: Act
     meta = checkpoint.meta
     for key, part in (('encoder', encoder), ('interface', interface)):
         if part is not None and meta.get(key) != part.identity:
-            raise UserError(f'{path} was trained with {key} {meta.get(key)}, not {part.identity}; run "train policy" again')
+            raise UserError(
+                f'{path} was trained with {key} {meta.get(key)}, not {part.identity}; run "train policy" again'
+            )
     try:
         settings = PolicySettings.model_validate(meta['settings'])
         policy = BCPolicy(int(meta['feature_dim']), int(meta['context_dim']), int(meta['core_dim']), settings)

@@ -24,6 +24,9 @@ _FILES = {
     'resnet18': ('resnet18-f37072fd.pth', 'resnet18.safetensors'),
     'resnet10': ('resnet10_params.pkl', 'resnet10_pretrained.pt', 'resnet10.safetensors'),
 }
+_UNREADABLE = (
+    OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError,
+)  # fmt: skip
 # Files whose content is known: SHA-256 or the beginning of it.
 _HASHES = {'resnet10_params.pkl': '175745d43d30233eb01b5369465d1c24c11b8ee71ccb734cc1c1bca13e07f57b'}
 
@@ -59,6 +62,8 @@ def load_pretrained(network: str, path: Path) -> ResNet:
     tensors = {name: tensor for name, tensor in _read(path).items() if not name.startswith('fc.')}
     model = NETWORKS[network]()
     expected = model.state_dict()
+    if unknown := sorted(set(tensors) - set(expected)):
+        raise UserError(f'{path} is not a {network}: "{unknown[0]}" is unknown')
     for name in expected:
         if name not in tensors and not name.endswith('num_batches_tracked'):
             raise UserError(f'{path} is not a {network}: "{name}" is missing')
@@ -88,7 +93,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         return dict(content)
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise UserError(f'cannot read weights from {path} ({" ".join(str(error).split())[:120]})') from None
 
 

@@ -82,7 +82,9 @@ def read_targets(path: Path) -> list[np.ndarray]:
     except (ValueError, BadZipFile, EOFError, AttributeError, TypeError):
         raise UserError(f'{path} is not a .npz file of plain numbers; write it with numpy.savez') from None
     if targets.ndim != 2 or targets.dtype.kind not in 'fiu' or not targets.shape[1]:
-        raise UserError(f'{path}: targets must be numbers of shape (N, D), not {targets.dtype} of shape {targets.shape}')
+        raise UserError(
+            f'{path}: targets must be numbers of shape (N, D), not {targets.dtype} of shape {targets.shape}'
+        )
     if lengths.ndim != 1 or lengths.dtype.kind not in 'iu' or (lengths < 1).any():
         raise UserError(f'{path}: lengths must be a list of positive whole numbers')
     if lengths.sum() != len(targets):
@@ -107,7 +109,9 @@ def _checked(sequences: list[np.ndarray]) -> list[np.ndarray]:
         if sequence.ndim != 2 or sequence.shape[1] != sequences[0].shape[1]:
             raise UserError(f'episode {number}: hand targets of shape {sequence.shape}; all must have the same joints')
         if len(sequence) < 2:
-            raise UserError(f'episode {number} has {len(sequence)} hand target(s); at least 2 are needed, so leave it out')
+            raise UserError(
+                f'episode {number} has {len(sequence)} hand target(s); at least 2 are needed, so leave it out'
+            )
         if not np.isfinite(sequence).all():
             raise UserError(f'episode {number} has hand targets that are not finite numbers; leave it out')
     return sequences

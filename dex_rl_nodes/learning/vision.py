@@ -55,9 +55,14 @@ def augment(
     rows = range(len(images)) if rows is None else rows
     size = images.shape[1]
     offsets = torch.randint(-shift, shift + 1, (len(rows), 2), generator=generator).tolist()
-    common, tint = torch.randn((len(rows), 2, 1), generator=generator), torch.randn((len(rows), 2, 3), generator=generator)
+    common, tint = (
+        torch.randn((len(rows), 2, 1), generator=generator),
+        torch.randn((len(rows), 2, 3), generator=generator),
+    )
     gains, biases = (jitter * (common + tint / 3)).unbind(1)
-    tables = (torch.arange(256)[None, :, None] * (1 + gains[:, None]) + 255 * biases[:, None]).clamp(0, 255).byte().numpy()
+    tables = (
+        (torch.arange(256)[None, :, None] * (1 + gains[:, None]) + 255 * biases[:, None]).clamp(0, 255).byte().numpy()
+    )
     result = np.empty((len(rows), size, size, 3), np.uint8)
     for index, (row, (dy, dx)) in enumerate(zip(rows, offsets, strict=True)):
         moved = cv2.copyMakeBorder(

@@ -73,7 +73,11 @@ class ActionInterface(nn.Module):
     # What an interface implements.
 
     def fit(
-        self, windows: HandWindows, settings: PriorSettings, generator: torch.Generator, progress: Progress = no_progress
+        self,
+        windows: HandWindows,
+        settings: PriorSettings,
+        generator: torch.Generator,
+        progress: Progress = no_progress,
     ) -> None:
         """Learn from the training windows (units of the hand)."""
         raise NotImplementedError
@@ -179,5 +183,5 @@ class ActionInterface(nn.Module):
 
     def freeze(self) -> 'ActionInterface':
         """Never to be trained again."""
-        self.eval()
+        self.eval().zero_grad()
         return self.requires_grad_(False)

@@ -12,8 +12,8 @@ from dex_rl_nodes.records import HISTORY_LENGTH
 
 _LOGVAR_LOW, _LOGVAR_HIGH = -8.0, 4.0
 _ANCHORS = 512  # latent points from which `project_hand` starts its search
-_STARTS = 4
-_REFINEMENTS = 25
+_STARTS = 8
+_REFINEMENTS = 40
 
 
 def mlp(inputs: int, hidden: int, layers: int, outputs: int) -> nn.Sequential:
@@ -70,11 +70,12 @@ class LatentPrior(ActionInterface):
         return self.denormalise(self.decoder(self.prior_center(context) + hand_core))
 
     def project_hand(self, hand: Tensor, context: Tensor) -> Tensor:
-        """Nearest decodable target: Levenberg-Marquardt from the prior centre and from the nearest anchors."""
+        """Nearest decodable target: Levenberg-Marquardt from the prior centre and from the best of each group of anchors."""
         hand, centre = self.normalise(hand).detach(), self.prior_center(context).detach()
+        groups = self.anchors.view(-1, _STARTS, self.hand_core_dim)
         with torch.no_grad():
-            nearest = torch.cdist(hand, self.decoder(self.anchors)).topk(_STARTS, largest=False).indices
-        starts = torch.cat([centre[:, None], self.anchors[nearest]], dim=1)
+            distance = torch.cdist(hand, self.decoder(self.anchors)).view(len(hand), -1, _STARTS)
+        starts = torch.cat([centre[:, None], groups[distance.argmin(1), torch.arange(_STARTS)]], dim=1)
         count = starts.shape[1]
         points, errors = self._refine(starts.flatten(0, 1), hand.repeat_interleave(count, 0))
         best = errors.view(-1, count).argmin(1)
@@ -95,7 +96,11 @@ class LatentPrior(ActionInterface):
         return mean - self.prior_center(context), context
 
     def fit(
-        self, windows: HandWindows, settings: PriorSettings, generator: torch.Generator, progress: Progress = no_progress
+        self,
+        windows: HandWindows,
+        settings: PriorSettings,
+        generator: torch.Generator,
+        progress: Progress = no_progress,
     ) -> None:
         """Train encoder and decoder with Eq. 3 and the settings of Table B.1."""
         history, target = self._normalise_history(windows.history.flatten(1)), self.normalise(windows.target)
@@ -134,7 +139,7 @@ class LatentPrior(ActionInterface):
         mean = points + self.prior_center(context)
         self.fit_residual(self.spread_scale(mean, settings), points, context, settings)
         rows = torch.randint(len(mean), (_ANCHORS,), generator=generator)
-        spread = mean.std(0).clamp_min(0.2) * torch.randn((_ANCHORS, self.hand_core_dim), generator=generator)
+        spread = 2 * mean.std(0).clamp_min(0.5) * torch.randn((_ANCHORS, self.hand_core_dim), generator=generator)
         spread[: _ANCHORS // 2] = 0  # half on the demonstrated motion, half around it
         self.anchors.copy_(mean[rows] + spread)
 

@@ -23,7 +23,11 @@ class Pca(ActionInterface):
         self.register_buffer('std', torch.ones(components))
 
     def fit(
-        self, windows: HandWindows, settings: PriorSettings, generator: torch.Generator, progress: Progress = no_progress
+        self,
+        windows: HandWindows,
+        settings: PriorSettings,
+        generator: torch.Generator,
+        progress: Progress = no_progress,
     ) -> None:
         """Principal components of the training targets."""
         targets = self.normalise(windows.target).double()

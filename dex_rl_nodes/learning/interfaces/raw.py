@@ -17,7 +17,11 @@ class Raw(ActionInterface):
         super().__init__(hand_dim, hand_dim, 0)
 
     def fit(
-        self, windows: HandWindows, settings: PriorSettings, generator: torch.Generator, progress: Progress = no_progress
+        self,
+        windows: HandWindows,
+        settings: PriorSettings,
+        generator: torch.Generator,
+        progress: Progress = no_progress,
     ) -> None:
         """Nothing to learn but the scale of the residual."""
         context = self.context(windows.history.flatten(1))

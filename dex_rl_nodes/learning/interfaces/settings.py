@@ -24,7 +24,9 @@ class PriorSettings(Model):
     arm_residual: float = Field(0.2, gt=0, le=1, description='scale of the arm residual (unit command)')
     hand_residual: float = Field(0.5, gt=0, description='scale of the hand residual, times the RMS of each coordinate')
     hand_residual_floor: float = Field(0.2, ge=0, description='smallest RMS used for that scale')
-    raw_residual: float = Field(0.2, gt=0, le=1, description='scale of the hand residual of raw commands (unit command)')
+    raw_residual: float = Field(
+        0.2, gt=0, le=1, description='scale of the hand residual of raw commands (unit command)'
+    )
     residual_displacement: float = Field(
         0.2, gt=0, description='largest mean displacement of the hand by a full residual (normalised travel, L2)'
     )

@@ -80,7 +80,11 @@ class ResidualVq(ActionInterface):
         self.register_buffer('table', torch.zeros(settings.vq_codes**_LEVELS, hand_dim))
 
     def fit(
-        self, windows: HandWindows, settings: PriorSettings, generator: torch.Generator, progress: Progress = no_progress
+        self,
+        windows: HandWindows,
+        settings: PriorSettings,
+        generator: torch.Generator,
+        progress: Progress = no_progress,
     ) -> None:
         """Train the residual VQ-VAE, then tabulate and sort its codes."""
         target = self.normalise(windows.target)
