@@ -91,7 +91,7 @@ class Method(Model):
     name: str
     description: str
     prior: dict = Field(default_factory=dict, description='settings of the action interface, see learning/')
-    encoder: dict = Field(default_factory=dict, description='settings of the encoder trained on demonstrations')
+    encoder: dict = Field(default_factory=dict, description='settings of the visual encoder')
     policy: dict = Field(default_factory=dict, description='settings of the base policy')
     reward: dict = Field(default_factory=dict, description='settings of the reward classifier')
     residual: dict = Field(default_factory=dict, description='settings of residual actor, critic and algorithm')

@@ -188,7 +188,7 @@ def _optimise(
 def _noisy(
     state: Tensor, history: Tensor, scale: Tensor, noise: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """State (unit: its standard deviation) and history (unit: full travel) with noise, against copying the last action."""
+    """State (unit: its deviation) and history (unit: full travel) with noise, against copying the last action."""
     state = state + noise * scale * torch.randn(state.shape, generator=generator)
     return state, history + noise * torch.randn(history.shape, generator=generator)
 

@@ -11,8 +11,8 @@ from dex_rl_nodes import config
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.checkpoint import numbered
 from dex_rl_nodes.learning.dataset import Episode
-from dex_rl_nodes.learning.demo_encoder import DemoEncoderSettings
 from dex_rl_nodes.learning.encoder import VisualEncoder, load_encoder
+from dex_rl_nodes.learning.encoder_choice import EncoderSettings
 from dex_rl_nodes.learning.interfaces import ActionInterface, PriorSettings, load_interface
 from dex_rl_nodes.learning.policy import BCPolicy, PolicyRunner, PolicySettings, load_policy
 from dex_rl_nodes.learning.prior_runner import PriorRunner
@@ -76,9 +76,9 @@ class Job:
         return self._block('prior', PriorSettings)
 
     @property
-    def encoder_settings(self) -> DemoEncoderSettings:
+    def encoder_settings(self) -> EncoderSettings:
         """Block `encoder`."""
-        return self._block('encoder', DemoEncoderSettings)
+        return self._block('encoder', EncoderSettings)
 
     @property
     def policy_settings(self) -> PolicySettings:

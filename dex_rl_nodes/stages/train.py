@@ -10,8 +10,8 @@ import numpy as np
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.dataset import Episode
-from dex_rl_nodes.learning.demo_encoder import train_demo_encoder
 from dex_rl_nodes.learning.encoder import ResNetEncoder, VisualEncoder, save_encoder
+from dex_rl_nodes.learning.encoder_choice import build_encoder
 from dex_rl_nodes.learning.interfaces import PriorSettings, save_interface
 from dex_rl_nodes.learning.policy import save_policy, train_policy
 from dex_rl_nodes.learning.pretrained import find_pretrained
@@ -62,18 +62,9 @@ def encoder_stage(job: Job, tell: Tell, again: bool = False) -> dict:
     """The frozen visual encoder: pretrained ResNet-18 where its file is found, else trained on the recordings."""
     if kept := _kept(job, 'encoder', again):
         return kept
-    path, about = job.run.file('encoder.safetensors'), _about(job, 'encoder')
-    pretrained = find_pretrained('resnet18')
-    if pretrained:
-        metrics = {'weights': pretrained.name, 'trained_on': 'ImageNet'}
-        encoder: VisualEncoder = ResNetEncoder.pretrained('resnet18', pretrained)
-    else:
-        others = job.episodes('reward') if job.has('reward') else []
-        encoder, metrics = train_demo_encoder(
-            job.demonstrations(), others, job.encoder_settings, job.settings.seed, tell
-        )
-        metrics['trained_on'] = 'demonstrations'
-    save_encoder(path, encoder, {**about, **metrics})
+    others = job.episodes('reward') if job.has('reward') else []
+    encoder, metrics = build_encoder(job.demonstrations(), others, job.encoder_settings, job.settings.seed, tell)
+    save_encoder(job.run.file('encoder.safetensors'), encoder, {**_about(job, 'encoder'), **metrics})
     return metrics
 
 
@@ -88,7 +79,7 @@ def policy_stage(job: Job, tell: Tell, again: bool = False) -> dict:
 
 
 def reward_examples(encoder: VisualEncoder, episodes: list[Episode]) -> RewardExamples:
-    """Labelled frames: positives from the operator's mark on; the others negatives, but for the moments before a mark."""
+    """Labelled frames: positives from the operator's mark on, negatives the others but for the moments before."""
     features, labels, numbers = [], [], []
     for number, episode in enumerate(episodes):
         marked = episode.success_step

@@ -70,7 +70,7 @@ class LatentPrior(ActionInterface):
         return self.denormalise(self.decoder(self.prior_center(context) + hand_core))
 
     def project_hand(self, hand: Tensor, context: Tensor) -> Tensor:
-        """Nearest decodable target: Levenberg-Marquardt from the prior centre and from the best of each group of anchors."""
+        """Nearest decodable target: Levenberg-Marquardt from the prior centre and the best of each anchor group."""
         hand, centre = self.normalise(hand).detach(), self.prior_center(context).detach()
         groups = self.anchors.view(-1, _STARTS, self.hand_core_dim)
         with torch.no_grad():
