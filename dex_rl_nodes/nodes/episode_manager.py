@@ -30,7 +30,9 @@ _WATCH_PERIOD = 0.1  # s
 _LINGER = 1.0  # s from DONE to the end, so that the last messages reach the recorder
 _RESET_DEADLINE = 60.0  # s
 _TELEOP_DEADLINE = 20.0  # s, lockstep
-_STOP_REASON = 'safety stop; see command_mux on /diagnostics, call command_mux/reset_stop, then episode_manager/pause false'
+_STOP_REASON = (
+    'safety stop; see command_mux on /diagnostics, call command_mux/reset_stop, then episode_manager/pause with false'
+)
 
 
 class EpisodeManager(Node):
@@ -46,6 +48,7 @@ class EpisodeManager(Node):
         self._operator_decides = self._purpose in COLLECTING
         self._series = self._continue_series()
         self._machine = EpisodeMachine(0)
+        self._first = 0  # stamp of the first tick of the episode
         self._state = EpisodeState(purpose=self._purpose)
         self._pause = False
         self._pause_reason = ''
@@ -98,6 +101,11 @@ class EpisodeManager(Node):
 
     def _start_when_ready(self) -> None:
         """Wait for everybody whose messages an episode needs: who is late would miss its start."""
+        if self._series.done:
+            more = 'ask for more with episodes:=N or steps:=N, or use another run:=NAME'
+            self.get_logger().info(f'nothing is left to do; {more}')
+            self._begin_series()
+            return
         needed = ['policy_step', 'executed_action', 'transitions']
         needed += ['teleop_command'] if self._operator_decides else ['core_action', 'hand_prior', 'reward']
         needed += ['learner_state'] if self._purpose == 'online' else []
@@ -107,9 +115,13 @@ class EpisodeManager(Node):
         if missing:
             if time.monotonic() > self._start_by:
                 deadline = self.setting('start_deadline')
-                raise UserError(f'episode_manager: waited {deadline:g} s for {", ".join(missing)} in vain; is its node running?')
+                what = ', '.join(missing)
+                raise UserError(f'episode_manager: waited {deadline:g} s for {what} in vain; is its node running?')
             self._missing = missing
             return
+        self._begin_series()
+
+    def _begin_series(self) -> None:
         self._missing = []
         self.destroy_timer(self._starting)
         self._next_episode()
@@ -140,11 +152,13 @@ class EpisodeManager(Node):
         self._machine = EpisodeMachine(self._series.time_limit, self._series.ticks_after_success)
         stamp = conversions.stamp_ns(start.start)
         self._state = self._machine.begin(self._series.number, seed, stamp, np.array(start.hand_target), self._purpose)
+        self._first = stamp
         self.publish('episode', self._state)
 
     def _announce(self, phase: Phase, **fields: Any) -> None:
         stamp = self.get_clock().now().nanoseconds
-        self._state = EpisodeState(stamp=stamp, phase=phase, purpose=self._purpose, **{'episode': self._series.number, **fields})
+        fields = {'episode': self._series.number, **fields}
+        self._state = EpisodeState(stamp=stamp, phase=phase, purpose=self._purpose, **fields)
         self.publish('episode', self._state)
 
     @property
@@ -170,15 +184,15 @@ class EpisodeManager(Node):
             self._set_pause(not self._pause)
         if not self._running or teleop.stamp < self._state.stamp:
             return
-        decides = teleop.mark in (Mark.FAILURE, Mark.DISCARD) or (teleop.mark == Mark.SUCCESS and self._operator_decides)
-        if decides:
+        valid = (Mark.FAILURE, Mark.DISCARD, Mark.SUCCESS) if self._operator_decides else (Mark.FAILURE, Mark.DISCARD)
+        if teleop.mark in valid:
             self._mark = teleop.mark
         self._teleop_stamp = teleop.stamp
         self.arrived('teleop_command of the tick')
         self._judge()
 
     def _on_executed(self, action: ExecutedAction) -> None:
-        if self._belongs(action):
+        if action.episode == self._machine.state.episode and action.stamp >= self._first:
             self._executed[action.step] = action
             self._stopped |= action.stopped
 
@@ -213,9 +227,8 @@ class EpisodeManager(Node):
         self._series.finish(state.outcome, state.final_step)
         outcome = Outcome(state.outcome).name.lower()
         self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
-        self.get_logger().info(
-            f'episode {state.episode}: {outcome} after {state.final_step} ticks ({state.reason}); {self._series.progress()}'
-        )
+        how = f'{outcome} after {state.final_step} ticks ({state.reason})'
+        self.get_logger().info(f'episode {state.episode}: {how}; {self._series.progress()}')
         if state.outcome == Outcome.STOPPED:
             self._pause, self._pause_reason = True, state.reason
         self._next_episode()
@@ -223,7 +236,7 @@ class EpisodeManager(Node):
     def _watch_silence(self) -> None:
         silence = self.setting('silence')
         if self._running and time.monotonic() - self._heard_at > silence:
-            reason = f'no control tick for {silence:g} s; see policy and command_mux on /diagnostics, then end the pause'
+            reason = f'no control tick for {silence:g} s; see policy on /diagnostics, then end the pause'
             self._machine.break_off(self.get_clock().now().nanoseconds, max(self._judged, 0), reason)
             self._end()
 
@@ -275,7 +288,8 @@ class EpisodeManager(Node):
             self.report('episodes', WARN, f'waits for {", ".join(self._missing)}')
         else:
             phase = Phase(self._state.phase).name.lower()
-            self.report('episodes', OK, f'{phase}: {self._series.progress()}', episode=self._series.number, **self._outcomes)
+            counts = {'episode': self._series.number, **self._outcomes}
+            self.report('episodes', OK, f'{phase}: {self._series.progress()}', **counts)
 
     def close(self) -> None:
         if self._running:

@@ -1,5 +1,6 @@
 """Writes every topic to bags, and hands numbered transitions to the learner."""
 
+import shutil
 import threading
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _MOST_FETCHED = 500  # transitions in one answer
 _TICK_PARTS = ('policy_step', 'core_action', 'executed_action', 'step_result')  # exist only within an episode
 _PARTS = (*_TICK_PARTS, 'episode')
 _CLOSE_DEADLINE = 4.0  # s
+_LITTLE_SPACE = 5.0  # GB; two cameras of 640 x 480 at 30 Hz fill it in two minutes
 
 
 @dataclass
@@ -45,7 +47,8 @@ class ReplayRecorder(Node):
 
     def __init__(self, **options: Any):
         super().__init__('replay_recorder', **options)
-        run = self.run_directory.create(RunSettings(**{name: self.setting(name) for name in RunSettings.__dataclass_fields__}))
+        settings = RunSettings(**{name: self.setting(name) for name in RunSettings.__dataclass_fields__})
+        run = self.run_directory.create(settings)
         self._online = self.setting('purpose') == 'online'
         bags = run.bags(self.setting('purpose'))
         for sentence in repair_all(bags):
@@ -175,8 +178,11 @@ class ReplayRecorder(Node):
         lossy = {topic: counts for topic, counts in self._counts.items() if counts['dropped'] or counts['lost']}
         message = ', '.join(f'{counts["dropped"] + counts["lost"]} of {topic}' for topic, counts in lossy.items())
         names = ('received', 'written', 'skipped', 'dropped', 'lost')
-        values = {name: total[name] for name in names} | {'waiting_MB': self._queued / 1e6, 'bag': self._folder}
-        self.report('bag', WARN if lossy else OK, f'lost: {message}' if lossy else 'ok', **values)
+        free = shutil.disk_usage(self.run_directory.path).free / 1e9
+        message = f'lost: {message}' if lossy else 'the disk is nearly full' if free < _LITTLE_SPACE else 'ok'
+        values = {name: total[name] for name in names}
+        values |= {'waiting_MB': self._queued / 1e6, 'free_GB': free, 'bag': self._folder}
+        self.report('bag', OK if message == 'ok' else WARN, message, **values)
         for topic, counts in self._counts.items():
             if counts['received'] or counts['lost']:
                 self.report(topic, WARN if topic in lossy else OK, **{name: counts[name] for name in names})

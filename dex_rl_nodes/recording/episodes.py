@@ -12,14 +12,22 @@ from dex_rl_nodes.learning.dataset import Episode
 from dex_rl_nodes.learning.vision import IMAGE_SIZE, crop_view
 from dex_rl_nodes.recording import messages
 from dex_rl_nodes.recording.reader import BagReader
-from dex_rl_nodes.records import EpisodeState, ExecutedAction, Mark, Outcome, Phase, PolicyStep, StepResult, TeleopCommand
+from dex_rl_nodes.records import (
+    EpisodeState,
+    ExecutedAction,
+    Mark,
+    Outcome,
+    Phase,
+    PolicyStep,
+    StepResult,
+    TeleopCommand,
+)
 
 FINISHED = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.TIMEOUT)
 
 _RECORDS = ('episode', 'policy_step', 'executed_action', 'step_result', 'teleop_command')
 _KEPT_IMAGES = 64  # camera frames kept per view while their tick may still come
 _TOLERANCE = 200_000_000  # ns; a tick whose views are further away has no image
-
 
 
 def _tell(warning: str) -> None:

@@ -20,8 +20,20 @@ import zstandard
 from mcap.data_stream import ReadDataStream, RecordBuilder
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
-from mcap.records import Channel, Chunk, ChunkIndex, DataEnd, Footer, Header, McapRecord, Message, MessageIndex, Schema
-from mcap.records import Statistics, SummaryOffset
+from mcap.records import (
+    Channel,
+    Chunk,
+    ChunkIndex,
+    DataEnd,
+    Footer,
+    Header,
+    McapRecord,
+    Message,
+    MessageIndex,
+    Schema,
+    Statistics,
+    SummaryOffset,
+)
 from mcap.stream_reader import get_chunk_data_stream
 
 from dex_rl_nodes import __version__
@@ -97,11 +109,11 @@ class McapFile:
         channel.write(self._pending)
         return channel.id
 
-    def add(self, channel: int, data: bytes, log_time: int, publish_time: int) -> None:
+    def add(self, channel: int, data: bytes, log_time: int) -> None:
         """Put one message into the pending chunk."""
         index = self._index.setdefault(channel, MessageIndex(channel, []))
         index.records.append((log_time, self._pending.count))
-        Message(channel, log_time, data, publish_time, 0).write(self._pending)
+        Message(channel, log_time, data, log_time, 0).write(self._pending)
 
     @property
     def pending(self) -> int:
@@ -277,7 +289,8 @@ class McapFile:
         builder = RecordBuilder()
         offsets = _write_index(builder, index, self.size)
         self._append(builder.end())
-        self._chunks[-1] = _chunk_index(chunk, start, known.chunk_length, offsets, self.size - start - known.chunk_length)
+        index_length = self.size - start - known.chunk_length
+        self._chunks[-1] = _chunk_index(chunk, start, known.chunk_length, offsets, index_length)
 
 
 def _write_index(builder: RecordBuilder, index: dict[int, MessageIndex], offset: int) -> dict[int, int]:

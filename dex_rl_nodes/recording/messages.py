@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ def typestore() -> Typestore:
     return store
 
 
-@lru_cache(maxsize=None)
+@cache
 def definition(type_name: str) -> tuple[str, str]:
     """Definition with all it depends on (ros2msg) and hash (RIHS01) of a message type.
 
@@ -85,7 +85,7 @@ def _encoder(kind: Nodetype, detail: Any) -> Callable[[Any], Any]:
     return {'bool': bool, 'string': str, 'float32': float, 'float64': float}.get(detail[0], int)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _plan(record: type) -> tuple[str, list[tuple[str, Callable]]]:
     name = f'{PACKAGE}/msg/{record.__name__}'
     kinds = dict(typestore().get_msgdef(name).fields)

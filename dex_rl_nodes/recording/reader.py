@@ -102,7 +102,10 @@ class BagReader:
         """What was lost, one sentence; empty when nothing was."""
         if not self.lost:
             return ''
-        return f'bag {self.folder} is cut off: {self.messages} messages read, the last {self.lost} bytes are not whole and were left out'
+        return (
+            f'bag {self.folder} is cut off: {self.messages} messages read, '
+            f'the last {self.lost} bytes are not whole and were left out'
+        )
 
     def __iter__(self) -> Iterator[BagMessage]:
         for path in self._files:
@@ -159,7 +162,6 @@ class BagReader:
                 self.messages += 1
                 if name := self._name(channel.topic):
                     yield BagMessage(name, self._schemas[channel.schema_id].name, record.log_time, record.data)
-
 
     def _name(self, topic: str) -> str:
         """Name under which a topic is given back; empty when it is not wanted."""
@@ -231,7 +233,8 @@ def repair(folder: Path) -> str:
         except OSError as error:
             raise UserError(f'cannot repair bag {folder}: {error.strerror}; free some space and start again') from None
     write_metadata(folder, summaries)
-    return f'repaired bag {folder}: {sum(summary.total for summary in summaries)} messages kept, {lost} bytes were not whole'
+    kept = sum(summary.total for summary in summaries)
+    return f'repaired bag {folder}: {kept} messages kept, {lost} bytes were not whole'
 
 
 def _listed(folder: Path) -> list[str]:

@@ -117,7 +117,8 @@ def _consistent(tick: _Tick) -> bool:
         return False
     if not np.allclose(following.hand_history[-HAND_DIM:], executed.hand_target, atol=1e-5):
         return False
-    numbers = (now.features, now.state, now.base_core, following.features, following.state, executed.action, tick.core.residual)
+    numbers = [executed.action, tick.core.residual]
+    numbers += [values for step in (now, following) for values in (step.features, step.state, step.base_core)]
     return all(np.isfinite(values).all() for values in numbers)
 
 

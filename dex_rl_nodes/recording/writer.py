@@ -78,7 +78,9 @@ class BagWriter:
             yield
         except OSError as error:
             reason = 'the disk is full' if error.errno in _FULL else error.strerror
-            self._failure = f'cannot write bag {self.folder}: {reason}; what was recorded is kept, free some space and start again'
+            self._failure = (
+                f'cannot write bag {self.folder}: {reason}; what was recorded is kept, free some space and start again'
+            )
             raise UserError(self._failure) from None
 
     # Writing
@@ -91,14 +93,14 @@ class BagWriter:
         """Write an image, uint8 (height, width, 3) RGB, at its stamp (ns)."""
         self.write_raw(topic, messages.IMAGE, messages.serialise_image(pixels, stamp, frame), stamp)
 
-    def write_raw(self, topic: str, type_name: str, data: bytes, log_time: int, publish_time: int | None = None) -> None:
-        """Write a serialised message (CDR); times in ns."""
+    def write_raw(self, topic: str, type_name: str, data: bytes, log_time: int) -> None:
+        """Write a serialised message (CDR), received at a time in ns."""
         with self._lock, self._disk():
             channel = self._channels.get(topic)
             if channel is None:
                 channel = self._channels[topic] = self._file.channel(topic, type_name, self._qos.get(topic, ''))
                 self._metadata_due = 0.0
-            self._file.add(channel, data, log_time, log_time if publish_time is None else publish_time)
+            self._file.add(channel, data, log_time)
             if self._file.pending > _CHUNK_BYTES:
                 self._flush_file()
 

@@ -7,12 +7,13 @@ import pytest
 
 pytest.importorskip('rclpy')
 
+from dex_rl_nodes.srv import ResetScene  # noqa: E402
 from harness import START_HAND, bench, ros  # noqa: E402, F401
 
+from dex_rl_nodes.descriptions import TOPICS  # noqa: E402
 from dex_rl_nodes.errors import UserError  # noqa: E402
 from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
 from dex_rl_nodes.nodes.episode_manager import EpisodeManager  # noqa: E402
-from dex_rl_nodes.descriptions import TOPICS  # noqa: E402
 from dex_rl_nodes.recording.writer import BagWriter  # noqa: E402
 from dex_rl_nodes.records import (  # noqa: E402
     EpisodeState,
@@ -26,7 +27,6 @@ from dex_rl_nodes.records import (  # noqa: E402
     TeleopCommand,
 )
 from dex_rl_nodes.run_directory import RunDirectory  # noqa: E402
-from dex_rl_nodes.srv import ResetScene  # noqa: E402
 
 MS = 1_000_000
 
@@ -49,8 +49,16 @@ class Graph:
         self.states = self.table.listen('episode')
         self.results = self.table.listen('step_result')
         self.first = 0
-        partners = ('policy_step', 'executed_action', 'transitions', 'teleop_command', 'core_action', 'hand_prior', 'reward')
-        for topic in (*partners, 'learner_state'):
+        partners = (
+            'policy_step',
+            'executed_action',
+            'transitions',
+            'teleop_command',
+            'core_action',
+            'hand_prior',
+            'reward',
+        )
+        for topic in (*partners, 'core_action', 'hand_prior', 'reward', 'learner_state'):
             message = conversions.interface(TOPICS[topic].type)
             self.table._publishers[topic] = peer.create_publisher(message, topic, qos.profile(TOPICS[topic].qos, True))
 

@@ -19,7 +19,15 @@ from rosbags.rosbag2 import Reader
 from dex_rl_nodes import records
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.recording import messages
-from dex_rl_nodes.recording.reader import BagReader, bag_folders, is_finished, mcap_files, next_folder, repair, repair_all
+from dex_rl_nodes.recording.reader import (
+    BagReader,
+    bag_folders,
+    is_finished,
+    mcap_files,
+    next_folder,
+    repair,
+    repair_all,
+)
 from dex_rl_nodes.recording.writer import FLUSH_PERIOD, BagWriter
 
 REPOSITORY = Path(__file__).parents[2]
@@ -137,7 +145,8 @@ def test_others_read_it(tmp_path, compression, split_bytes):
         offered = {c.topic: c.ext.offered_qos_profiles for c in reader.connections}
         assert offered[IMAGE_TOPIC] == [] and offered['/reward'][0].durability.name == 'TRANSIENT_LOCAL'
         assert (reader.message_count, reader.start_time, reader.end_time) == (40, 0, 1901)
-        steps = [messages.typestore().deserialize_cdr(data, c.msgtype) for c, _, data in reader.messages() if 'reward' in c.topic]
+        rewards = [data for connection, _, data in reader.messages() if 'reward' in connection.topic]
+        steps = [messages.typestore().deserialize_cdr(data, 'dex_rl_nodes/msg/Reward') for data in rewards]
         assert [message.step for message in steps] == list(range(20))
     decoded = []
     for path in files:
@@ -239,7 +248,8 @@ while True:
 @pytest.mark.parametrize('alive', [0.7, 1.3])
 def test_kill_loses_at_most_a_second(tmp_path, alive):
     folder = tmp_path / 'bag'
-    process = subprocess.Popen([sys.executable, '-c', _WRITER, str(folder)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, '-c', _WRITER, str(folder)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline()
         end = time.monotonic() + alive
@@ -296,7 +306,7 @@ def test_full_disk_loses_nothing_that_was_written(tmp_path):
     assert here.poll(20)
     count, *errors = here.recv()
     process.join(5)
-    assert count > 100 and errors[0].endswith('the disk is full; what was recorded is kept, free some space and start again')
+    assert count > 100 and 'the disk is full; what was recorded is kept' in errors[0]
     assert errors == [errors[0]] * 3
     assert len(list(BagReader(tmp_path / 'bag'))) == count
     repair(tmp_path / 'bag')

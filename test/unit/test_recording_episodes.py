@@ -128,7 +128,7 @@ def test_what_cannot_be_used_is_said(tmp_path):
 
 
 def test_a_lost_frame_is_replaced_by_its_neighbour(tmp_path):
-    written = [entry for entry in entries(0, 6, Outcome.SUCCESS)]
+    written = list(entries(0, 6, Outcome.SUCCESS))
     wrist = [entry for entry in written if WRIST_IMAGE in entry[1].keywords['topic']]
     episode = read_episodes(record(tmp_path / 'bag', [e for e in written if e is not wrist[3]]), CROPS, size=16)[0]
     neighbours = [crop_view(picture(0, step, 'wrist'), CROPS['wrist'], 16) for step in (2, 4)]

@@ -38,7 +38,7 @@ def order(transitions):
 
 @pytest.mark.parametrize('outcome', list(Outcome)[1:])
 def test_end_of_an_episode(outcome):
-    """T25: the mask is 0 after success and irrecoverable failure only; a time limit is a truncation with a next observation."""
+    """T25: the mask is 0 after success and irrecoverable failure only; a time limit keeps its next observation."""
     found, assembler = assemble(episode_parts(4, 6, outcome))
     assert order(found) == [(n + 1, 4, n) for n in range(6)] and assembler.dropped == 0
     last = found[-1]
