@@ -49,15 +49,17 @@ class ReplayRecorder(Node):
         super().__init__('replay_recorder', **options)
         settings = RunSettings(**{name: self.setting(name) for name in RunSettings.__dataclass_fields__})
         run = self.run_directory.create(settings)
-        self._online = self.setting('purpose') == 'online'
         bags = run.bags(self.setting('purpose'))
         for sentence in repair_all(bags):
             self.get_logger().warning(sentence)
         self._folder = next_folder(bags)
         self._bag: BagWriter | None = None
         self._profiles: dict[str, str] = {}
-        self._spool = TransitionSpool(run, self._folder.with_name(self._folder.name + SUFFIX)) if self._online else None
-        self._assembler = TransitionAssembler(self._spool.newest + 1) if self._online else None
+        self._spool: TransitionSpool | None = None
+        self._assembler: TransitionAssembler | None = None
+        if self.setting('purpose') == 'online':
+            self._spool = TransitionSpool(run, self._folder.with_name(self._folder.name + SUFFIX))
+            self._assembler = TransitionAssembler(self._spool.newest + 1, self._spool.newest_tick)
         self._acknowledged = 0
         self._phase = Phase.IDLE
         self._queue: deque[_Received] = deque()

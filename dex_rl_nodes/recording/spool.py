@@ -48,6 +48,14 @@ class TransitionSpool:
         """Number of the newest transition; 0 without any."""
         return len(self._places)
 
+    @property
+    def newest_tick(self) -> tuple[int, int]:
+        """Episode and step of the newest transition; (-1, -1) without any."""
+        if not self._places:
+            return -1, -1
+        transition = messages.deserialise(_read(*self._places[-1]), _TYPE)
+        return transition.episode, transition.step
+
     def append(self, transition: Transition) -> None:
         """Write the next transition."""
         if transition.sequence != self.newest + 1:

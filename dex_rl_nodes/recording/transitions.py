@@ -48,15 +48,16 @@ class TransitionAssembler:
 
     Args:
         next_sequence: number of the next transition of the run.
+        after: episode and step of the newest transition of the run; what comes again up to it is ignored.
     """
 
-    def __init__(self, next_sequence: int = 1):
+    def __init__(self, next_sequence: int = 1, after: tuple[int, int] = (-1, -1)):
         self.next_sequence = next_sequence
         self.dropped = 0
         self._ticks: dict[tuple[int, int], _Tick] = {}
         self._final: dict[int, int] = {}  # episode -> number of its ticks
         self._finished: deque[int] = deque()
-        self._after = (-1, -1)  # ticks up to this one are done with
+        self._after = after  # ticks up to this one are done with
 
     def add(self, part: Part) -> list[Transition]:
         """Take a record; returns the transitions that it completes."""

@@ -87,6 +87,22 @@ def test_a_new_session_continues_the_numbers(bench, run):  # noqa: F811
     assert [folder.name for folder in episode_bags(run, 'online')] == ['00000', '00001']
 
 
+def test_restart_in_the_middle_of_an_episode(bench, run):  # noqa: F811
+    """The ticks before come again, for they are kept for late joiners; they are not transitions twice."""
+    parts = list(episode_parts(0, 6))
+    first = bench(ReplayRecorder, purpose='online')
+    for part in parts[:14]:
+        first.send(TOPIC_OF[type(part).__name__], part)
+    first.until(lambda: first.node._spool.newest == 3, 'three transitions')
+    first.close()
+    second = bench(ReplayRecorder, purpose='online')
+    heard = second.listen('transitions')
+    for part in parts:
+        second.send(TOPIC_OF[type(part).__name__], part)
+    second.until(lambda: len(heard) == 3, 'the other three')
+    assert numbers(heard) == [(4, 0, 3), (5, 0, 4), (6, 0, 5)]
+
+
 def test_pause_records_no_images(bench, run):  # noqa: F811
     table = bench(ReplayRecorder, purpose='demos')
     image = conversions.image_message(np.zeros((128, 172, 3), np.uint8), 0, 'camera')
