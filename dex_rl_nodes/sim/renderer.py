@@ -1,7 +1,9 @@
 """Off-screen rendering of the simulated cameras, with or without a GPU."""
 
 import ctypes.util
+import importlib
 import os
+import sys
 
 import mujoco
 import numpy as np
@@ -10,32 +12,37 @@ from dex_rl_nodes.errors import UserError
 
 _LIBRARIES = {'egl': 'EGL', 'osmesa': 'OSMesa'}
 _MISSING = (
-    'no off-screen OpenGL was found (neither libEGL nor libOSMesa); '
-    'install one with "apt-get install -y libegl1 libgl1-mesa-dri" or "apt-get install -y libosmesa6"'
+    'the cameras cannot be drawn, because no off-screen OpenGL works here ({}); install one with '
+    '"apt-get install -y libegl1 libgl1-mesa-dri" or "apt-get install -y libosmesa6"'
 )
 
 
 def _gl_context(width: int, height: int):
-    """An OpenGL context of the first backend that works; $MUJOCO_GL (egl or osmesa) chooses one."""
-    wanted = os.environ.get('MUJOCO_GL', '')
-    backends = [wanted] if wanted in _LIBRARIES else ['egl', 'osmesa']
+    """An OpenGL context of the first backend that works; $MUJOCO_GL (egl or osmesa) says which to try first."""
     # Two small images do not profit from several rasteriser threads, and learner and nodes need the cores.
     os.environ.setdefault('LP_NUM_THREADS', '1')
-    reason = ''
-    for backend in backends:
+    reasons = []
+    first = os.environ.get('MUJOCO_GL', 'egl')
+    for backend in sorted(_LIBRARIES, key=lambda name: name != first):
         if not ctypes.util.find_library(_LIBRARIES[backend]):
+            reasons.append(f'no lib{_LIBRARIES[backend]}')
             continue
-        # PyOpenGL fixes its platform when it is first imported.
-        os.environ['PYOPENGL_PLATFORM'] = backend
         try:
-            if backend == 'egl':
-                from mujoco.egl import GLContext
-            else:
-                from mujoco.osmesa import GLContext
-            return GLContext(width, height)
+            return _import_context(backend)(width, height)
         except (ImportError, RuntimeError, AttributeError, OSError) as error:
-            reason = f' ({backend}: {" ".join(str(error).split())[:120]})'
-    raise UserError(_MISSING + reason)
+            reasons.append(f'{backend}: {" ".join(str(error).split())[:120]}')
+    raise UserError(_MISSING.format('; '.join(reasons)))
+
+
+def _import_context(backend: str):
+    """MuJoCo's context class of a backend."""
+    if os.environ.get('PYOPENGL_PLATFORM') != backend:
+        # PyOpenGL fixes its platform when it is first imported: forget the platform that did not work.
+        for name in [name for name in sys.modules if name.split('.')[0] == 'OpenGL']:
+            del sys.modules[name]
+        os.environ['PYOPENGL_PLATFORM'] = backend
+    os.environ['MUJOCO_GL'] = backend  # MuJoCo's own loader looks at it
+    return importlib.import_module(f'mujoco.{backend}').GLContext
 
 
 class CameraRenderer:

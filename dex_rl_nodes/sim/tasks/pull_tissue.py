@@ -43,12 +43,12 @@ class PullTissue(SimTask):
         hx, hy, hz = _HALF
         sx, sy = _SLOT
         side, lid, stack = '0.10 0.32 0.62 1', '0.16 0.45 0.80 1', '0.90 0.90 0.88 1'
-        z = _TOP - _WALL
+        z, wall = _TOP - _WALL, hz - _WALL  # middle of the lid, and half the height of the sides below it
         box = (
-            panel('box_left', (-hx + _WALL, 0, hz), (_WALL, hy, hz), side)
-            + panel('box_right', (hx - _WALL, 0, hz), (_WALL, hy, hz), side)
-            + panel('box_near', (0, -hy + _WALL, hz), (hx, _WALL, hz), side)
-            + panel('box_far', (0, hy - _WALL, hz), (hx, _WALL, hz), side)
+            panel('box_left', (-hx + _WALL, 0, wall), (_WALL, hy, wall), side)
+            + panel('box_right', (hx - _WALL, 0, wall), (_WALL, hy, wall), side)
+            + panel('box_near', (0, -hy + _WALL, wall), (hx, _WALL, wall), side)
+            + panel('box_far', (0, hy - _WALL, wall), (hx, _WALL, wall), side)
             + panel('stack', (0, 0, _STACK / 2), (hx - 2 * _WALL, hy - 2 * _WALL, _STACK / 2), stack)
             + panel('lid_left', (-(hx + sx) / 2, 0, z), ((hx - sx) / 2, hy, _WALL), lid)
             + panel('lid_right', ((hx + sx) / 2, 0, z), ((hx - sx) / 2, hy, _WALL), lid)
