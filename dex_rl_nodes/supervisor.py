@@ -4,7 +4,6 @@ circus spawns, signals, reaps and reads the processes; this file holds what a gr
 be restarted, and which end ends everything.
 """
 
-import contextlib
 import os
 import shlex
 import shutil
@@ -144,10 +143,9 @@ class Supervisor:
         setpriv = shutil.which('setpriv')
         return [setpriv, '--pdeathsig', 'INT', *command] if setpriv else command
 
-    async def _look(self) -> None:
-        """Let circus look for ended processes."""
-        with contextlib.suppress(ConflictError):  # it is busy starting; the next look is soon
-            await self._arbiter.manage_watchers()
+    def _look(self) -> None:
+        """Reap what has ended. Circus' own look forgets a process that ends while it looks, and calls nobody."""
+        self._arbiter.reap_processes()
 
     def _on_spawn(self, watcher: Watcher, pid: int, **_) -> bool:
         self._started[watcher.name] = time.monotonic()
