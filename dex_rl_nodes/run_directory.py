@@ -70,13 +70,13 @@ def file_hash(path: Path) -> str:
 
 
 class RunDirectory:
-    """Paths of one run below runs/ (or $DEXRL_RUNS)."""
+    """Paths of one run below runs/ (or $DEXRL_RUNS), or below another folder."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, parent: Path | None = None):
         if not name or '/' in name or name.startswith('.'):
             raise UserError(f'"{name}" cannot be the name of a run; use letters, digits, - and _')
         self.name = name
-        self.path = runs_directory() / name
+        self.path = (parent or runs_directory()) / name
 
     def create(self, settings: RunSettings) -> 'RunDirectory':
         """Create the run, or check that the existing one has the same settings."""

@@ -73,7 +73,8 @@ def jitter_barcode(panels: Mapping[str, Sequence[Sequence[Sequence[float]]]], pa
     Args:
         panels: per method, executed hand targets (T, 6) of every rollout.
     """
-    figure, all_axes = plt.subplots(1, max(1, len(panels)), figsize=(2.4 * max(1, len(panels)) + 0.8, 2.6), squeeze=False)
+    count = max(1, len(panels))
+    figure, all_axes = plt.subplots(1, count, figsize=(2.4 * count + 0.8, 2.6), squeeze=False)
     rows = {name: barcode_rows(rollouts) for name, rollouts in panels.items()}
     finite = [part[np.isfinite(part)] for part in rows.values()]
     joined = np.concatenate(finite) if finite else np.zeros(1)
@@ -101,7 +102,7 @@ def jitter_bars(scores: Mapping[str, Mapping[str, float]], path: Path) -> Path:
         colours = [_COLOURS.get(name, 'grey') for name in scores]
         axes.bar(places, heights, 0.36, color=colours, alpha=alpha, label=stage)
     axes.set(xticks=range(len(scores)), ylabel='jitter J / J of raw imitation')
-    axes.set_xticklabels([name.replace('latent_prior_', 'w/o ').removeprefix('w/o ') for name in scores], fontsize=8)
+    axes.set_xticklabels([name.replace('latent_prior_', 'prior,\n').replace('_', ' ') for name in scores], fontsize=8)
     axes.legend(frameon=False, fontsize=8)
     _plain(axes)
     return _save(figure, path)
@@ -143,7 +144,7 @@ def latent_flow(flow: LatentFlow, pictures: Mapping[int, np.ndarray], path: Path
 
 
 def image_sequence(frames: Sequence[np.ndarray], path: Path, count: int = 8, labels: Sequence[str] = ()) -> Path:
-    """A strip of `count` frames, evenly spaced; rows one below the other when frames are tuples of views.
+    """A strip of `count` frames, evenly spaced.
 
     Args:
         frames: uint8 (H, W, 3) each.
@@ -165,5 +166,6 @@ def animation(frames: Sequence[np.ndarray], path: Path, rate: float = 10.0) -> P
 
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures = [Image.fromarray(frame) for frame in frames]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / rate), loop=0, optimize=True)
+    duration = round(1000 / rate)  # ms
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=duration, loop=0, optimize=True)
     return path

@@ -14,9 +14,9 @@ FAILURES = ('arm', 'hand', 'stall')
 class EpisodeRow:
     """One episode as it is scored.
 
-    `success` is the verdict of the classifier. `sim_success` is the truth of the simulation when the episode ended, None
-    on a robot; it checks the classifier and decides nothing. `failure` (arm, hand, stall) says who kept a failed episode
-    from succeeding.
+    `success` is the verdict of the classifier. `sim_success` is the truth of the simulation when the episode ended,
+    None on a robot; it checks the classifier and decides nothing. `failure` (arm, hand, stall) says who kept a failed
+    episode from succeeding.
     """
 
     episode: int

@@ -1,4 +1,4 @@
-"""Recordings by the scripted operator, through SpaceMouse and glove values: demonstrations, and frames for the classifier.
+"""Recordings by the scripted operator, through SpaceMouse and glove values: demonstrations and frames to judge by.
 
 Recordings are made in small sessions that can run side by side. What a session records depends on its number alone,
 so the data are the same on one core and on many, and a session that was stopped goes on where it was.
@@ -26,10 +26,7 @@ from dex_rl_nodes.stages.loop import Loop
 from dex_rl_nodes.stages.workers import Tell, Work
 
 SESSION = 5  # demonstrations of a session
-SHOWN = 8  # reward episodes in which the operator does the task and stays there
-NEAR_MISSES = 12  # reward episodes in which the operator fails on purpose
-POLICY_ROLLOUTS = 16  # reward episodes in which the base policy acts and the operator only marks
-TICKS_AFTER_SUCCESS = 15
+_SIDE_BY_SIDE = 2  # sessions of every kind of reward episodes
 _BLOCK = 1000  # numbers of the episodes of one session, or of one kind
 _SURE = 5  # ticks of success before a watching person marks it
 _ATTEMPTS = 3  # per demonstration, at most, on average
@@ -64,13 +61,9 @@ def ended_episodes(job: Job, purpose: str) -> dict[int, EpisodeState]:
 # Demonstrations
 
 
-def demonstration_works(job: Job, wanted: int = 0) -> list[Work]:
-    """Sessions that record the demonstrations that are missing.
-
-    Args:
-        wanted: successful ones in all; 0: as many as the task says.
-    """
-    wanted = wanted or job.task.demonstrations
+def demonstration_works(job: Job, prefix: str = '') -> list[Work]:
+    """Sessions that record the demonstrations that are missing; the prefix is of their names."""
+    wanted = job.wanted_demonstrations
     ended = ended_episodes(job, 'demos')
     owed = wanted - sum(state.outcome == Outcome.SUCCESS for state in ended.values())
     works = []
@@ -81,7 +74,8 @@ def demonstration_works(job: Job, wanted: int = 0) -> list[Work]:
         if share:
             owed -= share
             first = max(mine, default=_BLOCK * session - 1) + 1
-            works.append(Work(f'demonstrations {session}', collect_session, (job, first, share), bar='demonstrations'))
+            name, bar = f'{prefix}demonstrations {session}', f'{prefix}demonstrations'
+            works.append(Work(name, collect_session, (job, first, share), bar=bar))
     return works
 
 
@@ -123,37 +117,36 @@ def report_demonstrations(job: Job) -> dict:
 
 # Material for the classifier
 
-_KINDS = {'shown': (0, SHOWN), 'near misses': (_BLOCK, NEAR_MISSES), 'rollouts': (ROLLOUTS, POLICY_ROLLOUTS)}
+_FIRST = {'shown': 0, 'near_misses': _BLOCK, 'rollouts': ROLLOUTS}  # number of the first episode of a kind
 
 
-def reward_works(job: Job, kinds: Sequence[str], needs: tuple[str, ...] = (), split: int = 2) -> list[Work]:
+def reward_works(job: Job, kinds: Sequence[str], needs: tuple[str, ...] = (), prefix: str = '') -> list[Work]:
     """Sessions that record what is missing for the classifier.
 
     Args:
-        kinds: of shown (successes), near misses, rollouts (of the base policy, needs it trained).
-        split: sessions per kind, which can run side by side.
+        kinds: of shown (successes), near_misses, rollouts (of the base policy, needs it trained).
+        needs: names of works that come first.
+        prefix: of the names of the works.
     """
     ended = ended_episodes(job, 'reward')
     works = []
     for kind in kinds:
-        first, count = _KINDS[kind]
+        first, count = _FIRST[kind], getattr(job.amounts, kind)
         numbers = [number for number in range(first, first + count) if number not in ended]
-        bar = 'policy rollouts' if kind == 'rollouts' else 'reward sessions'
-        for part in range(split):
-            if numbers[part::split]:
-                work = Work(f'{kind} {part}', record_reward, (job, kind, numbers[part::split]), needs, bar)
-                works.append(work)
+        bar = prefix + ('policy rollouts' if kind == 'rollouts' else 'reward sessions')
+        for part in range(_SIDE_BY_SIDE):
+            if mine := numbers[part::_SIDE_BY_SIDE]:
+                works.append(Work(f'{prefix}{kind} {part}', record_reward, (job, kind, mine), needs, bar))
     return works
 
 
 def record_reward(job: Job, kind: str, numbers: Sequence[int], tell: Tell) -> int:
     """Record reward episodes of one kind; returns how many show success."""
     if kind == 'rollouts':
-        loop = Loop(job.task, job.robot, job.brain(reward=False), Watcher(), after_success=TICKS_AFTER_SUCCESS)
+        loop = Loop(job.task, job.robot, job.brain(reward=False), Watcher())
     else:
         skill = 'demonstrate' if kind == 'shown' else 'negative'
-        operator = ScriptedOperator(job.task, job.robot, skill)
-        loop = Loop(job.task, job.robot, operator=operator, after_success=TICKS_AFTER_SUCCESS)
+        loop = Loop(job.task, job.robot, operator=ScriptedOperator(job.task, job.robot, skill))
     successes = 0
     for done, number in enumerate(numbers):
         tell(done, len(numbers))

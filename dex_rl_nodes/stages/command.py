@@ -12,17 +12,20 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all, split_argument
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings
 
-_CHOICES = {'task': 'tasks', 'robot': 'robots', 'method': 'methods'}
-SETTINGS = tuple(
-    replace(parameter, choices=tuple(config.names(_CHOICES[parameter.name]))) if parameter.name in _CHOICES else parameter
-    for parameter in COMMON
-    if parameter.name != 'lockstep'
-)
+_KINDS = {'task': 'tasks', 'robot': 'robots', 'method': 'methods'}
+
+
+def _with_choices(parameter: Parameter) -> Parameter:
+    kind = _KINDS.get(parameter.name)
+    return replace(parameter, choices=tuple(config.names(kind))) if kind else parameter
+
+
+SETTINGS = tuple(_with_choices(parameter) for parameter in COMMON if parameter.name != 'lockstep')
 _RESIDUAL = Parameter('residual', 'learned', 'learned, or none: the base policy alone', choices=('learned', 'none'))
 _STEPS = Parameter('steps', 0, 'online transitions in all; 0: as the task says', minimum=0, maximum=10**9)
 _EPISODES = Parameter('episodes', 0, 'episodes; 0: as the task says', minimum=0, maximum=10**6)
 _PRESENCE = Parameter(
-    'presence', 0.0, 'share of the episodes in which a scripted person watches and may take over', minimum=0.0, maximum=1.0
+    'presence', 0.0, 'share of the episodes in which a scripted person watches and takes over', minimum=0.0, maximum=1.0
 )
 _RECORD = Parameter('record', False, 'write the episodes to bags, cameras included')
 _DATA = Parameter('data', '', 'train prior: .npz with targets (N, D) and lengths, instead of demonstrations')
@@ -56,12 +59,13 @@ def _job(values: dict[str, Value]):
 
 def _collect(_word: str, values: dict[str, Value]) -> None:
     from dex_rl_nodes.stages.collect import demonstration_works, report_demonstrations
+    from dex_rl_nodes.stages.inputs import Amounts
     from dex_rl_nodes.stages.progress import ProgressBoard
     from dex_rl_nodes.stages.workers import run_all
 
-    job, board = _job(values), ProgressBoard()
+    job, board = replace(_job(values), amounts=Amounts(demonstrations=int(values['episodes']))), ProgressBoard()
     try:
-        run_all(demonstration_works(job, int(values['episodes'])), board)
+        run_all(demonstration_works(job), board)
     finally:
         board.close()
     found = report_demonstrations(job)
@@ -133,7 +137,8 @@ def _evaluate(_word: str, values: dict[str, Value]) -> None:
     board.finish('evaluation')
     interval = f'95 % interval {found["wilson_low"]:.0%} to {found["wilson_high"]:.0%}'
     failures = ', '.join(f'{name} {count}' for name, count in found['failures'].items())
-    print(f'{found["successes"]} of {found["n"]} successful ({interval}), failures: {failures}; jitter {found["jitter"]:.4f}')
+    scores = f'{found["successes"]} of {found["n"]} successful ({interval})'
+    print(f'{scores}, failures: {failures}; jitter {found["jitter"]:.4f}')
 
 
 COMMANDS = {

@@ -1,7 +1,11 @@
-"""What every stage is made from, and which stages are missing or out of date. Imports nothing heavy: it runs at every start."""
+"""What every stage is made from, and which stages are missing or out of date.
+
+Imports nothing heavy: it runs at every start.
+"""
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from dex_rl_nodes import config
@@ -12,6 +16,19 @@ _TAIL = 1 << 16  # bytes at the end of a bag file: the summary, with times and c
 TRAINED = ('encoder', 'prior', 'policy', 'reward')
 ROLLOUTS = 2000  # number of the first policy rollout among the reward sessions
 _REPORTS = {'demos': 'demos.json', 'reward': 'reward_sessions.json'}
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much is recorded before anything is learned."""
+
+    demonstrations: int = 0  # successful ones; 0: as many as the task says
+    shown: int = 8  # reward episodes in which the operator does the task and stays there
+    near_misses: int = 12  # reward episodes in which the operator fails on purpose
+    rollouts: int = 16  # reward episodes in which the base policy acts and the operator only marks
+
+
+USUAL = Amounts()
 
 
 def fingerprint(content: object) -> str:
@@ -75,16 +92,13 @@ def is_current(run: RunDirectory, settings: RunSettings, stage: str) -> bool:
         return False
 
 
-def missing(run: RunDirectory, settings: RunSettings, rollouts: int) -> list[str]:
-    """Stages before online learning that are missing or out of date, in order: demos, reward sessions, trained parts.
-
-    Args:
-        rollouts: policy rollouts that are wanted among the reward sessions.
-    """
-    task, found = config.load_task(settings.task), []
+def missing(run: RunDirectory, settings: RunSettings, amounts: Amounts) -> list[str]:
+    """Stages before online learning that are missing or out of date, in order."""
+    wanted = amounts.demonstrations or config.load_task(settings.task).demonstrations
+    found = []
     demos, sessions = report(run, 'demos'), report(run, 'reward')
-    if demos is None or demos['successes'] < task.demonstrations:
+    if demos is None or demos['successes'] < wanted:
         found.append('demos')
-    if sessions is None or sessions['rollouts'] < rollouts:
+    if sessions is None or sessions['rollouts'] < amounts.rollouts:
         found.append('reward sessions')
     return found + [stage for stage in TRAINED if not is_current(run, settings, stage)]

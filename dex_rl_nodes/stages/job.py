@@ -23,6 +23,7 @@ from dex_rl_nodes.recording.episodes import read_episodes
 from dex_rl_nodes.recording.history import episode_bags
 from dex_rl_nodes.records import Outcome
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings
+from dex_rl_nodes.stages.inputs import USUAL, Amounts
 from dex_rl_nodes.stages.loop import Brain
 
 S = TypeVar('S', bound=config.Model)
@@ -38,6 +39,7 @@ class Job:
 
     run: RunDirectory
     settings: RunSettings
+    amounts: Amounts = USUAL
 
     @classmethod
     def open(cls, name: str, settings: RunSettings) -> 'Job':
@@ -97,6 +99,11 @@ class Job:
 
     # What was recorded
 
+    @property
+    def wanted_demonstrations(self) -> int:
+        """Successful demonstrations that are learned from."""
+        return self.amounts.demonstrations or self.task.demonstrations
+
     def has(self, purpose: str) -> bool:
         """Whether there are recordings of a purpose."""
         return bool(episode_bags(self.run, purpose))
@@ -114,7 +121,7 @@ class Job:
 
     def demonstrations(self) -> list[Episode]:
         """Successful demonstrations, as many as the task wants where there are more; UserError without any."""
-        return self.episodes('demos')[: self.task.demonstrations]
+        return self.episodes('demos')[: self.wanted_demonstrations]
 
     # What was trained
 

@@ -12,6 +12,7 @@ from dex_rl_nodes.descriptions import CURRENT_POSE, IMAGES
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
 from dex_rl_nodes.evaluation.episodes import EpisodeMachine
 from dex_rl_nodes.evaluation.report import EpisodeRow
+from dex_rl_nodes.evaluation.series import COLLECTING, TICKS_AFTER_SUCCESS
 from dex_rl_nodes.learning.policy import PolicyRunner
 from dex_rl_nodes.learning.prior_runner import PriorRunner
 from dex_rl_nodes.learning.residual import ResidualRunner
@@ -58,7 +59,7 @@ class Operator(Protocol):
 
 @dataclass
 class Brain:
-    """The trained parts: what decides when nobody holds the devices. Without `reward` only the operator's marks count."""
+    """The trained parts: what decides when nobody holds the devices. Without `reward` only marks count."""
 
     policy: PolicyRunner
     prior: PriorRunner
@@ -87,7 +88,6 @@ class Loop:
         brain: None: the operator does everything (collecting).
         operator: None: nobody holds the devices.
         presence: share of the episodes in which the operator stands by, drawn from their seeds.
-        after_success: ticks recorded after the operator's success mark.
         newest: number of the newest transition of the run so far.
         transitions: called with every transition, before the next action is chosen.
         ticks: called with every tick after it was acted on.
@@ -98,7 +98,6 @@ class Loop:
     brain: Brain | None = None
     operator: Operator | None = None
     presence: float = 1.0
-    after_success: int = 0
     newest: int = 0
     transitions: Callable[[Transition], None] | None = None
     ticks: Callable[[Tick], None] | None = None
@@ -109,10 +108,13 @@ class Loop:
         self._teleop = TeleopMapper(read_teleop(self.robot))
         self._assembler = TransitionAssembler(self.newest)
 
-    def episode(self, number: int, seed: int, purpose: str, bag: BagWriter | None = None) -> EpisodeRow:
-        """Run one episode; what is recorded goes to `bag`."""
+    def episode(
+        self, number: int, seed: int, purpose: str, bag: BagWriter | None = None, time_limit: int = 0
+    ) -> EpisodeRow:
+        """Run one episode; what is recorded goes to `bag`. A time limit of 0 is that of the task."""
         reading = self.sim.reset(seed)
-        machine = EpisodeMachine(self.task.episode_steps, self.after_success)
+        after_success = TICKS_AFTER_SUCCESS if purpose == 'reward' else 0
+        machine = EpisodeMachine(time_limit or self.task.episode_steps, after_success)
         state = machine.begin(number, seed, reading.stamp, self.sim.start_hand, purpose)
         record = _Recorder(bag, self.robot)
         record.write('episode', state)
@@ -127,7 +129,7 @@ class Loop:
             tick = self._perceive(images, reading, number, step)
             teleop = self._operate(reading)
             verdict = tick.reward or Reward(probability=math.nan)
-            mark = teleop.mark if teleop else Mark.NONE
+            mark = _decisive(teleop, purpose)
             result = machine.judge(step, stamp, verdict.probability, verdict.success, mark)
             self._pass_on(tick.step, result)
             if not machine.ended:
@@ -211,6 +213,13 @@ class Loop:
         for part in parts:
             for transition in self._assembler.add(part) if part is not None else ():
                 self.transitions(transition)
+
+
+def _decisive(teleop: TeleopCommand | None, purpose: str) -> int:
+    """The operator's mark, where it decides: success is the operator's to see only while collecting."""
+    if teleop is None or (teleop.mark == Mark.SUCCESS and purpose not in COLLECTING):
+        return Mark.NONE
+    return teleop.mark
 
 
 class _Recorder:

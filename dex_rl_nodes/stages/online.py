@@ -1,5 +1,6 @@
 """Online residual RL in one process and lockstep; and the learner as the learner node starts it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def _end_by_classifier(episode: Episode, encoder: str, features: np.ndarray, rew
 
 
 def make_learner(job: Job) -> Learner:
-    """The run's learner with its demonstrations, gone on from the newest checkpoint; online transitions are not loaded."""
+    """The run's learner with its demonstrations, gone on from the newest checkpoint; without online transitions."""
     encoder, interface = job.encoder(), job.interface()
     policy, reward = job.policy(encoder, interface), job.reward(encoder)
     demonstrations = [
@@ -115,18 +116,22 @@ class OnlineSession:
             job.task, job.robot, self._brain, operator, presence, transitions=self._take, newest=self._spool.newest
         )
 
-    def learn(self, budget: int, board: ProgressBoard, bar: str = 'online') -> None:
-        """Run episodes until there are `budget` transitions; what was learned is kept however it ends."""
+    def learn(self, budget: int, tell: Callable[[int, str], None]) -> None:
+        """Run episodes until there are `budget` transitions; what was learned is kept however it ends.
+
+        Args:
+            tell: told after every episode how many transitions there are, and how it goes.
+        """
         bag = BagWriter(self._folder) if self._record else None
         learner = self.learner
         try:
             while learner.env_steps < budget:
                 seed = start_seed(self.job.task, 'online', self.job.settings.seed, self._episode)
-                self._loop.episode(self._episode, seed, 'online', bag)
+                left = min(self.job.task.episode_steps, budget - learner.env_steps)
+                self._loop.episode(self._episode, seed, 'online', bag, left)
                 self._episode += 1
                 self._metrics.write(learner.progress(), episode_ended=True)
-                note = f'episodes {learner.episodes}, of the last 20 successful {learner.success_rate:.0%}'
-                board.update(bar, learner.env_steps, budget, note)
+                tell(learner.env_steps, f'{learner.episodes} episodes, last 20: {learner.success_rate:.0%} successful')
         finally:
             self._loop.close()
             if bag:
@@ -152,10 +157,10 @@ class OnlineSession:
 
 def learn_online(job: Job, steps: int = 0, presence: float = 0.0, record: bool = False) -> Learner:
     """Learn the residual up to `steps` online transitions in all (0: the task's budget); see OnlineSession."""
-    board = ProgressBoard()
+    board, budget = ProgressBoard(), steps or job.task.online_steps
     session = OnlineSession(job, presence, record)
     try:
-        session.learn(steps or job.task.online_steps, board)
+        session.learn(budget, lambda done, note: board.update('online', done, budget, note))
     finally:
         board.close()
     return session.learner

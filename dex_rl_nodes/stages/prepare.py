@@ -3,10 +3,8 @@
 from dex_rl_nodes import config
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings
-from dex_rl_nodes.stages.inputs import missing
+from dex_rl_nodes.stages.inputs import USUAL, Amounts, missing
 from dex_rl_nodes.stages.progress import ProgressBoard
-
-ROLLOUTS_WANTED = 16  # of the base policy, for the classifier
 
 _COMMANDS = {
     'demos': 'launch collect_demos.launch.py',
@@ -18,8 +16,12 @@ _SHOWN = (
 )  # fmt: skip
 
 
-def prepare(run: RunDirectory, settings: RunSettings) -> list[str]:
+def prepare(run: RunDirectory, settings: RunSettings, amounts: Amounts = USUAL, parallel: int = 0) -> list[str]:
     """Run what is missing, in simulation; stopped and started again it goes on where it was.
+
+    Args:
+        amounts: how much is recorded.
+        parallel: pieces of work at a time; 0: one per core.
 
     Returns:
         What was done: names of stages.
@@ -27,36 +29,55 @@ def prepare(run: RunDirectory, settings: RunSettings) -> list[str]:
     Raises:
         UserError: a stage cannot be run, or the robot is a real one, where a person does it.
     """
-    todo = missing(run, settings, ROLLOUTS_WANTED)
+    todo = missing(run, settings, amounts)
     if not todo:
         return []
     if settings.robot != 'sim':
         check(run, settings)
         return []
-    from dex_rl_nodes.stages import collect, train  # heavy, and not needed where everything is there
-    from dex_rl_nodes.stages.job import Job
-    from dex_rl_nodes.stages.workers import Work, run_all
+    from dex_rl_nodes.stages.job import Job  # heavy, and not needed where everything is there
+    from dex_rl_nodes.stages.workers import run_all
 
-    job, board = Job(run, settings), ProgressBoard()
-    demos = collect.demonstration_works(job)
-    shown = collect.reward_works(job, ('shown', 'near misses'))
-    recorded = tuple(work.name for work in demos + shown)
-    training = [
-        Work('recordings', report_recordings, (job,), recorded),
-        Work('encoder', train.encoder_stage, (job,), ('recordings',)),
-        Work('prior', train.prior_stage, (job,), ('recordings',)),
-        Work('policy', train.policy_stage, (job,), ('encoder', 'prior')),
-    ]
-    rollouts = collect.reward_works(job, ('rollouts',), ('policy',))
-    last = [
-        Work('rollouts', report_recordings, (job,), ('policy', *(work.name for work in rollouts))),
-        Work('reward', train.reward_stage, (job,), ('rollouts',)),
-    ]
+    board = ProgressBoard()
+    works = preparation_works(Job(run, settings, amounts))
     try:
-        run_all([*demos, *shown, *training, *rollouts, *last], board, on_done=lambda name, result: _tell(board, name, result))
+        run_all(works, board, parallel, on_done=lambda name, result: _tell(board, name, result))
     finally:
         board.close()
     return todo
+
+
+def preparation_works(job, prefix: str = '') -> list:
+    """Everything before online learning as pieces of work; those whose result is there end at once.
+
+    Args:
+        job: the run.
+        prefix: of the names of the works; the last one is `<prefix>reward`.
+    """
+    from dex_rl_nodes.stages import collect, train
+    from dex_rl_nodes.stages.workers import Work
+
+    demos = collect.demonstration_works(job, prefix)
+    shown = collect.reward_works(job, ('shown', 'near_misses'), (), prefix)
+    policy = f'{prefix}policy'
+    rollouts = collect.reward_works(job, ('rollouts',), (policy,), prefix)
+
+    def stage(name: str, function, *needs: str) -> Work:
+        return Work(f'{prefix}{name}', function, (job,), tuple(f'{prefix}{need}' for need in needs))
+
+    recorded = [work.name.removeprefix(prefix) for work in demos + shown]
+    judged = [work.name.removeprefix(prefix) for work in rollouts]
+    return [
+        *demos,
+        *shown,
+        stage('recordings', report_recordings, *recorded),
+        stage('encoder', train.encoder_stage, 'recordings'),
+        stage('prior', train.prior_stage, 'recordings'),
+        stage('policy', train.policy_stage, 'encoder', 'prior'),
+        *rollouts,
+        stage('rollouts', report_recordings, 'policy', *judged),
+        stage('reward', train.reward_stage, 'rollouts'),
+    ]
 
 
 def report_recordings(job, tell) -> dict:
@@ -82,7 +103,7 @@ def _short(value: object) -> str:
 def check(run: RunDirectory, settings: RunSettings) -> None:
     """Name the command of the first stage that is missing; UserError when there is one."""
     config.load_task(settings.task)
-    rollouts = ROLLOUTS_WANTED if settings.robot == 'sim' else 0
-    for stage in missing(run, settings, rollouts):
+    amounts = USUAL if settings.robot == 'sim' else Amounts(rollouts=0)
+    for stage in missing(run, settings, amounts):
         words = f'task:={settings.task} robot:={settings.robot} interface:={settings.interface} run:={run.name}'
-        raise UserError(f'run "{run.name}" lacks {stage}, or it is out of date; run: ./dexrl {_COMMANDS[stage]} {words}')
+        raise UserError(f'run "{run.name}": {stage} missing or out of date; run: ./dexrl {_COMMANDS[stage]} {words}')

@@ -10,11 +10,10 @@ import numpy as np
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.dataset import Episode
-from dex_rl_nodes.learning.encoder import ResNetEncoder, VisualEncoder, save_encoder
+from dex_rl_nodes.learning.encoder import VisualEncoder, save_encoder
 from dex_rl_nodes.learning.encoder_choice import build_encoder
 from dex_rl_nodes.learning.interfaces import PriorSettings, save_interface
 from dex_rl_nodes.learning.policy import save_policy, train_policy
-from dex_rl_nodes.learning.pretrained import find_pretrained
 from dex_rl_nodes.learning.prior import train_prior, train_prior_from_npz
 from dex_rl_nodes.learning.reward import RewardExamples, save_reward, train_reward
 from dex_rl_nodes.run_directory import RunDirectory, file_hash, read_json
@@ -97,9 +96,7 @@ def reward_stage(job: Job, tell: Tell, again: bool = False) -> dict:
     if kept := _kept(job, 'reward', again):
         return kept
     sessions, settings = job.episodes('reward'), job.reward_settings
-    network = find_pretrained('resnet10')
-    encoder = ResNetEncoder.pretrained('resnet10', network) if network else job.encoder()
-    started = time.monotonic()
+    encoder, started = job.encoder(), time.monotonic()
     examples = reward_examples(encoder, sessions + job.demonstrations())
     model, metrics = train_reward(examples, encoder.spatial_shape, settings, job.settings.seed, tell)
     metrics['seconds'] = round(time.monotonic() - started, 2)

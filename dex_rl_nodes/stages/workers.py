@@ -137,10 +137,13 @@ class _Scheduler:
             self._drop_dependents(work.name)
 
     def _drop_dependents(self, name: str) -> None:
-        for work in [work for work in self._waiting if name in work.needs]:
-            self._waiting.remove(work)
-            self._on_failed(work.name, f'it needs {name}')
-            self._drop_dependents(work.name)
+        dropped = [name]
+        while dropped:
+            cause = dropped.pop()
+            for work in [work for work in self._waiting if cause in work.needs]:
+                self._waiting.remove(work)
+                self._on_failed(work.name, f'it needs {cause}')
+                dropped.append(work.name)
 
     def _tell(self, work: Work, done: int, total: int) -> None:
         """Several works may share a bar; it shows their sum."""
@@ -148,7 +151,8 @@ class _Scheduler:
         parts = self._parts.setdefault(bar, {})
         parts[work.name] = done, total
         waiting = total * sum((mate.bar or mate.name) == bar for mate in self._waiting)
-        self._board.update(bar, sum(part[0] for part in parts.values()), sum(part[1] for part in parts.values()) + waiting)
+        done, total = (sum(part[index] for part in parts.values()) for index in (0, 1))
+        self._board.update(bar, done, total + waiting)
 
     def _tell_end(self, work: Work) -> None:
         bar = work.bar or work.name
@@ -200,6 +204,6 @@ def _child(connection: Connection, function: Callable[..., Any], arguments: tupl
 
 def _interrupt_once(_number: int, _frame: Any) -> None:
     """Ctrl-C reaches the whole terminal group, and the parent passes it on too: once is enough."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     raise KeyboardInterrupt

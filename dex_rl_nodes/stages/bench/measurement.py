@@ -41,8 +41,8 @@ class Measurement:
     def save(self, folder: Path | None = None) -> Path:
         """Write it below runs/bench (or a folder), with machine, code version and time."""
         path = (folder or bench_folder()) / f'{self.figure}.json'
-        about = {'machine': machine(), 'code': code_version(), 'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}
-        write_json(path, {**asdict(self), **about})
+        now = time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
+        write_json(path, {**asdict(self), 'machine': machine(), 'code': code_version(), 'time': now})
         return path
 
 

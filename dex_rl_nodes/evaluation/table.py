@@ -1,0 +1,117 @@
+"""The experiment of the paper as a table: success of imitation and after online learning, per task and interface."""
+
+from collections.abc import Mapping, Sequence
+
+from dex_rl_nodes.evaluation.metrics import mean, wilson_interval
+from dex_rl_nodes.evaluation.report import FAILURES
+
+# LAMP Table 1: success (%) of imitation and after online learning. Figure 4 has PCA and VQ, as bars without numbers.
+PAPER = {
+    'latent_prior': {
+        'grasp_place': (75, 100), 'open_drawer': (50, 100), 'pull_tissue': (45, 95), 'assemble_box': (55, 100),
+    },
+    'latent_prior_no_bottleneck': {
+        'grasp_place': (40, 35), 'open_drawer': (65, 85), 'pull_tissue': (15, 80), 'assemble_box': (5, 20),
+    },
+    'latent_prior_no_history': {
+        'grasp_place': (70, 95), 'open_drawer': (35, 90), 'pull_tissue': (40, 60), 'assemble_box': (15, 50),
+    },
+    'raw': {'grasp_place': (0, 15), 'open_drawer': (20, 0), 'pull_tissue': (0, 0), 'assemble_box': (0, 0)},
+}  # fmt: skip
+STAGES = ('imitation', 'learned')
+
+
+def pooled(cells: Sequence[Mapping], stage: str) -> tuple[int, int]:
+    """Successes and episodes of a stage over some cells (seeds, or tasks)."""
+    scores = [cell[stage] for cell in cells if stage in cell]
+    return sum(score['successes'] for score in scores), sum(score['n'] for score in scores)
+
+
+def _success(cells: Sequence[Mapping], stage: str) -> str:
+    successes, episodes = pooled(cells, stage)
+    if not episodes:
+        return ''
+    low, high = wilson_interval(successes, episodes)
+    return f'{successes / episodes:.0%} ({successes}/{episodes}, {low:.0%} to {high:.0%})'
+
+
+def _failures(cells: Sequence[Mapping], stage: str) -> str:
+    found = [cell[stage]['failures'] for cell in cells if stage in cell]
+    return ' / '.join(str(sum(counts.get(kind, 0) for counts in found)) for kind in FAILURES)
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return '' if value is None else f'{value:.{digits}f}'
+
+
+def success_table(cells: Sequence[Mapping]) -> str:
+    """Markdown table: a row per task and interface, beside the paper's numbers.
+
+    Args:
+        cells: results of single cells: task, interface, seed, imitation, learned, prior, seconds, env_steps.
+    """
+    lines = [
+        '| task | interface | seeds | imitation | after RL | paper (imitation, RL) '
+        '| failures arm / hand / stall: imitation | after RL | online steps |',
+        '|---|---|---|---|---|---|---|---|---|',
+    ]
+    for task in _ordered(cells, 'task'):
+        for interface in _ordered(cells, 'interface'):
+            part = [cell for cell in cells if (cell['task'], cell['interface']) == (task, interface)]
+            if not part:
+                continue
+            paper = PAPER.get(interface, {}).get(task)
+            row = [
+                task, interface, ', '.join(str(cell['seed']) for cell in part), _success(part, 'imitation'),
+                _success(part, 'learned'), f'{paper[0]} %, {paper[1]} %' if paper else 'bars only',
+                _failures(part, 'imitation'), _failures(part, 'learned'), str(part[0].get('env_steps', '')),
+            ]  # fmt: skip
+            lines.append(f'| {" | ".join(row)} |')
+    return '\n'.join(lines)
+
+
+def interface_table(cells: Sequence[Mapping]) -> str:
+    """Markdown table: a row per interface, over all tasks: mean success, jitter, and what the prior measures."""
+    lines = [
+        '| interface | imitation | after RL | jitter J / J of raw imitation: imitation | after RL | off-manifold ratio '
+        '| reconstruction error | active units |',
+        '|---|---|---|---|---|---|---|---|',
+    ]
+    jitter, measured = normalised_jitter(cells), ('off_manifold_ratio', 'test_rmse_mean', 'active_units')
+    for interface in _ordered(cells, 'interface'):
+        part = [cell for cell in cells if cell['interface'] == interface]
+        prior = {key: _known_mean([cell['prior'].get(key) for cell in part]) for key in measured}
+        scores = jitter.get(interface, {})
+        row = [
+            interface, *(_success(part, stage) for stage in STAGES),
+            *(_number(scores.get(stage), 2) for stage in STAGES), _number(prior['off_manifold_ratio']),
+            _number(prior['test_rmse_mean'], 4), _number(prior['active_units'], 1),
+        ]  # fmt: skip
+        lines.append(f'| {" | ".join(row)} |')
+    return '\n'.join(lines)
+
+
+def normalised_jitter(cells: Sequence[Mapping]) -> dict[str, dict[str, float]]:
+    """Jitter per interface and stage, each task in units of its raw imitation; left out where there is none."""
+    reference = {}
+    for task in _ordered(cells, 'task'):
+        raw = [cell for cell in cells if (cell['task'], cell['interface']) == (task, 'raw')]
+        if value := mean([cell['imitation']['jitter'] for cell in raw]):
+            reference[task] = value
+    found: dict[str, dict[str, float]] = {}
+    for interface in _ordered(cells, 'interface'):
+        for stage in STAGES:
+            part = [cell for cell in cells if cell['interface'] == interface and cell['task'] in reference]
+            values = [cell[stage]['jitter'] / reference[cell['task']] for cell in part]
+            if values:
+                found.setdefault(interface, {})[stage] = mean(values)
+    return found
+
+
+def _known_mean(values: Sequence[float | None]) -> float | None:
+    return mean([value for value in values if value is not None])
+
+
+def _ordered(cells: Sequence[Mapping], key: str) -> list[str]:
+    """Values of a key in the order in which they first come."""
+    return list(dict.fromkeys(cell[key] for cell in cells))

@@ -1,0 +1,94 @@
+"""The command line of `bench`: speed figures, the table of the paper, and the report made of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.parameters import Parameter, Value
+from dex_rl_nodes.stages.bench.measurement import bench_folder
+
+_SEED = Parameter('seed', 0, 'seed of the random numbers', minimum=0, maximum=999)
+_OUT = Parameter('out', '', 'folder of the measurements; empty: bench below the runs')
+_TASK = Parameter('task', 'pull_tissue', 'task, a file of config/tasks/')
+_COMMANDS_SENT = Parameter('commands', 1_000_000, 'hostile commands to send', minimum=1000, maximum=10**9)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One experiment: what it measures and its arguments."""
+
+    description: str
+    run: Callable[[dict[str, Value]], None]
+    arguments: tuple[Parameter, ...] = (_SEED, _OUT)
+
+
+def _figure(name: str, *arguments: str) -> Callable[[dict[str, Value]], None]:
+    def run(values: dict[str, Value]) -> None:
+        from dex_rl_nodes.stages.bench.speed import FIGURES
+
+        found = FIGURES[name](seed=int(values['seed']), **{key: values[key] for key in arguments})
+        bar = '' if not found.bar else f'; bar: {found.bar}: {"met" if found.met else "NOT met"}'
+        print(f'{found.title}: {found.measured}{bar}')
+        print(f'wrote {found.save(_folder(values))}')
+
+    return run
+
+
+def _folder(values: dict[str, Value]) -> Path:
+    return Path(str(values['out'])).resolve() if values['out'] else bench_folder()
+
+
+def _report(values: dict[str, Value]) -> None:
+    from dex_rl_nodes.stages.bench.report import write_report
+
+    print(f'wrote {write_report(_folder(values))}')
+
+
+def _table(values: dict[str, Value]) -> None:
+    from dex_rl_nodes.stages.bench.table import run_table
+
+    run_table(values, _folder(values))
+
+
+_TABLE = (
+    Parameter('tasks', 'all', 'tasks, separated by commas; all: every one'),
+    Parameter('interfaces', 'all', 'action interfaces, separated by commas; all: every one'),
+    Parameter('seeds', '0', 'seeds, separated by commas'),
+    Parameter('parallel', 0, 'cells at a time; 0: one per core', minimum=0, maximum=1024),
+    Parameter('steps', 0, 'online transitions per cell; 0: as the task says', minimum=0, maximum=10**9),
+    Parameter('smoke', False, 'a few steps of everything, to see that it works'),
+    _OUT,
+)
+
+BENCHES = {
+    'sim': Bench('steps per second of the simulation', _figure('sim', 'task'), (_TASK, _SEED, _OUT)),
+    'sac': Bench('learner iterations per second, against their matrix products', _figure('sac')),
+    'replay': Bench('replay: adding, memory, sampling', _figure('replay')),
+    'latency': Bench('computing time from images to command', _figure('latency')),
+    'safety': Bench(
+        'hostile commands against the command mux', _figure('safety', 'commands'), (_COMMANDS_SENT, _SEED, _OUT)
+    ),
+    'recorder': Bench('processor time of recording', _figure('recorder')),
+    'table': Bench('tasks x interfaces x seeds, imitation and after online RL', _table, _TABLE),
+    'report': Bench('docs/results.md out of all measurements', _report, (_OUT,)),
+}
+
+
+def run(arguments: list[str]) -> None:
+    """Run a bench command; UserError for anything it does not know."""
+    from dex_rl_nodes.stages.command import describe, parse
+
+    name, rest = (arguments[0], arguments[1:]) if arguments else ('--help', [])
+    if name in ('-h', '--help', 'help'):
+        lines = [f'  {key:10} {bench.description}' for key, bench in BENCHES.items()]
+        hint = 'bench NAME --help lists its arguments.'
+        print('\n'.join(['usage: bench NAME [name:=value ...]', '', *lines, '', hint]))
+        return
+    if name not in BENCHES:
+        raise UserError(f'there is no bench "{name}"; choose one of: {", ".join(BENCHES)}')
+    bench = BENCHES[name]
+    if '-h' in rest or '--help' in rest:
+        print(describe(f'bench {name}', bench.description, (), bench.arguments))
+        return
+    bench.run(parse(f'bench {name}', bench.arguments, rest))

@@ -1,0 +1,266 @@
+"""The paper's experiment: tasks x action interfaces x seeds, each imitation and online learning, on held-out starts.
+
+What does not depend on the interface (demonstrations, visual encoder, reward classifier, evaluation starts) is made
+once per task and shared by its cells. Results carry the version of code and configuration; others are set aside.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dex_rl_nodes import config
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.evaluation import figures, table
+from dex_rl_nodes.parameters import Value
+from dex_rl_nodes.paths import share_directory
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json, write_atomic, write_json
+from dex_rl_nodes.stages.bench.measurement import code_version, machine
+from dex_rl_nodes.stages.evaluate import FILES, evaluate
+from dex_rl_nodes.stages.inputs import USUAL, Amounts
+from dex_rl_nodes.stages.job import Job
+from dex_rl_nodes.stages.online import OnlineSession
+from dex_rl_nodes.stages.prepare import preparation_works
+from dex_rl_nodes.stages.progress import ProgressBoard
+from dex_rl_nodes.stages.train import policy_stage, prior_stage
+from dex_rl_nodes.stages.workers import Tell, Work, core_count, run_all
+
+_DECIDES = ('learning', 'sim', 'robot', 'evaluation', 'recording', 'stages')  # rooms whose code decides a result
+_SHARED = ('encoder', 'reward')
+_PRIOR_FIGURES = ('test_rmse_mean', 'active_units', 'off_manifold_ratio', 'kl_per_unit')
+_EVALUATION_SHARE = 0.1  # of the progress of a cell, for each of its two evaluations
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the table is made of."""
+
+    tasks: tuple[str, ...]
+    interfaces: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: int = 0  # online transitions; 0: as the task says
+    episodes: int = 0  # evaluation episodes; 0: as the task says
+    method: str = 'lamp'
+    amounts: Amounts = USUAL
+
+    @property
+    def cells(self) -> list[tuple[str, str, int]]:
+        """Task, interface and seed of every cell; the first seed of everything first."""
+        return [(t, i, s) for s in self.seeds for t in self.tasks for i in self.interfaces]
+
+
+def _names(text: str, valid: tuple[str, ...], kind: str) -> tuple[str, ...]:
+    chosen = valid if text == 'all' else tuple(part.strip() for part in text.split(',') if part.strip())
+    for name in chosen:
+        if name not in valid:
+            raise UserError(f'unknown {kind} "{name}"; choose from: {", ".join(valid)}')
+    if not chosen:
+        raise UserError(f'choose at least one {kind} from: {", ".join(valid)}')
+    return chosen
+
+
+def make_plan(values: Mapping[str, Value]) -> Plan:
+    """The plan that the arguments ask for; UserError names what is unknown."""
+    tasks = _names(str(values['tasks']), tuple(config.names('tasks')), 'task')
+    interfaces = _names(str(values['interfaces']), config.INTERFACES, 'interface')
+    texts = [text.strip() for text in str(values['seeds']).split(',')]
+    if not all(text.isdigit() and int(text) < 1000 for text in texts):
+        raise UserError(f'seeds:={values["seeds"]} must be whole numbers from 0 to 999, separated by commas')
+    seeds, steps = tuple(int(text) for text in texts), int(values['steps'])
+    if not values['smoke']:
+        return Plan(tasks, interfaces, seeds, steps)
+    chosen = tasks if values['tasks'] != 'all' else ('pull_tissue',)
+    few = interfaces if values['interfaces'] != 'all' else ('latent_prior', 'vq')
+    return Plan(chosen, few, seeds, steps or 150, 2, 'smoke', Amounts(3, 2, 3, 2))
+
+
+def version(plan: Plan) -> str:
+    """Short hash of all code and configuration that decides a result."""
+    root, digest = share_directory(), hashlib.sha256()
+    package = Path(__file__).resolve().parents[2]
+    files = [path for room in _DECIDES for path in (package / room).rglob('*.py') if path.parent.name != 'bench']
+    files += [root / 'config' / 'tasks' / f'{task}.yaml' for task in plan.tasks]
+    files += [root / 'config' / 'methods' / f'{plan.method}.yaml', root / 'config' / 'robots' / 'sim.yaml']
+    for path in sorted(files):
+        digest.update(path.name.encode() + path.read_bytes())
+    digest.update(f'{plan.steps} {plan.episodes} {plan.amounts} {torch.__version__}'.encode())
+    return digest.hexdigest()[:12]
+
+
+class Results:
+    """results.json: the cells of one version."""
+
+    def __init__(self, folder: Path, key: str, say=print):
+        self.path = folder / 'results.json'
+        self.cells: dict[str, dict] = {}
+        self.failed: dict[str, str] = {}
+        self._about = {'version': key, 'code': code_version(), 'machine': machine()}
+        if not self.path.exists():
+            return
+        old = read_json(self.path)
+        if old.get('version') == key:
+            self.cells = old['cells']
+        else:
+            aside = self.path.with_name(f'results_{old.get("version", "unknown")}.json')
+            os.replace(self.path, aside)
+            say(f'{self.path} is of another version of code or configuration; it was set aside as {aside.name}')
+
+    def save(self) -> None:
+        """Write the file."""
+        write_json(self.path, {**self._about, 'failed': self.failed, 'cells': self.cells})
+
+
+def run_table(values: Mapping[str, Value], folder: Path) -> None:
+    """Run the cells that are missing and write results.json, results.md and the figures.
+
+    Raises:
+        UserError: an argument is wrong, or a cell failed (after all others were run).
+    """
+    plan = make_plan(values)
+    folder = folder / ('smoke' if values['smoke'] else 'table')
+    key, board = version(plan), ProgressBoard()
+    results = Results(folder, key, board.say)
+    runs = folder / key
+    works = _works(plan, runs, results)
+    started = time.monotonic()
+
+    def done(name: str, result: object) -> None:
+        if name in wanted:
+            results.cells[name] = result
+            results.save()
+            left = len(wanted) - sum(cell in results.cells for cell in wanted) - len(results.failed)
+            board.say(f'{name}: {_line(result)}; {left} cells left')
+
+    def failed(name: str, reason: str) -> None:
+        results.failed[name] = reason
+        board.say(f'{name} failed: {reason}')
+
+    wanted = [work.name for work in works if work.function is run_cell]
+    try:
+        run_all(works, board, int(values['parallel']) or core_count(), done, failed)
+    finally:
+        board.close()
+        results.save()
+        write_table(results, folder, runs)
+    board.say(f'{len(results.cells)} cells in {results.path}; {time.monotonic() - started:.0f} s')
+    if results.failed:
+        name, reason = next(iter(results.failed.items()))
+        count = len(results.failed)
+        raise UserError(f'{count} pieces of work failed, first {name}: {reason}; the same command tries again')
+
+
+def cell_name(task: str, interface: str, seed: int) -> str:
+    """Name of a cell in results.json."""
+    return f'{task}/{interface}/{seed}'
+
+
+def _works(plan: Plan, runs: Path, results: Results) -> list[Work]:
+    works = []
+    missing = [cell for cell in plan.cells if cell_name(*cell) not in results.cells]
+    for task in dict.fromkeys(cell[0] for cell in missing):
+        settings = RunSettings(task, 'sim', 'latent_prior', plan.method, 0)
+        shared = Job(RunDirectory('shared', runs / task).create(settings), settings, plan.amounts)
+        works += preparation_works(shared, f'{task} ')
+        for _, interface, seed in (cell for cell in missing if cell[0] == task):
+            arguments = (plan, shared, interface, seed)
+            works.append(Work(cell_name(task, interface, seed), run_cell, arguments, (f'{task} reward',)))
+    return works
+
+
+def run_cell(plan: Plan, shared: Job, interface: str, seed: int, tell: Tell) -> dict:
+    """One cell: prior, policy, imitation score, online learning, final score."""
+    job = cell_job(plan, shared, interface, seed)
+    started, budget = time.monotonic(), plan.steps or job.task.online_steps
+    total = round(budget * (1 + 2 * _EVALUATION_SHARE))
+    prior = prior_stage(job, lambda done, of: None)
+    policy_stage(job, lambda done, of: None)
+    imitation = evaluate(job, 'none', plan.episodes)
+    tell(round(budget * _EVALUATION_SHARE), total)
+    session = OnlineSession(job)
+    session.learn(budget, lambda done, note: tell(round(budget * _EVALUATION_SHARE) + done, total))
+    learned = evaluate(job, 'learned', plan.episodes)
+    return {
+        'task': job.task.name, 'interface': interface, 'seed': seed, 'env_steps': session.learner.env_steps,
+        'imitation': _without_rows(imitation), 'learned': _without_rows(learned),
+        'prior': {key: prior.get(key) for key in _PRIOR_FIGURES},
+        'curve': learning_curve(job.run.file('metrics.jsonl')), 'seconds': round(time.monotonic() - started),
+    }  # fmt: skip
+
+
+def cell_job(plan: Plan, shared: Job, interface: str, seed: int) -> Job:
+    """The run of a cell: recordings, encoder and classifier are those of its task."""
+    settings = RunSettings(shared.task.name, 'sim', interface, plan.method, seed)
+    run = RunDirectory(f'{interface}_{seed}', shared.run.path.parent).create(settings)
+    links = [Path('bags') / purpose for purpose in ('demos', 'reward')]
+    links += [Path(f'{name}{suffix}') for name in _SHARED for suffix in ('.safetensors', '.json')]
+    for link in links:
+        path = run.path / link
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_symlink():
+            path.symlink_to(os.path.relpath(shared.run.path / link, path.parent))
+    return Job(run, settings, plan.amounts)
+
+
+def _without_rows(evaluation: dict) -> dict:
+    return {key: value for key, value in evaluation.items() if key != 'episodes'}
+
+
+def learning_curve(path: Path) -> list[list[float]]:
+    """Online transitions and success (0 or 1) at the end of every episode, from metrics.jsonl."""
+    curve, episodes, successes = [], 0, 0
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:  # the line at which an earlier session was killed
+            continue
+        if row['episodes'] > episodes:
+            curve.append([row['env_steps'], float(row['successes'] > successes)])
+            episodes, successes = row['episodes'], row['successes']
+    return curve
+
+
+def _line(result: Mapping) -> str:
+    scores = [f'{stage} {result[stage]["successes"]}/{result[stage]["n"]}' for stage in table.STAGES]
+    return f'{", ".join(scores)} in {result["seconds"]} s'
+
+
+def write_table(results: Results, folder: Path, runs: Path) -> Path:
+    """Write results.md and the figures beside results.json."""
+    cells = list(results.cells.values())
+    parts = ['# Tasks and action interfaces', table.success_table(cells)]
+    parts += ['## Over all tasks', table.interface_table(cells)]
+    if results.failed:
+        parts += ['## Failed', '\n'.join(f'- {name}: {reason}' for name, reason in results.failed.items())]
+    parts += [f'![{path.stem}]({path.name})' for path in draw(cells, folder, runs)]
+    path = folder / 'results.md'
+    write_atomic(path, ('\n\n'.join(parts) + '\n').encode())
+    return path
+
+
+def draw(cells: list[dict], folder: Path, runs: Path) -> list[Path]:
+    """The figures: learning curves per task, jitter barcode, jitter per interface."""
+    drawn = []
+    for task in dict.fromkeys(cell['task'] for cell in cells):
+        curves = [
+            figures.Curve(f'{cell["interface"]}, seed {cell["seed"]}', cell['interface'], *zip(*cell['curve']))
+            for cell in cells
+            if cell['task'] == task and cell['curve']
+        ]
+        drawn.append(figures.learning_curves(curves, folder / f'curve_{task}.png', task))
+    panels: dict[str, list] = {}
+    for cell in cells:
+        path = runs / cell['task'] / f'{cell["interface"]}_{cell["seed"]}' / FILES['learned']
+        if path.exists():
+            rollouts = [row['hand_targets'] for row in read_json(path)['episodes'] if len(row['hand_targets']) > 2]
+            panels.setdefault(cell['interface'], []).extend(rollouts)
+    if panels:
+        drawn.append(figures.jitter_barcode(panels, folder / 'jitter_barcode.png'))
+    scores = table.normalised_jitter(cells)
+    if scores:
+        drawn.append(figures.jitter_bars(scores, folder / 'jitter.png'))
+    return drawn

@@ -1,0 +1,79 @@
+"""What the command line of the stages refuses: one sentence, exit code 2, nothing lost."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dex_rl_nodes.stages.command import main
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [
+        ('fly', 'no stage "fly"; choose one of: collect, train'),
+        ('train', 'say what to train: prior, encoder, policy, reward, all'),
+        ('train glove', 'say what to train'),
+        ('prepare task:=fold_towel', 'task must be one of assemble_box'),
+        ('prepare interface:=pcca', 'interface must be one of latent_prior, raw, pca, vq'),
+        ('prepare method:=lampp', 'method must be one of lamp'),
+        ('prepare robot:=ur5', 'robot must be one of fr3_ruiyan, sim'),
+        ('prepare tusk:=pull_tissue', 'no argument "tusk"; it has: run, task'),
+        ('prepare seed:=many', 'seed must be a whole number, not "many"'),
+        ('prepare seed:=1000', 'seed must be at most 999'),
+        ('prepare pull_tissue', '"pull_tissue" is not an argument; write name:=value'),
+        ('evaluate residual:=both', 'residual must be one of learned, none'),
+        ('train policy data:=x.npz', 'is for "train prior", not for "train policy"'),
+        ('train prior --data nowhere.npz', 'cannot read nowhere.npz'),
+        ('bench warp', 'no bench "warp"; choose one of: sim'),
+        ('bench table tasks:=juggle', 'unknown task "juggle"; choose from: assemble_box'),
+        ('bench table interfaces:=raw,fine', 'unknown interface "fine"'),
+        ('bench table seeds:=one', 'seeds:=one must be whole numbers'),
+    ],
+)
+def test_refusals(words, said, capsys):
+    assert main(words.split()) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error and '\n' not in error and error.startswith('dexrl: ')
+
+
+def test_missing_recordings_name_the_command(capsys):
+    assert main(['train', 'prior', 'task:=pull_tissue', 'run:=empty']) == 2
+    assert 'run ./dexrl launch collect_demos.launch.py task:=pull_tissue run:=empty' in capsys.readouterr().err
+    assert main(['check', 'task:=pull_tissue', 'robot:=fr3_ruiyan', 'run:=real']) == 2
+    assert 'demos missing or out of date; run: ./dexrl launch collect_demos.launch.py' in capsys.readouterr().err
+
+
+def test_a_run_keeps_its_settings(capsys):
+    assert main(['check', 'task:=pull_tissue', 'run:=mine']) == 2
+    capsys.readouterr()
+    assert main(['check', 'task:=pull_tissue', 'interface:=raw', 'run:=mine']) == 2
+    assert 'run "mine" was made with interface latent_prior, not raw' in capsys.readouterr().err
+
+
+def test_a_prior_for_any_hand(runs, capsys):
+    random = np.random.default_rng(5)
+    phase = np.concatenate([np.linspace(0, 1, 40) for _ in range(12)])[:, None]
+    targets = 30 + 60 * phase ** np.linspace(0.5, 2, 9) + random.normal(0, 0.5, (480, 9))  # degrees
+    np.savez(runs / 'glove.npz', targets=targets.astype(np.float32), lengths=np.full(12, 40))
+    words = f'train prior --data {runs}/glove.npz --run lab --latent 3 method:=smoke'
+    assert main(words.split()) == 0
+    found = json.loads((runs / 'lab' / 'prior.json').read_text())
+    assert len(found['test_rmse']) == 9 and found['joints'] == 9
+    assert 0 < found['active_units'] <= 3 and len(found['kl_per_unit']) == 3
+    assert found['unit']['low'][0] == pytest.approx(targets[:, 0].min(), abs=3)
+    assert (runs / 'lab' / 'prior.safetensors').exists()
+
+
+def test_help_lists_every_argument(capsys):
+    for words in ('--help', 'train --help', 'evaluate --help', 'bench', 'bench table --help'):
+        assert main(words.split()) == 0
+    shown = capsys.readouterr().out
+    for name in ('task:=', 'residual:=', 'data:=', 'interfaces:=', 'smoke:=false'):
+        assert name in shown

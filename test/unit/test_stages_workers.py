@@ -1,0 +1,43 @@
+"""Pieces of work in processes of their own: order, failures, and a process that dies."""
+
+import pytest
+from works import note, refuse, stumble, vanish
+
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.stages.progress import ProgressBoard
+from dex_rl_nodes.stages.workers import Work, WorkFailed, run_all
+
+
+def test_needs_come_first_and_results_come_back(tmp_path):
+    log = tmp_path / 'log'
+    works = [
+        Work('c', note, (log, 'c'), ('a', 'b')),
+        Work('a', note, (log, 'a')),
+        Work('b', note, (log, 'b'), ('a',)),
+    ]
+    assert run_all(works, ProgressBoard(), parallel=3) == {'a': 'A', 'b': 'B', 'c': 'C'}
+    assert log.read_text() == 'abc'
+
+
+def test_the_rest_goes_on_when_a_process_dies(tmp_path):
+    failed = {}
+    works = [
+        Work('dies', vanish),
+        Work('stumbles', stumble),
+        Work('waits for it', note, (tmp_path / 'log', 'x'), ('dies',)),
+        Work('goes on', note, (tmp_path / 'log', 'y')),
+    ]
+    results = run_all(works, ProgressBoard(), parallel=2, on_failed=lambda name, reason: failed.update({name: reason}))
+    assert results == {'goes on': 'Y'}
+    assert 'exit code -9' in failed['dies']
+    assert 'ZeroDivisionError: by nought' in failed['stumbles'] and 'works.py' in failed['stumbles']
+    assert failed['waits for it'] == 'it needs dies'
+
+
+def test_the_first_failure_ends_everything_unless_told_otherwise(tmp_path):
+    works = [Work('stumbles', stumble), Work('never', note, (tmp_path / 'log', 'x'), ('stumbles',))]
+    with pytest.raises(WorkFailed, match='^stumbles: ZeroDivisionError'):
+        run_all(works, ProgressBoard())
+    assert not (tmp_path / 'log').exists()
+    with pytest.raises(UserError, match='^there is no spoon; bring one$'):
+        run_all([Work('refuses', refuse)], ProgressBoard())
