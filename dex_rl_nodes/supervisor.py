@@ -243,10 +243,9 @@ def command_line(process: Process, folder: Path, parameter_file: str = '') -> li
             f'{process.name} is an executable of {process.package}, which needs a ROS installation; '
             f'install ros-$ROS_DISTRO-{process.package.replace("_", "-")} with apt-get and source its setup.bash'
         )
-    module = f'{PACKAGE}.nodes.{process.executable}' if process.is_node else f'{PACKAGE}.{process.executable}'
-    command = [sys.executable, '-m', module, *process.arguments]
     if not process.is_node:
-        return command
+        return [sys.executable, '-m', f'{PACKAGE}.{process.executable}', *process.arguments]
+    command = [sys.executable, '-m', f'{PACKAGE}.nodes', process.executable, *process.arguments]
     path = folder / f'{process.name}.yaml'
     path.write_text(yaml.safe_dump({'/**': {'ros__parameters': dict(process.parameters)}}))
     command += ['--ros-args', '-r', f'__node:={process.name}', '--params-file', str(path)]

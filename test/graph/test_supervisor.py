@@ -189,7 +189,7 @@ def test_nothing_outlives_a_killed_supervisor(graph):
 def test_parameters_keep_their_types_on_the_way_to_a_node(tmp_path):
     process = Process('policy', 'policy', parameters={'run': '2024', 'seed': 3, 'lockstep': True}, namespace='left')
     command = command_line(process, tmp_path)
-    assert ['-r', '__node:=policy'] == command[4:6] and '__ns:=/left' in command
+    assert ['-r', '__node:=policy'] == command[5:7] and '__ns:=/left' in command
     written = yaml.safe_load((tmp_path / 'policy.yaml').read_text())['/**']['ros__parameters']
     assert written == {'run': '2024', 'seed': 3, 'lockstep': True}
 

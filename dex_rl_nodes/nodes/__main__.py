@@ -1,0 +1,16 @@
+"""Starts a node by its name: `python -m dex_rl_nodes.nodes NAME --ros-args ...`."""
+
+import importlib
+import os
+import signal
+import sys
+
+
+def start(name: str) -> None:
+    """Run a node to its end; Ctrl-C while its modules are still loading is a clean end too."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    importlib.import_module(f'dex_rl_nodes.nodes.{name}').main()
+
+
+if __name__ == '__main__':
+    start(sys.argv.pop(1))
