@@ -11,11 +11,16 @@ from dex_rl_nodes.setup.steps import Runner
 
 def build_variables(places: Places) -> dict[str, str]:
     """Variables of the build itself."""
+    variables = {
+        'PATH': f'{places.environment / "bin"}{os.pathsep}{os.environ["PATH"]}',
+        # colcon's own choice also limits the load, which on a busy machine means one compiler at a time
+        'MAKEFLAGS': os.environ.get('MAKEFLAGS') or f'-j{len(os.sched_getaffinity(0))}',
+    }
     if places.distribution:
-        return {'PATH': f'{places.environment / "bin"}{os.pathsep}{os.environ["PATH"]}'}
+        return variables
     prefix = str(places.environment)
     return {
-        'PATH': f'{places.environment / "bin"}{os.pathsep}{os.environ["PATH"]}',
+        **variables,
         'AMENT_PREFIX_PATH': prefix,
         'CMAKE_PREFIX_PATH': prefix,
         'COLCON_PREFIX_PATH': '',

@@ -21,7 +21,7 @@ PYPI = {
     'serial': 'pyserial',
     'mcap_ros2': 'mcap-ros2-support',
 }
-BROUGHT = {'tornado': 'circus'}  # modules that come with another requirement
+BROUGHT = {'tornado': 'circus', 'psutil': 'circus'}  # modules that come with another requirement
 ROSDEP = {'PIL': 'python3-pil', 'serial': 'python3-serial', 'yaml': 'python3-yaml'}
 
 
