@@ -106,7 +106,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.sim = self.sim or SimRobot(self.task, self.robot)
         self._teleop = TeleopMapper(read_teleop(self.robot))
-        self._assembler = TransitionAssembler(self.newest)
+        self._assembler = TransitionAssembler(self.newest + 1)
 
     def episode(
         self, number: int, seed: int, purpose: str, bag: BagWriter | None = None, time_limit: int = 0
