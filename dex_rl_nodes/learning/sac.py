@@ -31,16 +31,20 @@ class ResidualSettings(Model):
     start: int = Field(100, ge=1, description='online transitions before the first update')
     publish_every: int = Field(50, ge=1, description='updates between two publications of the weights')
     updates_per_step: float = Field(1.0, gt=0, description='learner iterations per online transition, at most')
-    critic_warmup: int = Field(0, ge=0, description='learner iterations before the first step of the actor')
+    critic_warmup: int = Field(1000, ge=0, description='learner iterations before the first step of the actor')
     learning_rate: float = Field(3e-4, gt=0, description='Adam, for critic and actor')
-    temperature_learning_rate: float = Field(
-        3e-3, gt=0, description='Adam; slower, and the entropy bonus outweighs the small early values for thousands of steps'
-    )
+    temperature_learning_rate: float = Field(1e-3, gt=0, description='Adam, for the logarithm of the temperature')
     target_rate: float = Field(0.005, gt=0, le=1, description='share of the critic entering its target per step')
     initial_temperature: float = Field(0.01, gt=0, description='entropy temperature at the start')
     target_entropy: float = Field(-0.5, description='entropy aimed at, per dimension of the unit residual (nats)')
     initial_std: float = Field(
-        0.15, gt=0, le=1, description='spread of the unit residual at the start; 0.15 has an entropy of -0.5'
+        0.5,
+        gt=0,
+        le=1,
+        description='spread of the residual at the start; wide, so that the critic sees residuals',
+    )
+    residual_penalty: float = Field(
+        0.02, ge=0, description='weight of |u|^2 in the actor loss: far from the base only where the critic is sure'
     )
     backup_entropy: bool = Field(
         False, description='entropy in the target value (Eq. 9); off, because it can exceed a sparse reward'
@@ -159,12 +163,15 @@ class ResidualSac:
             metrics |= self._update_actor(batches[-1])
         return metrics
 
-    def _act(self, projected: Tensor, proprioception: Tensor, batch: Batch, following: bool) -> tuple[Tensor, Tensor]:
-        """Executed action (B, 12) the current actor would take, and log-probability (B,) of its residual."""
+    def _propose(self, projected: Tensor, proprioception: Tensor) -> tuple[Tensor, Tensor]:
+        """Sampled unit residual (B, d) and its log-probability (B,)."""
         mean, log_std = self.actor(projected, proprioception)
-        residual, log_probability = squash(mean, log_std, torch.randn(mean.shape, generator=self.noise))
+        return squash(mean, log_std, torch.randn(mean.shape, generator=self.noise))
+
+    def _execute(self, residual: Tensor, batch: Batch, following: bool) -> Tensor:
+        """Executed action (B, 12) of a residual on the base action of a batch (Eq. 8)."""
         base, context = batch.interface_inputs(following)
-        return self.interface.decode(base + self.scale * residual, context).clamp(-1, 1), log_probability
+        return self.interface.decode(base + self.scale * residual, context).clamp(-1, 1)
 
     @torch.no_grad()
     def target_values(self, batch: Batch) -> Tensor:
@@ -172,8 +179,8 @@ class ResidualSac:
         proprioception = self.standardiser.proprioception(batch.next_proprioception)
         embedding = self.target.embed(batch.next_features, proprioception)
         projected = embedding[:, : self.settings.projection]
-        action, log_probability = self._act(projected, proprioception, batch, following=True)
-        values = self.target(embedding, action).amin(0)
+        residual, log_probability = self._propose(projected, proprioception)
+        values = self.target(embedding, self._execute(residual, batch, following=True)).amin(0)
         if self.settings.backup_entropy:
             values = values - self.temperature * log_probability
         targets = batch.reward + self.settings.discount * batch.mask * values
@@ -195,9 +202,10 @@ class ResidualSac:
             projected = self.target.project(batch.features)[0]
             embedding = self.critic.embed(batch.features, proprioception)
         self._critic.require_gradients(False)
-        action, log_probability = self._act(projected, proprioception, batch, following=False)
-        value = self.critic(embedding, action).mean(0)
-        loss = (self.temperature * log_probability - value).mean()
+        residual, log_probability = self._propose(projected, proprioception)
+        value = self.critic(embedding, self._execute(residual, batch, following=False)).mean(0)
+        penalty = self.settings.residual_penalty * residual.square().sum(1)
+        loss = (self.temperature * log_probability + penalty - value).mean()
         if not self._actor.step(loss):
             self.skipped += 1
         self._critic.require_gradients(True)
