@@ -81,7 +81,7 @@ def devices(robot: str) -> Iterator[Row]:
         else:
             yield 'good', name, port, ''
     readable = [path for path in sorted(glob.glob('/dev/hidraw*')) if os.access(path, os.R_OK)]
-    fix = '' if readable else 'plug it in and allow reading /dev/hidraw* (udev rule, docs/drivers.md)'
+    fix = '' if readable else 'plug it in and allow reading /dev/hidraw* (udev rule, docs/hardware.md)'
     yield 'good' if readable else 'bad', 'SpaceMouse', ', '.join(readable) or 'no readable /dev/hidraw*', fix
     cameras = load_robot(robot).cameras
     present = sorted(glob.glob('/dev/video*'))
