@@ -1,4 +1,4 @@
-"""What every topic carries and what every node does: read by the nodes, graph.py and the README tables. Knows no ROS."""
+"""What topics carry and what nodes do: read by the nodes, graph.py and the README tables. Knows no ROS."""
 
 from dataclasses import dataclass
 
@@ -136,7 +136,9 @@ POLICY = NodeDescription(
     publishes=('policy_step', 'action_command'),
     subscribes=(FRONT_IMAGE, WRIST_IMAGE, CURRENT_POSE, HAND_JOINTS, 'hand_prior', 'executed_action', 'episode'),
     parameters=(
-        Parameter('source', 'model', 'model: the trained policy; zero: hold still (collecting)', choices=('model', 'zero')),
+        Parameter(
+            'source', 'model', 'model: the trained policy; zero: hold still (collecting)', choices=('model', 'zero')
+        ),
         _THREADS,
     ),
 )
@@ -181,7 +183,7 @@ LEARNER = NodeDescription(
     calls=('fetch_transitions',),
     parameters=(
         Parameter('checkpoint_every', 1000, 'updates between two checkpoints', 'updates', 1, 1000000),
-        Parameter('niceness', 10, 'how far the process stands back behind the robot', minimum=0, maximum=19),
+        Parameter('niceness', 5, 'how far the process stands back behind the robot', minimum=0, maximum=19),
         _THREADS,
     ),
 )
@@ -234,8 +236,12 @@ EPISODE_MANAGER = NodeDescription(
     calls=('reset_scene',),
     parameters=(
         _RUN_PURPOSE,
-        Parameter('episodes', 0, 'number of episodes, those of earlier sessions included; 0: as the task says', '', 0, 100000),
-        Parameter('steps', 0, 'online: number of transitions, earlier sessions included; 0: as the task says', '', 0, 10**9),
+        Parameter(
+            'episodes', 0, 'number of episodes, those of earlier sessions included; 0: as the task says', '', 0, 100000
+        ),
+        Parameter(
+            'steps', 0, 'online: number of transitions, earlier sessions included; 0: as the task says', '', 0, 10**9
+        ),
         Parameter('residual', 'learned', 'evaluation: which residual is scored', choices=('learned', 'none')),
         Parameter('teleop_required', True, 'lockstep: every tick waits for the teleop command with its stamp'),
         Parameter('start_deadline', 120.0, 'longest wait for the other nodes at the start', 's', 1.0, 3600.0),

@@ -4,7 +4,7 @@ import importlib
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from functools import lru_cache
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -57,7 +57,9 @@ def pose_stamped(pose: Sequence[float], stamp: int, frame: str) -> PoseStamped:
     return message
 
 
-def joint_state(names: Sequence[str], position: Sequence[float], stamp: int, velocity: Sequence[float] = ()) -> JointState:
+def joint_state(
+    names: Sequence[str], position: Sequence[float], stamp: int, velocity: Sequence[float] = ()
+) -> JointState:
     """Joint state; positions in rad, or normalised travel for hand and glove."""
     message = JointState(
         name=list(names), position=array('d', map(float, position)), velocity=array('d', map(float, velocity))
@@ -136,7 +138,7 @@ def _decoder(kind: str) -> Callable[[Any], Any]:
     return pose_array if kind == 'geometry_msgs/Pose' else lambda value: value
 
 
-@lru_cache(maxsize=None)
+@cache
 def _plan(record: type, message: type) -> list[tuple[str, Callable, Callable]]:
     kinds = message.get_fields_and_field_types()
     ours = {field.name for field in fields(record)} - {'stamp'}

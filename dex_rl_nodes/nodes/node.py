@@ -212,7 +212,9 @@ class Node(rclpy.node.Node):
         now = time.monotonic()
         for what, (when, seconds, hint) in self._deadlines.items():
             if now > when:
-                raise UserError(f'{self.get_name()}: waited {seconds:g} s for {what} in vain' + (f'; {hint}' if hint else ''))
+                raise UserError(
+                    f'{self.get_name()}: waited {seconds:g} s for {what} in vain' + (f'; {hint}' if hint else '')
+                )
 
     # Diagnostics
 

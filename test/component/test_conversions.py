@@ -48,8 +48,8 @@ def test_record_survives_the_journey(record, message):
 
 def test_there_is_a_record_for_every_message_of_the_tick():
     assert {record.__name__ for record, _ in PAIRS} >= {
-        'ActionCommand', 'CoreAction', 'EpisodeState', 'ExecutedAction', 'HandPrior', 'PolicyStep', 'Reward', 'SimState',
-        'StepResult', 'TeleopCommand', 'Transition',
+        'ActionCommand', 'CoreAction', 'EpisodeState', 'ExecutedAction', 'HandPrior', 'PolicyStep', 'Reward',
+        'SimState', 'StepResult', 'TeleopCommand', 'Transition',
     }  # fmt: skip
 
 

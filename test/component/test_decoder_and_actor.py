@@ -7,6 +7,7 @@ pytest.importorskip('rclpy')
 torch = pytest.importorskip('torch')
 torch.set_num_threads(1)  # two spin against each other on a busy machine
 
+from dex_rl_nodes.msg import PolicyWeights  # noqa: E402
 from harness import START_HAND, bench, ros  # noqa: E402, F401
 
 from dex_rl_nodes.learning.encoder import DemoEncoder  # noqa: E402
@@ -17,7 +18,6 @@ from dex_rl_nodes.learning.residual import ResidualRunner  # noqa: E402
 from dex_rl_nodes.learning.reward import RewardModel, RewardRunner, RewardSettings  # noqa: E402
 from dex_rl_nodes.learning.sac import ResidualSettings  # noqa: E402
 from dex_rl_nodes.learning.speed import random_transitions  # noqa: E402
-from dex_rl_nodes.msg import PolicyWeights  # noqa: E402
 from dex_rl_nodes.nodes.lmpm_decoder import LmpmDecoder  # noqa: E402
 from dex_rl_nodes.nodes.residual_actor import ResidualActor  # noqa: E402
 from dex_rl_nodes.nodes.reward_classifier import RewardClassifier  # noqa: E402
@@ -36,7 +36,8 @@ def _step(interface, episode=0, step=0, stamp=1000):
     random = np.random.default_rng([episode, step])
     return PolicyStep(
         stamp, episode, step, 'e', features=random.random(FEATURES, np.float32),
-        context=random.random(interface.context_dim, np.float32), base_core=random.random(interface.core_dim, np.float32),
+        context=random.random(interface.context_dim, np.float32),
+        base_core=random.random(interface.core_dim, np.float32),
     )  # fmt: skip
 
 
@@ -51,7 +52,9 @@ def test_decoder_gives_prior_and_command_of_every_tick(bench, interface):  # noq
         assert (priors[step].episode, priors[step].step) == (0, step)
         assert np.array_equal(priors[step].hand_history, expected.hand_history)
         assert np.array_equal(priors[step].context, expected.context)
-        core = CoreAction(1000 + step, 0, step, core=np.full(interface.core_dim, 0.1, np.float32), context=expected.context)
+        core = CoreAction(
+            1000 + step, 0, step, core=np.full(interface.core_dim, 0.1, np.float32), context=expected.context
+        )
         table.send('core_action', core)
         table.until(lambda: len(commands) == step + 1, f'command {step}')
         assert np.array_equal(commands[step].hand, reference.decode(core).hand)

@@ -9,6 +9,8 @@ pytest.importorskip('rclpy')
 torch = pytest.importorskip('torch')
 torch.set_num_threads(1)  # two spin against each other on a busy machine
 
+from dex_rl_nodes.msg import Transition as TransitionMessage  # noqa: E402
+from dex_rl_nodes.srv import FetchTransitions  # noqa: E402
 from harness import bench, ros  # noqa: E402, F401
 
 from dex_rl_nodes.learning.checkpoint import numbered  # noqa: E402
@@ -18,10 +20,8 @@ from dex_rl_nodes.learning.metrics import MetricsWriter  # noqa: E402
 from dex_rl_nodes.learning.residual import ResidualRunner  # noqa: E402
 from dex_rl_nodes.learning.sac import ResidualSettings  # noqa: E402
 from dex_rl_nodes.learning.speed import random_transitions  # noqa: E402
-from dex_rl_nodes.msg import Transition as TransitionMessage  # noqa: E402
 from dex_rl_nodes.nodes import conversions  # noqa: E402
 from dex_rl_nodes.nodes.learner import LearnerNode  # noqa: E402
-from dex_rl_nodes.srv import FetchTransitions  # noqa: E402
 
 FEATURES = 8
 SETTINGS = ResidualSettings(width=16, projection=8, batch=8, start=10, publish_every=20)

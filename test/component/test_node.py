@@ -86,7 +86,11 @@ def test_diagnostics_come_every_second_and_at_once_when_something_changes(bench)
 
 def _start(name, *parameters):
     overrides = [word for parameter in parameters for word in ('-p', parameter)]
-    environment = {**os.environ, 'ROS_DOMAIN_ID': str(30 + os.getpid() % 60), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+    environment = {
+        **os.environ,
+        'ROS_DOMAIN_ID': str(30 + os.getpid() % 60),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+    }
     command = [sys.executable, '-m', f'dex_rl_nodes.nodes.{name}', '--ros-args', *overrides]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 

@@ -72,9 +72,9 @@ def test_lockstep_tick_waits_for_all_of_its_stamp(bench, order):  # noqa: F811
         table.until(lambda: len(steps) == n + 1, f'step {n}')
     for n, (observation, prior) in enumerate(core.seen):
         assert (observation.stamp, observation.step, prior.step) == (1000 + n * 100 * MS, n, n)
-        assert {view: (image.shape, image[0, 0, 0]) for view, image in observation.images.items()} == {
-            view: ((128, 128, 3), 10 + n) for view in IMAGES
-        }
+        assert {view: (image.shape, image[0, 0, 0]) for view, image in observation.images.items()} == dict.fromkeys(
+            IMAGES, ((128, 128, 3), 10 + n)
+        )
         assert observation.state[:3] == pytest.approx([0, 0, 0.01 * n], abs=1e-6)
         assert observation.state[6:].tolist() == np.float32(START_HAND).tolist()
 

@@ -32,7 +32,10 @@ def _start(table, episode=0, seed=SEED):
 
 def test_lockstep_is_the_simulation_itself(bench):  # noqa: F811
     table = bench(SimRobotNode)
-    heard = {t: table.listen(t) for t in (CURRENT_POSE, HAND_JOINTS, 'sim_state', '/clock', *IMAGES.values(), *INFOS.values())}
+    heard = {
+        t: table.listen(t)
+        for t in (CURRENT_POSE, HAND_JOINTS, 'sim_state', '/clock', *IMAGES.values(), *INFOS.values())
+    }
     answer = _start(table)
     reference = SimRobot(table.node.task, table.node.robot)
     reading = reference.reset(SEED)
@@ -108,7 +111,9 @@ def test_real_time_moves_where_it_is_told(bench):  # noqa: F811
     stamp = table.node.get_clock().now().nanoseconds
     table.send('target_pose', c.pose_stamped(goal, stamp, 'base'))
     table.send(HAND_COMMAND, c.joint_state(JOINTS, answer.hand_target, stamp))
-    table.until(lambda: poses and np.linalg.norm(c.pose_array(poses[-1].pose)[:3] - goal[:3]) < 0.008, 'the arm at its target')
+    table.until(
+        lambda: poses and np.linalg.norm(c.pose_array(poses[-1].pose)[:3] - goal[:3]) < 0.008, 'the arm at its target'
+    )
 
 
 def test_operator_acts_once_per_tick_like_in_one_process(bench):  # noqa: F811
@@ -128,7 +133,10 @@ def test_operator_acts_once_per_tick_like_in_one_process(bench):  # noqa: F811
         table.until(lambda: len(twists) == len(joys) == len(gloves) == n + 1, f'devices of tick {n}')
         expected = reference.act(scene, reading)
         linear, angular = twists[n].twist.linear, twists[n].twist.angular
-        assert np.float32([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]).tolist() == expected.twist.tolist()
+        assert (
+            np.float32([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]).tolist()
+            == expected.twist.tolist()
+        )
         assert list(joys[n].buttons) == joy_buttons(expected)
         assert np.array_equal(np.float32(c.joint_positions(gloves[n], JOINTS)), expected.glove)
         assert c.stamp_ns(twists[n].header.stamp) == reading.stamp

@@ -77,8 +77,8 @@ def _in_process(run: RunDirectory, loop: Loop, purpose: str, episodes: int) -> l
 
 
 def test_collecting(runs):
-    result = launch(runs, 'collect_demos', 'run:=collect', 'episodes:=2')
-    assert result.returncode == 0, result.stdout
+    code, said = launch(runs, 'collect_demos', 'run:=collect', 'episodes:=2')
+    assert code == 0, said
     run = RunDirectory('collect')
     job = Job(run, SETTINGS)
     loop = Loop(job.task, job.robot, operator=ScriptedOperator(job.task, job.robot, 'demonstrate'))
@@ -96,8 +96,8 @@ def test_acting_with_policy_prior_residual_and_classifier(runs):
     learner.extend(random_transitions(300, *dimensions, seed=2))
     learner.update()
     learner.save(run.file('learner'))
-    result = launch(runs, 'evaluate', 'run:=act', 'episodes:=1')
-    assert result.returncode == 0, result.stdout
+    code, said = launch(runs, 'evaluate', 'run:=act', 'episodes:=1')
+    assert code == 0, said
     loop = Loop(job.task, job.robot, job.brain(residual='learned'))
     folders = _in_process(run, loop, 'evaluation', 1)
     (bag,) = bag_folders(run.bags('evaluation'))

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -34,15 +35,31 @@ def make_run(name: str) -> RunDirectory:
     return run
 
 
-def launch(runs: Path, file: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess:
-    """Run a launch file in lockstep to its end, in an isolated domain."""
+def start(runs: Path, file: str, *arguments: str, stdout: int | IO) -> subprocess.Popen:
+    """Start a launch file in lockstep, in an isolated domain."""
     environment = {
         **os.environ,
         'DEXRL_RUNS': str(runs),
         'ROS_DOMAIN_ID': str(DOMAIN),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
     }
-    command = [sys.executable, '-c', _LAUNCH, f'{file}.launch.py', 'lockstep:=true', f'seed:={SETTINGS.seed}', *arguments]
-    return subprocess.run(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout
-    )
+    command = [
+        sys.executable,
+        '-c',
+        _LAUNCH,
+        f'{file}.launch.py',
+        'lockstep:=true',
+        f'seed:={SETTINGS.seed}',
+        *arguments,
+    ]
+    return subprocess.Popen(command, env=environment, text=True, stdout=stdout, stderr=subprocess.STDOUT)
+
+
+def launch(runs: Path, file: str, *arguments: str, timeout: float = 150) -> tuple[int, str]:
+    """Run a launch file to its end: exit code, and what it said."""
+    with start(runs, file, *arguments, stdout=subprocess.PIPE) as graph:
+        try:
+            said, _ = graph.communicate(timeout=timeout)
+        finally:
+            graph.terminate()
+    return graph.returncode, said
