@@ -57,6 +57,7 @@ class Policy(EpisodeNode):
         self._tick_clock = TickClock(round(1e9 / self.robot.control_rate), round(1e9 / cameras['front'].rate))
         self._pose: tuple[int, np.ndarray] = 0, np.zeros(7)  # stamp and value, also below
         self._hand: tuple[int, np.ndarray] = 0, np.zeros(6, np.float32)
+        self._hand_problem = ''
         self._prior: HandPrior | None = None
         self._front: tuple[int, np.ndarray] | None = None  # stamp and image of the tick that is being gathered
         self._start_pose: np.ndarray | None = None
@@ -90,8 +91,13 @@ class Policy(EpisodeNode):
         self._front = None
 
     def _on_image(self, view: str, message: Image) -> None:
-        stamp, image = conversions.stamp_ns(message.header.stamp), conversions.image_array(message)
-        self._frames[view].add(stamp, image)
+        frames, stamp = self._frames[view], conversions.stamp_ns(message.header.stamp)
+        try:
+            image = conversions.image_array(message)
+        except ValueError as error:
+            frames.problem = str(error)
+            return
+        frames.add(stamp, image)
         if view == 'front' and self.running:
             self._offer(stamp, image)
         self._try()
@@ -101,8 +107,12 @@ class Policy(EpisodeNode):
         self._try()
 
     def _on_hand(self, message: JointState) -> None:
-        hand = conversions.joint_positions(message, HAND_JOINTS).astype(np.float32)
-        self._hand = conversions.stamp_ns(message.header.stamp), hand
+        try:
+            hand = conversions.joint_positions(message, HAND_JOINTS).astype(np.float32)
+        except ValueError as error:
+            self._hand_problem = f'{HAND_TOPIC}: {error}'
+            return
+        self._hand, self._hand_problem = (conversions.stamp_ns(message.header.stamp), hand), ''
         self._try()
 
     def _on_prior(self, prior: HandPrior) -> None:
@@ -189,10 +199,12 @@ class Policy(EpisodeNode):
         now = self.get_clock().now().nanoseconds
         for view, frames in self._frames.items():
             silent = not self.lockstep and self.running and now - frames.stamp > _SILENT * 1e9
-            message = f'{IMAGES[view]} is silent' if silent else 'ok'
-            gap = frames.longest_gap * 1e-6
-            self.report(f'{view} camera', ERROR if silent else OK, message, frames=frames.received, longest_gap_ms=gap)
-        self.report('tick', message=f'waits for {self._missing()}' if self.running else 'no episode', step=self._step)
+            problem = frames.problem or ('silent' if silent else '')
+            values = {'frames': frames.received, 'longest_gap_ms': frames.longest_gap * 1e-6}
+            message = f'{IMAGES[view]}: {problem}' if problem else 'ok'
+            self.report(f'{view} camera', ERROR if problem else OK, message, **values)
+        waiting = f'waits for {self._missing()}' if self.running else 'no episode'
+        self.report('tick', ERROR if self._hand_problem else OK, self._hand_problem or waiting, step=self._step)
 
 
 def main() -> None:

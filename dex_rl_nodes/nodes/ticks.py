@@ -41,10 +41,11 @@ class FrameCount:
     received: int = 0
     longest_gap: int = 0  # ns between two frames
     image: np.ndarray | None = field(default=None, repr=False)
+    problem: str = ''  # why the newest frame could not be used
 
     def add(self, stamp: int, image: np.ndarray) -> None:
         """The newest frame."""
         if self.received:
             self.longest_gap = max(self.longest_gap, stamp - self.stamp)
-        self.stamp, self.image = stamp, image
+        self.stamp, self.image, self.problem = stamp, image, ''
         self.received += 1

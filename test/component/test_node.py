@@ -1,10 +1,12 @@
 """What all nodes have in common: parameters, deadlines, diagnostics, start and stop."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,7 @@ from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from harness import bench, ros  # noqa: E402, F401
 from rclpy.parameter import Parameter  # noqa: E402
 
+from dex_rl_nodes import nodes  # noqa: E402
 from dex_rl_nodes.descriptions import NODES  # noqa: E402
 from dex_rl_nodes.errors import UserError  # noqa: E402
 from dex_rl_nodes.nodes.node import WARN, Node  # noqa: E402
@@ -56,6 +59,15 @@ def test_every_parameter_is_described_and_fixed_unless_it_says_otherwise(ros, na
         assert node.setting(parameter.name) == parameter.default
         result = node.set_parameters([Parameter(parameter.name, value=parameter.default)])[0]
         assert result.successful is not parameter.read_only
+    node.destroy_node()
+
+
+def test_no_node_overwrites_what_rclpy_keeps_in_its_nodes(ros):  # noqa: F811
+    node = rclpy.create_node('plain')
+    theirs = set(vars(node)) | {name for name in dir(rclpy.node.Node) if name.startswith('_')}
+    for path in Path(nodes.__file__).parent.glob('*.py'):
+        ours = set(re.findall(r'self\.(\w+)(?:: [^=\n]+)? = ', path.read_text()))
+        assert not ours & theirs, path.name
     node.destroy_node()
 
 

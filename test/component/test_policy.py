@@ -142,6 +142,24 @@ def test_after_the_end_nothing_ticks(bench):  # noqa: F811
     assert [(step.episode, step.step, step.stamp) for step in steps] == [(1, 0, 3000)]
 
 
+def test_a_frame_that_cannot_be_read_is_named_and_makes_no_tick(bench):  # noqa: F811
+    table = bench(Policy, source='zero')
+    reports, steps = table.listen('/diagnostics'), table.listen('policy_step')
+    table.run_episode(stamp=1000)
+    _send_reading(table, 1000)
+    _send_images(table, 1000, views=('wrist',))
+    message = _image(0, 1000)
+    message.encoding = 'yuv422_yuy2'
+    table.send(IMAGES['front'], message)
+    table.until(
+        lambda: any('image encoding "yuv422_yuy2"' in status.message for report in reports for status in report.status),
+        'the report',
+    )
+    assert not steps
+    _send_images(table, 1000, views=('front',))
+    table.until(lambda: steps, 'the tick')
+
+
 @pytest.mark.parametrize('frame_ms', [33.3, 100, 100.4])
 def test_tick_clock_keeps_the_rate_whatever_the_camera_does(frame_ms):
     random = np.random.default_rng(4)
