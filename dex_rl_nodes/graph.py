@@ -18,6 +18,7 @@ from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all
 from dex_rl_nodes.paths import config_directory
+from dex_rl_nodes.stages.command import COMMANDS
 
 PACKAGE = 'dex_rl_nodes'
 STAGES = 'stages'  # the executable that runs one stage in one process
@@ -225,7 +226,7 @@ def _view(values: dict[str, Value]) -> list[Process]:
     ]
 
 
-_STAGE = Parameter('stage', 'all', 'what to train', choices=('all', 'prior', 'policy', 'reward'))
+_STAGE = Parameter('stage', 'all', 'what to train', choices=COMMANDS['train'].words)
 _PURPOSE = Parameter(
     'purpose',
     'demos',

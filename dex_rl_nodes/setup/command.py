@@ -16,7 +16,7 @@ USAGE = """usage: ./dexrl COMMAND ...
 
 Commands (each sets everything up when it is first used):
   launch FILE.launch.py [arg:=value ...]    start a graph; --show-args lists its arguments
-  train STAGE [arg:=value ...]              one offline stage, from bags: prior, policy, reward
+  train STAGE [arg:=value ...]              one offline stage, from bags: encoder, prior, policy, reward
   bench [NAME] [arg:=value ...]             in-process experiments and speed figures
   test [pytest arguments]                   build and run the tests
   setup                                     set-up alone
