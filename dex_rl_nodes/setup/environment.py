@@ -1,6 +1,7 @@
 """The private environment: ROS 2 from wheels, or the sourced ROS installation with the Python libraries beside it."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from dex_rl_nodes.setup.places import REQUIREMENTS, Places
 from dex_rl_nodes.setup.steps import Runner
 
 CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
+_UNREACHABLE = re.compile(r'NewConnectionError|ConnectTimeout|NameResolutionError|ProxyError')
 # paths of the machine on which the wheels were made
 _BUILD_INCLUDE = re.compile(r'/opt/python/cp\d+-cp\d+/include/python3\.\d+')
 _BUILD_SITE = re.compile(r'/opt/python/cp\d+-cp\d+/lib/python3\.\d+/site-packages')
@@ -41,6 +43,11 @@ class Environment:
 
     def make_base(self) -> None:
         """Everything the build of the package needs."""
+        if not self.places.distribution and (sys.platform, platform.machine()) != ('linux', 'x86_64'):
+            raise UserError(
+                f'ROS 2 from wheels exists for x86-64 Linux, not for {platform.machine()} {platform.system()}; '
+                'install ROS 2 (Humble, Jazzy or newer) and source its setup.bash'
+            )
         self._once('venv', 'private Python environment', self._make_venv)
         if self.places.distribution:
             self._once('ros', f'build tools for ROS 2 {self.places.distribution}', self._add_colcon)
@@ -71,7 +78,15 @@ class Environment:
             '--disable-pip-version-check',
             *arguments,
         ]
-        self.runner.run(log, command, {'PIP_USER': '0'})
+        try:
+            self.runner.run(log, command, {'PIP_USER': '0'})
+        except UserError:
+            path = self.runner.logs / f'{log}.log'
+            if _UNREACHABLE.search(path.read_text(errors='replace')[-20000:]):
+                raise UserError(
+                    f'no package index can be reached (see {path}); check network and proxy, then start again'
+                ) from None
+            raise
 
     def _forget_torn_packages(self) -> None:
         """Remove the metadata of packages whose installation was cut off: pip writes RECORD last."""

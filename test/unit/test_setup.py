@@ -293,3 +293,20 @@ def test_setup_imports_nothing_that_is_not_python():
     )
     assert result.returncode == 0, result.stderr
     assert environment.CPU_INDEX.startswith('https://')
+
+
+def test_an_unreachable_index_is_said_plainly(runner, tmp_path, monkeypatch):
+    monkeypatch.setattr(Places, 'python', Path(sys.executable))
+    monkeypatch.setenv('PIP_INDEX_URL', 'http://127.0.0.1:9/simple')  # nobody listens on port 9
+    for name in ('PIP_EXTRA_INDEX_URL', 'PIP_FIND_LINKS'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('PIP_CONFIG_FILE', os.devnull)
+    steps = Environment(Places(tmp_path / 'env', tmp_path, ''), runner)
+    with pytest.raises(UserError, match=r'no package index can be reached \(see .*pip\.log\); check network and proxy'):
+        steps._pip('pip', '--retries', '1', '--target', tmp_path / 'out', 'no-such-package-of-ours')
+
+
+def test_other_machines_are_told_to_install_ros(runner, tmp_path, monkeypatch):
+    monkeypatch.setattr(environment.platform, 'machine', lambda: 'aarch64')
+    with pytest.raises(UserError, match='exists for x86-64 Linux, not for aarch64 Linux; install ROS 2'):
+        Environment(Places(tmp_path / 'env', tmp_path, ''), runner).make_base()
