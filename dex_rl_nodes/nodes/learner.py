@@ -47,9 +47,9 @@ class LearnerNode(Node):
         self._fetch_client = self.client('fetch_transitions')
         self.subscribe('transitions', self._on_transition)
         self.advertise('policy_weights', 'learner_state', 'transition_ack')
-        self.create_timer(0.2, self._look_after)
+        self.every(0.2, self._look_after)
+        self.every(1.0, self._publish_state)
         self._expect_answer()
-        self.create_timer(1.0, self._publish_state)
         self._thread = threading.Thread(target=self._train, name='training')
         self._thread.start()
 
@@ -119,13 +119,13 @@ class LearnerNode(Node):
         episodes = core.episodes
         while self._inbox:
             core.add(self._inbox.popleft())
-        if core.episodes > episodes and self._caught_up:
-            self._metrics.write(core.progress(), episode_ended=True)
-        if not (self._caught_up and core.ready):
+        if not self._caught_up:
+            return False
+        self._metrics.write(core.progress(), episode_ended=core.episodes > episodes)
+        if not core.ready:
             return False
         self._losses |= (losses := core.update())
         self._metrics.add(losses)
-        self._metrics.write(core.progress())
         if weights := core.new_weights():
             version, data, sha256 = weights
             self.publish(

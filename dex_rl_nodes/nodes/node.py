@@ -92,9 +92,8 @@ class Node(rclpy.node.Node):
             self._declare(parameter)
         self.add_on_set_parameters_callback(self._check_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.PROFILES['DIAGNOSTICS'])
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(_DIAGNOSTICS_PERIOD, self._publish_diagnostics, clock=steady)
-        self.create_timer(_DEADLINE_PERIOD, self._check_deadlines, clock=steady)
+        self.every(_DIAGNOSTICS_PERIOD, self._publish_diagnostics)
+        self.every(_DEADLINE_PERIOD, self._check_deadlines)
 
     # Parameters and configuration
 
@@ -153,6 +152,10 @@ class Node(rclpy.node.Node):
 
     def create_timer(self, period: float, callback: Callable[[], None], *others: Any, **options: Any) -> Any:
         return super().create_timer(period, self._guarded(callback), *others, **options)
+
+    def every(self, seconds: float, callback: Callable[[], None]) -> Any:
+        """Timer in real time, also where the node's clock follows a simulation."""
+        return self.create_timer(seconds, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _guarded(self, callback: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(callback)

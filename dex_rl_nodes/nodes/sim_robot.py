@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
-from rclpy.clock import Clock, ClockType
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import CameraInfo, JointState
 
@@ -129,12 +128,11 @@ class SimRobotNode(EpisodeNode):
         self._renderer.submit(self._core.render, next(iter(IMAGES))).result()
         self._rendering: Future = self._renderer.submit(int)
         self._last = time.monotonic()
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(1 / self.setting('state_rate'), self._publish_new_state, clock=steady)
+        self.every(1 / self.setting('state_rate'), self._publish_new_state)
         rates = {view: self.robot.cameras[view].rate for view in IMAGES}
         for rate in set(rates.values()):
             views = [view for view in IMAGES if rates[view] == rate]
-            self.create_timer(1 / rate, partial(self._take_frames, views), clock=steady)
+            self.every(1 / rate, partial(self._take_frames, views))
 
     def _now(self) -> int:
         return self.get_clock().now().nanoseconds

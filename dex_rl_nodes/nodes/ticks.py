@@ -6,9 +6,10 @@ import numpy as np
 
 
 class TickClock:
-    """Chooses the frames that begin a tick: the first at or after each control period, give or take half a frame.
+    """Chooses the frames that begin a tick: the first at or after each control period, give or take.
 
-    The tolerance keeps a camera that runs at the control rate from missing every second period by a hair.
+    A camera at the control rate must not miss a period by a hair, so a frame may be a little early, and periods follow
+    a camera that is a little fast.
 
     Args:
         period: control period (ns).
@@ -17,19 +18,22 @@ class TickClock:
 
     def __init__(self, period: int, frame_period: int):
         self._period = period
-        self._tolerance = min(period, frame_period) // 2
-        self._due = 0
+        self._early = min(period, frame_period) // 4
+        self._start = 0
+        self._due: int | None = None
 
     def start(self, stamp: int) -> None:
         """An episode starts: its first tick is due."""
-        self._due = stamp + self._tolerance
+        self._start, self._due = stamp, None
 
     def take(self, stamp: int) -> bool:
         """Whether a frame begins a tick."""
-        if stamp < self._due - self._tolerance:
+        due = self._due
+        if stamp < (self._start if due is None else due - self._early):
             return False
-        late = stamp - self._due > self._period - self._tolerance
-        self._due = (stamp if late else self._due) + self._period
+        if due is None or stamp - due > self._period // 2:
+            due = stamp  # the first tick, or one after a gap: periods count from here
+        self._due = due + self._period + min(0, stamp - due) // 8
         return True
 
 

@@ -160,15 +160,15 @@ def test_a_frame_that_cannot_be_read_is_named_and_makes_no_tick(bench):  # noqa:
     table.until(lambda: steps, 'the tick')
 
 
-@pytest.mark.parametrize('frame_ms', [33.3, 100, 100.4])
+@pytest.mark.parametrize('frame_ms', [16.7, 33.3, 66.7, 99.6, 100, 100.4])
 def test_tick_clock_keeps_the_rate_whatever_the_camera_does(frame_ms):
     random = np.random.default_rng(4)
     clock = TickClock(100 * MS, round(frame_ms * MS))
     clock.start(0)
     frames = np.cumsum(np.full(round(60_000 / frame_ms), frame_ms)) + random.normal(0, 1.5, round(60_000 / frame_ms))
     ticks = [frame for frame in frames if clock.take(round(frame * MS))]
-    assert abs(len(ticks) - 600) <= 4
-    assert np.diff(ticks).min() > 60 and np.diff(ticks).max() < 140
+    assert abs(len(ticks) - 600) <= 8
+    assert np.diff(ticks).min() > 55 and np.diff(ticks).max() < 145
 
 
 def test_tick_clock_goes_on_after_a_gap_without_hurry():
@@ -176,4 +176,9 @@ def test_tick_clock_goes_on_after_a_gap_without_hurry():
     clock.start(0)
     taken = [ms for ms in (0, 100, 200, 950, 1050, 1150) if clock.take(ms * MS)]
     assert taken == [0, 100, 200, 950, 1050, 1150]
-    assert not clock.take(1160 * MS)
+
+
+def test_tick_clock_does_not_make_up_for_a_late_frame():
+    clock = TickClock(100 * MS, 100 * MS)
+    clock.start(7 * MS)
+    assert [ms for ms in (0, 10, 110, 195, 208, 310, 402) if clock.take(ms * MS)] == [10, 110, 195, 310, 402]
