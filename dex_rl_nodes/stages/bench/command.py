@@ -1,5 +1,7 @@
 """The command line of `bench`: speed figures, the table of the paper, and the report made of them."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,9 @@ from dex_rl_nodes.stages.bench.measurement import bench_folder
 _SEED = Parameter('seed', 0, 'seed of the random numbers', minimum=0, maximum=999)
 _OUT = Parameter('out', '', 'folder of the measurements; empty: bench below the runs')
 _TASK = Parameter('task', 'pull_tissue', 'task, a file of config/tasks/')
+_RUN = Parameter('run', 'default', 'name of a prepared run')
+_MINUTES = Parameter('minutes', 10.0, 'how long', 'min', 0.1, 600.0)
+_SECONDS = Parameter('seconds', 60.0, 'how long', 's', 1.0, 36000.0)
 _COMMANDS_SENT = Parameter('commands', 1_000_000, 'hostile commands to send', minimum=1000, maximum=10**9)
 
 
@@ -28,8 +33,7 @@ def _figure(name: str, *arguments: str) -> Callable[[dict[str, Value]], None]:
         from dex_rl_nodes.stages.bench.speed import FIGURES
 
         found = FIGURES[name](seed=int(values['seed']), **{key: values[key] for key in arguments})
-        bar = '' if not found.bar else f'; bar: {found.bar}: {"met" if found.met else "NOT met"}'
-        print(f'{found.title}: {found.measured}{bar}')
+        found.tell()
         print(f'wrote {found.save(_folder(values))}')
 
     return run
@@ -37,6 +41,18 @@ def _figure(name: str, *arguments: str) -> Callable[[dict[str, Value]], None]:
 
 def _folder(values: dict[str, Value]) -> Path:
     return Path(str(values['out'])).resolve() if values['out'] else bench_folder()
+
+
+def _in_graph(kind: str, *arguments: str) -> Callable[[dict[str, Value]], None]:
+    """A measurement that needs ROS, and so a process of its own: this room knows none."""
+
+    def run(values: dict[str, Value]) -> None:
+        words = [kind, *(str(values[name]) for name in arguments), str(_folder(values))]
+        code = subprocess.run([sys.executable, '-m', 'dex_rl_nodes.nodes.bench_graph', *words]).returncode
+        if code:
+            raise SystemExit(code)
+
+    return run
 
 
 def _report(values: dict[str, Value]) -> None:
@@ -70,6 +86,14 @@ BENCHES = {
         'hostile commands against the command mux', _figure('safety', 'commands'), (_COMMANDS_SENT, _SEED, _OUT)
     ),
     'recorder': Bench('processor time of recording', _figure('recorder')),
+    'ticks': Bench(
+        'the graph in real time: control ticks on time, camera to command',
+        _in_graph('ticks', 'run', 'task', 'minutes'),
+        (_RUN, _TASK, _MINUTES, _OUT),
+    ),
+    'cameras': Bench(
+        'camera frames delivered to policy and recorder', _in_graph('cameras', 'seconds', 'run'), (_SECONDS, _RUN, _OUT)
+    ),
     'table': Bench('tasks x interfaces x seeds, imitation and after online RL', _table, _TABLE),
     'report': Bench('docs/results.md out of all measurements', _report, (_OUT,)),
 }

@@ -38,6 +38,11 @@ class Measurement:
     seed: int = 0
     values: dict = field(default_factory=dict)
 
+    def tell(self) -> None:
+        """Print it, one line."""
+        bar = f'; bar: {self.bar}: {"met" if self.met else "NOT met"}' if self.bar else ''
+        print(f'{self.title}: {self.measured}{bar}', flush=True)
+
     def save(self, folder: Path | None = None) -> Path:
         """Write it below runs/bench (or a folder), with machine, code version and time."""
         path = (folder or bench_folder()) / f'{self.figure}.json'

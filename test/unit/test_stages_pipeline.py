@@ -1,0 +1,145 @@
+"""All stages of a run, with a few steps of everything, in one process."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from dex_rl_nodes.recording.history import read_history
+from dex_rl_nodes.recording.spool import read_transitions
+from dex_rl_nodes.records import HAND_DIM, Outcome
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json
+from dex_rl_nodes.stages import inputs
+from dex_rl_nodes.stages.collect import ended_episodes
+from dex_rl_nodes.stages.evaluate import evaluate
+from dex_rl_nodes.stages.inputs import Amounts
+from dex_rl_nodes.stages.job import Job
+from dex_rl_nodes.stages.online import OnlineSession
+from dex_rl_nodes.stages.prepare import preparation_works
+from dex_rl_nodes.stages.progress import ProgressBoard
+from dex_rl_nodes.stages.workers import run_here
+
+AMOUNTS = Amounts(demonstrations=2, shown=1, near_misses=1, rollouts=1)
+SETTINGS = RunSettings('pull_tissue', 'sim', 'latent_prior', 'smoke', 7)
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory) -> Job:
+    """A run on which everything before online learning was done."""
+    torch.set_num_threads(1)
+    run = RunDirectory('tiny', tmp_path_factory.mktemp('runs')).create(SETTINGS)
+    job = Job(run, SETTINGS, AMOUNTS)
+    run_here(preparation_works(job), ProgressBoard())
+    return job
+
+
+def copy_of(job: Job, folder) -> Job:
+    """The same run somewhere else."""
+    shutil.copytree(job.run.path, folder / 'copy')
+    return Job(RunDirectory('copy', folder), job.settings, job.amounts)
+
+
+def test_every_stage_says_what_it_measured(prepared):
+    prior, policy, reward = (read_json(prepared.run.file(f'{name}.json')) for name in ('prior', 'policy', 'reward'))
+    assert len(prior['test_rmse']) == HAND_DIM and prior['task'] == 'pull_tissue'
+    assert {'active_units', 'off_manifold_ratio', 'inputs'} <= set(prior)
+    assert policy['test']['ticks'] > 0 and {'precision', 'recall', 'curve'} <= set(reward)
+    demos = read_json(prepared.run.file('demos.json'))
+    assert demos['successes'] == 2 and demos['n'] >= 2
+    assert inputs.missing(prepared.run, SETTINGS, AMOUNTS) == []
+
+
+def test_what_was_done_is_not_done_again(prepared):
+    before = {path: path.stat().st_mtime_ns for path in prepared.run.path.glob('*.safetensors')}
+    names = [work.name for work in preparation_works(prepared)]
+    assert names == ['recordings', 'encoder', 'prior', 'policy', 'rollouts', 'reward']
+    run_here(preparation_works(prepared), ProgressBoard())
+    assert {path: path.stat().st_mtime_ns for path in prepared.run.path.glob('*.safetensors')} == before
+
+
+def test_what_is_out_of_date_is_noticed(prepared, tmp_path):
+    job = copy_of(prepared, tmp_path)
+    assert inputs.missing(job.run, SETTINGS, AMOUNTS) == []
+    prior = job.run.file('prior.json')
+    prior.write_text(prior.read_text().replace(read_json(prior)['sha256'], '0' * 64))
+    assert inputs.missing(job.run, SETTINGS, AMOUNTS) == ['policy']
+    shutil.rmtree(next(job.run.bags('demos').iterdir()))
+    assert inputs.missing(job.run, SETTINGS, AMOUNTS) == ['demos', 'encoder', 'prior', 'policy', 'reward']
+
+
+def test_an_interrupted_collection_goes_on(prepared, tmp_path):
+    job = copy_of(prepared, tmp_path)
+    lost = sorted(job.run.bags('demos').iterdir())[0]
+    for path in lost.glob('*.mcap'):
+        path.unlink()  # as if stopped before its first byte
+    works = [work for work in preparation_works(job) if work.bar == 'demonstrations']
+    run_here(works, ProgressBoard())
+    successes = [state for state in ended_episodes(job, 'demos').values() if state.outcome == Outcome.SUCCESS]
+    assert len(successes) == 2
+
+
+def learn(job: Job, steps: int) -> OnlineSession:
+    session = OnlineSession(job)
+    session.learn(steps, lambda done, note: None)
+    return session
+
+
+def test_online_learning_is_repeatable_bit_by_bit(prepared, tmp_path):
+    sessions, transitions = [], []
+    for name in ('a', 'b'):
+        (tmp_path / name).mkdir()
+        job = copy_of(prepared, tmp_path / name)
+        sessions.append(learn(job, 140))
+        transitions.append(list(read_transitions(job.run)))
+    first, second = transitions
+    assert [t.sequence for t in first] == list(range(1, 141))
+    for one, other in zip(first, second, strict=True):
+        assert np.array_equal(one.action, other.action) and np.array_equal(one.residual, other.residual)
+    assert sessions[0].learner.updates == 140
+    assert sessions[0].learner.weights()[1] == sessions[1].learner.weights()[1]
+    assert any(np.abs(t.residual).max() > 0 for t in first), 'the learned residual never came to the robot'
+
+
+def test_transitions_fit_together(prepared, tmp_path):
+    job = copy_of(prepared, tmp_path)
+    learn(job, 130)
+    transitions = list(read_transitions(job.run))
+    for before, after in zip(transitions[:-1], transitions[1:], strict=True):
+        if before.episode == after.episode:
+            assert after.step == before.step + 1 and not before.truncated
+            assert np.array_equal(before.next_features, after.features)
+            assert np.array_equal(before.next_hand_history, after.hand_history)
+            assert np.allclose(after.hand_history[-HAND_DIM:], (before.action[-HAND_DIM:] + 1) / 2, atol=1e-6)
+        else:
+            assert before.mask == 0 or before.truncated
+    assert transitions[-1].truncated, 'the budget ends the last episode'
+    assert {t.encoder for t in transitions} == {job.encoder().identity}
+
+
+def test_online_learning_goes_on_where_it_stopped(prepared, tmp_path):
+    job = copy_of(prepared, tmp_path)
+    learn(job, 60)
+    episodes = read_history(job.run, 'online').next_episode
+    session = learn(job, 90)
+    assert session.learner.env_steps == 90 and session.learner.updates == 90
+    transitions = list(read_transitions(job.run))
+    assert [t.sequence for t in transitions] == list(range(1, 91))
+    assert transitions[60].episode == episodes and transitions[60].step == 0
+    lines = [json.loads(line) for line in job.run.file('metrics.jsonl').read_text().splitlines()]
+    assert {'time', 'env_steps', 'updates', 'episodes', 'successes', 'interventions'} <= set(lines[-1])
+    assert lines[-1]['env_steps'] == 90
+
+
+def test_evaluation_writes_rows_and_intervals(prepared):
+    found = evaluate(prepared, 'none', 1)
+    kept = read_json(prepared.run.file('evaluation_imitation.json'))
+    assert kept == json.loads(json.dumps(found))
+    row = kept['episodes'][0]
+    assert kept['n'] == 1 and row['seed'] == prepared.task.evaluation.seed
+    assert row['success'] or row['failure'] in ('arm', 'hand', 'stall')
+    assert len(row['hand_targets']) == row['steps'] and math.isfinite(row['jitter'])
+    assert 0 <= kept['wilson_low'] <= kept['wilson_high'] <= 1
+    assert sum(kept['failures'].values()) == kept['n'] - kept['successes']
