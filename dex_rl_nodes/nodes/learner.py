@@ -174,8 +174,10 @@ class LearnerNode(Node):
         self._stopping = True
         self._news.set()
         self._thread.join()
-        if self._failure is None and self._core.updates > self._saved:
-            self._save()
+        if self._failure is None:
+            self._metrics.write(self._core.progress(), episode_ended=True)
+            if self._core.updates > self._saved:
+                self._save()
         self._metrics.close()
 
 

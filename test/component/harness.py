@@ -55,6 +55,7 @@ class Bench:
         self.executor.add_node(self.node)
         self.executor.add_node(self.peer)
         self._publishers: dict[str, Any] = {}
+        self._closed = False
 
     def _profile(self, topic: str) -> Any:
         return qos.profile(TOPICS[topic].qos, self.lockstep)
@@ -104,6 +105,10 @@ class Bench:
                 raise self.node.failure
 
     def close(self) -> None:
+        """End both nodes."""
+        if self._closed:
+            return
+        self._closed = True
         self.node.close()
         self.node.destroy_node()
         self.peer.destroy_node()
