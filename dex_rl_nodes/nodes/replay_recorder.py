@@ -16,6 +16,7 @@ from dex_rl_nodes.descriptions import IMAGES, TOPICS
 from dex_rl_nodes.msg import Transition, TransitionAck
 from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.node import OK, WARN, Node, run_node
+from dex_rl_nodes.recording import messages
 from dex_rl_nodes.recording.reader import next_folder, repair_all
 from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool
 from dex_rl_nodes.recording.transitions import TransitionAssembler
@@ -27,6 +28,7 @@ _DEPTH = {'image': 60, 'other': 500}  # messages; two seconds of a camera at 30 
 _MOST_FETCHED = 500  # transitions in one answer
 _TICK_PARTS = ('policy_step', 'core_action', 'executed_action', 'step_result')  # exist only within an episode
 _PARTS = (*_TICK_PARTS, 'episode')
+_GATHER = 0.05  # s; what comes within is written together, so that the two threads are not always in each other's way
 _CLOSE_DEADLINE = 4.0  # s
 _LITTLE_SPACE = 5.0  # GB; two cameras of 640 x 480 at 30 Hz fill it in two minutes
 
@@ -77,6 +79,7 @@ class ReplayRecorder(Node):
         for topic in self.description.subscribes:
             profile = qos.profile(TOPICS[topic].qos, self.lockstep)
             self._profiles[self.resolve_topic_name(topic)] = _qos_yaml(profile)
+            messages.definition(TOPICS[topic].type)  # takes a moment, which must not come with the first messages
             depth = _DEPTH['image' if topic in IMAGES.values() else 'other']
             profile = QoSProfile(depth=depth, reliability=profile.reliability, durability=profile.durability)
             self.create_subscription(
@@ -101,7 +104,8 @@ class ReplayRecorder(Node):
                 return
             self._queue.append(_Received(topic, data, self.get_clock().now().nanoseconds))
             self._queued += len(data)
-            self._news.notify()
+            if topic in _PARTS:  # a transition may be waiting for it; the others can wait for each other
+                self._news.notify()
 
     def _on_lost(self, topic: str, event: Any) -> None:
         self._counts[topic]['lost'] += event.total_count_change
@@ -132,7 +136,7 @@ class ReplayRecorder(Node):
     def _next(self) -> _Received | None:
         with self._news:
             while not self._queue and not self._closing:
-                self._news.wait()
+                self._news.wait(_GATHER)
             if not self._queue:
                 return None
             received = self._queue.popleft()

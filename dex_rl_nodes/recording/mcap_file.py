@@ -5,20 +5,16 @@ The `mcap` package gives the records of the format. Its writer is not used becau
 """
 
 import fcntl
-import os
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import zstandard
-from mcap.data_stream import ReadDataStream, RecordBuilder
-from mcap.exceptions import McapError
+from mcap.data_stream import RecordBuilder
 from mcap.opcode import Opcode
 from mcap.records import (
     Channel,
@@ -34,14 +30,13 @@ from mcap.records import (
     Statistics,
     SummaryOffset,
 )
-from mcap.stream_reader import get_chunk_data_stream
 
 from dex_rl_nodes import __version__
 from dex_rl_nodes.recording import messages
+from dex_rl_nodes.recording.mcap_scan import MAGIC, RECORD, chunk_records, whole_records
 
-MAGIC = b'\x89MCAP0\r\n'
-_RECORD = struct.Struct('<BQ')  # opcode and length in front of every record
-_LARGEST = 1 << 30  # bytes; a record that claims more is damage
+_MESSAGE = struct.Struct('<BQHIQQ')  # the same, channel, sequence, log time, publish time
+_CHUNK = struct.Struct('<QQQII')  # first and last time, size and CRC before compression, length of its name
 
 
 @dataclass
@@ -87,7 +82,8 @@ class McapFile:
         self._compressor = zstandard.ZstdCompressor(level=1)
         self._schemas: dict[int, Schema] = {}
         self._chunks: list[ChunkIndex] = []
-        self._pending = RecordBuilder()
+        self._pending: list[bytes] = []  # the chunk in the making; never joined, for copies of images cost
+        self._pending_size = 0
         self._index: dict[int, MessageIndex] = {}
         self._file = open(path, mode, buffering=0)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # so that nobody repairs what is being written
@@ -102,40 +98,64 @@ class McapFile:
             text = messages.definition(type_name)[0].encode()
             schema = Schema(id=len(self._schemas) + 1, name=type_name, encoding='ros2msg', data=text)
             self._schemas[schema.id] = schema
-            schema.write(self._pending)
+            self._add_record(schema)
         metadata = {'offered_qos_profiles': qos}
         channel = Channel(len(self._channels) + 1, topic, 'cdr', metadata, schema.id)
         self._channels[channel.id] = channel
-        channel.write(self._pending)
+        self._add_record(channel)
         return channel.id
+
+    def _add_record(self, record: McapRecord) -> None:
+        builder = RecordBuilder()
+        record.write(builder)
+        self._put(builder.end())
+
+    def _put(self, data: bytes) -> None:
+        self._pending.append(data)
+        self._pending_size += len(data)
 
     def add(self, channel: int, data: bytes, log_time: int) -> None:
         """Put one message into the pending chunk."""
         index = self._index.setdefault(channel, MessageIndex(channel, []))
-        index.records.append((log_time, self._pending.count))
-        Message(channel, log_time, data, log_time, 0).write(self._pending)
+        index.records.append((log_time, self._pending_size))
+        length = _MESSAGE.size - RECORD.size + len(data)
+        self._put(_MESSAGE.pack(Opcode.MESSAGE, length, channel, 0, log_time, log_time))
+        self._put(data)
 
     @property
     def pending(self) -> int:
         """Bytes that a kill would lose."""
-        return self._pending.count
+        return self._pending_size
 
     def flush(self) -> None:
         """Write the pending chunk; after an error the file is as long as before and the chunk is gone."""
         if not self._index:
             return
         index, self._index = self._index, {}
-        data = self._pending.end()
-        stored = self._compressor.compress(data) if self.compression else data
+        parts, self._pending = self._pending, []
+        size, self._pending_size = self._pending_size, 0
+        crc = 0
+        for part in parts:
+            crc = zlib.crc32(part, crc)
+        stored = self._compress(parts, size)
+        length = sum(map(len, stored))
         times = [log_time for part in index.values() for log_time, _ in part.records]
-        chunk = Chunk(self.compression, stored, max(times), min(times), zlib.crc32(data), len(data))
+        name = self.compression.encode()
+        fields = _CHUNK.pack(min(times), max(times), size, crc, len(name)) + name + struct.pack('<Q', length)
+        stored.insert(0, RECORD.pack(Opcode.CHUNK, len(fields) + length) + fields)
+        start, end = self.size, self.size + sum(map(len, stored))
         builder = RecordBuilder()
-        chunk.write(builder)
-        start, length = self.size, builder.count
-        offsets = _write_index(builder, index, start)
-        self._append(builder.end())
-        self._chunks.append(_chunk_index(chunk, start, length, offsets, self.size - start - length))
+        offsets = _write_index(builder, index, end)
+        self._append(*stored, builder.end())
+        chunk = Chunk(self.compression, b'', max(times), min(times), crc, size)
+        self._chunks.append(_chunk_index(chunk, length, start, end - start, offsets, self.size - end))
         self._count(chunk, index)
+
+    def _compress(self, parts: list[bytes], size: int) -> list[bytes]:
+        if not self.compression:
+            return [b''.join(parts)]
+        stream = self._compressor.compressobj(size=size)
+        return [piece for piece in (*map(stream.compress, parts), stream.flush()) if piece]
 
     def _count(self, chunk: Chunk, index: dict[int, MessageIndex]) -> None:
         first, last = self._times if self._counts else (chunk.message_start_time, chunk.message_end_time)
@@ -156,28 +176,25 @@ class McapFile:
         }
         return FileSummary(self.path.name, *self._times, topics)
 
-    def _append(self, data: bytes) -> None:
-        left = memoryview(data)
+    def _append(self, *parts: bytes) -> None:
+        """Write all of it, or after an error nothing."""
         try:
-            while left:
-                left = left[self._file.write(left) :]
+            for part in parts:
+                left = memoryview(part)
+                while left:
+                    left = left[self._file.write(left) :]
         except OSError:
             with suppress(OSError):
                 self._file.truncate(self.size)
                 self._file.seek(self.size)
             raise
-        self.size += len(data)
-
-    def sync(self) -> None:
-        """Wait until the device has what was flushed, so that a power cut does not lose it."""
-        os.fdatasync(self._file.fileno())
+        self.size += sum(map(len, parts))
 
     def finish(self) -> None:
         """Flush, write the summary and close."""
         try:
             self.flush()
             self._append(self._summary_section())
-            self.sync()
         finally:
             self._file.close()
 
@@ -255,7 +272,7 @@ class McapFile:
                     index = self._adopt_chunk(record)
                 except ValueError:
                     break
-                self._chunks.append(_chunk_index(record, start, end - start, {}, 0))
+                self._chunks.append(_chunk_index(record, len(record.data), start, end - start, {}, 0))
                 last = record, index, start
             elif isinstance(record, MessageIndex) and self._chunks:
                 self._chunks[-1].message_index_offsets[record.channel_id] = start
@@ -290,7 +307,7 @@ class McapFile:
         offsets = _write_index(builder, index, self.size)
         self._append(builder.end())
         index_length = self.size - start - known.chunk_length
-        self._chunks[-1] = _chunk_index(chunk, start, known.chunk_length, offsets, index_length)
+        self._chunks[-1] = _chunk_index(chunk, len(chunk.data), start, known.chunk_length, offsets, index_length)
 
 
 def _write_index(builder: RecordBuilder, index: dict[int, MessageIndex], offset: int) -> dict[int, int]:
@@ -302,81 +319,17 @@ def _write_index(builder: RecordBuilder, index: dict[int, MessageIndex], offset:
     return offsets
 
 
-def _chunk_index(chunk: Chunk, start: int, length: int, offsets: dict[int, int], index_length: int) -> ChunkIndex:
+def _chunk_index(
+    chunk: Chunk, compressed_size: int, start: int, length: int, offsets: dict[int, int], index_length: int
+) -> ChunkIndex:
     return ChunkIndex(
         chunk_length=length,
         chunk_start_offset=start,
         compression=chunk.compression,
-        compressed_size=len(chunk.data),
+        compressed_size=compressed_size,
         message_end_time=chunk.message_end_time,
         message_index_length=index_length,
         message_index_offsets=offsets,
         message_start_time=chunk.message_start_time,
         uncompressed_size=chunk.uncompressed_size,
     )
-
-
-def whole_records(file: BinaryIO, offset: int = 0) -> Iterator[tuple[int, int, McapRecord | None]]:
-    """Records of a file up to the first that is not whole: start, end (bytes), record (None: of no interest).
-
-    Args:
-        offset: where a record starts; 0: the start of the file.
-
-    Raises:
-        ValueError: it does not begin as an MCAP file.
-    """
-    size = os.fstat(file.fileno()).st_size
-    if offset == 0:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise ValueError('it is not an MCAP file')
-        offset = len(MAGIC)
-    file.seek(offset)
-    while offset + _RECORD.size <= size:
-        opcode, length = _RECORD.unpack(file.read(_RECORD.size))
-        end = offset + _RECORD.size + length
-        if opcode == 0 or length > _LARGEST or end > size:
-            return
-        content = ReadDataStream(BytesIO(file.read(length)))
-        try:
-            record = Message.read(content, length) if opcode == Opcode.MESSAGE else _PARSERS.get(opcode, _skip)(content)
-        except (McapError, ValueError, struct.error):
-            return
-        yield offset, end, record
-        offset = end
-
-
-def _skip(_content: ReadDataStream) -> None:
-    return None
-
-
-_PARSERS = {
-    Opcode.HEADER: Header.read,
-    Opcode.SCHEMA: Schema.read,
-    Opcode.CHANNEL: Channel.read,
-    Opcode.CHUNK: Chunk.read,
-    Opcode.MESSAGE_INDEX: MessageIndex.read,
-    Opcode.DATA_END: DataEnd.read,
-}
-
-
-def chunk_records(chunk: Chunk) -> list[tuple[int, McapRecord]]:
-    """Records of a chunk with their offsets in it.
-
-    Raises:
-        ValueError: the chunk is damaged.
-    """
-    try:
-        stream, length = get_chunk_data_stream(chunk, validate_crc=True)
-        found: list[tuple[int, McapRecord]] = []
-        while stream.count < length:
-            offset = stream.count
-            opcode, size = stream.read1(), stream.read8()
-            if opcode == Opcode.MESSAGE:
-                found.append((offset, Message.read(stream, size)))
-            elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
-                found.append((offset, _PARSERS[opcode](stream)))
-            else:
-                stream.read(size)
-        return found
-    except (McapError, ValueError, RuntimeError, struct.error, zstandard.ZstdError) as error:
-        raise ValueError(f'damaged chunk: {error}') from None

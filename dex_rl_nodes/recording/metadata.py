@@ -7,14 +7,20 @@ import yaml
 
 from dex_rl_nodes.recording import messages
 from dex_rl_nodes.recording.mcap_file import FileSummary
-from dex_rl_nodes.run_directory import write_atomic
 
 NAME = 'metadata.yaml'
 _VERSION = 8  # read by Humble and everything newer
 
 
 def write_metadata(folder: Path, files: Sequence[FileSummary]) -> None:
-    """Write metadata.yaml of a bag of these files; UserError when the disk is full."""
+    """Write metadata.yaml of a bag of these files.
+
+    A new file takes the place of the old one. It is not synced: that would stall the writing of the bag, and after a
+    power cut it can be made again.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     used = [file for file in files if file.total]
     start = min((file.start for file in used), default=0)
     end = max((file.end for file in used), default=0)
@@ -33,7 +39,9 @@ def write_metadata(folder: Path, files: Sequence[FileSummary]) -> None:
         'ros_distro': 'rosbags',
     }
     text = yaml.safe_dump({'rosbag2_bagfile_information': content}, sort_keys=False)
-    write_atomic(folder / NAME, text.encode())
+    temporary = folder / f'.{NAME}'
+    temporary.write_text(text)
+    temporary.replace(folder / NAME)
 
 
 def _file(file: FileSummary) -> dict:

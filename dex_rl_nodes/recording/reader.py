@@ -15,7 +15,8 @@ from mcap.records import Channel, Chunk, DataEnd, Message, Schema
 from mcap.summary import Summary
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.recording.mcap_file import MAGIC, FileSummary, McapFile, chunk_records, whole_records
+from dex_rl_nodes.recording.mcap_file import FileSummary, McapFile
+from dex_rl_nodes.recording.mcap_scan import MAGIC, chunk_records, whole_records
 from dex_rl_nodes.recording.metadata import NAME, write_metadata
 
 _FOOTER_BYTES = 9 + 20 + len(MAGIC)
@@ -214,27 +215,34 @@ def repair(folder: Path) -> str:
     unfinished = [path for path in files if _summary(path) is None]
     if not unfinished and _listed(folder) == [path.name for path in files]:
         return ''
-    lost = 0
-    summaries = []
-    for path in files:
-        try:
-            if path in unfinished:
-                file, cut = McapFile.recover(path)
-                file.finish()
-                summaries.append(file.summary)
-                lost += cut
-            else:
-                summaries.append(_file_summary(path))
-        except ValueError:  # killed before the first byte was written
-            lost += path.stat().st_size
-            path.unlink()
-        except BlockingIOError:
-            raise UserError(f'bag {folder} is being written by another process; end that one first') from None
-        except OSError as error:
-            raise UserError(f'cannot repair bag {folder}: {error.strerror}; free some space and start again') from None
-    write_metadata(folder, summaries)
+    try:
+        summaries, lost = _make_whole(files, unfinished)
+        write_metadata(folder, summaries)
+    except BlockingIOError:
+        raise UserError(f'bag {folder} is being written by another process; end that one first') from None
+    except OSError as error:
+        raise UserError(f'cannot repair bag {folder}: {error.strerror}; free some space and start again') from None
     kept = sum(summary.total for summary in summaries)
     return f'repaired bag {folder}: {kept} messages kept, {lost} bytes were not whole'
+
+
+def _make_whole(files: list[Path], unfinished: list[Path]) -> tuple[list[FileSummary], int]:
+    """Finish unfinished files; returns what all of them hold, and how many bytes were not whole."""
+    summaries, lost = [], 0
+    for path in files:
+        if path not in unfinished:
+            summaries.append(_file_summary(path))
+            continue
+        try:
+            file, cut = McapFile.recover(path)
+        except ValueError:  # killed before the first bytes were written
+            lost += path.stat().st_size
+            path.unlink()
+            continue
+        file.finish()
+        summaries.append(file.summary)
+        lost += cut
+    return summaries, lost
 
 
 def _listed(folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from mcap.records import Chunk, Message
 
 from dex_rl_nodes.recording import messages
-from dex_rl_nodes.recording.mcap_file import chunk_records, whole_records
+from dex_rl_nodes.recording.mcap_scan import chunk_records, whole_records
 from dex_rl_nodes.recording.reader import BagReader, bag_folders, mcap_files
 from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import Transition

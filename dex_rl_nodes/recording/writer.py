@@ -1,6 +1,7 @@
 """Writing rosbag2 folders so that a kill at any moment costs at most the last second."""
 
 import errno
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -49,9 +50,10 @@ class BagWriter:
         self._split_bytes = split_bytes
         self._channels: dict[str, int] = {}  # of the present file
         self._finished: list[FileSummary] = []
+        self._unsynced: list[Path] = []  # finished files that may not be on the device yet
         self._lock = threading.RLock()
         self._failure = ''
-        self._metadata_due = 0.0
+        self._metadata_due = self._flush_due = self._sync_due = 0.0
         with self._disk():
             folder.mkdir(parents=True)
             self._file = McapFile(self._path(0), compression)
@@ -101,7 +103,7 @@ class BagWriter:
                 channel = self._channels[topic] = self._file.channel(topic, type_name, self._qos.get(topic, ''))
                 self._metadata_due = 0.0
             self._file.add(channel, data, log_time)
-            if self._file.pending > _CHUNK_BYTES:
+            if self._file.pending > _CHUNK_BYTES or time.monotonic() > self._flush_due:
                 self._flush_file()
 
     def flush(self) -> None:
@@ -110,10 +112,9 @@ class BagWriter:
             self._flush_file()
 
     def sync(self) -> None:
-        """Flush and wait for the device: from here on a power cut does not lose it."""
-        with self._lock, self._disk():
-            self._flush_file()
-            self._file.sync()
+        """Flush, and have the device written next, so that a power cut does not lose it either. Does not wait."""
+        self.flush()
+        self._sync_due = 0.0
 
     @property
     def position(self) -> tuple[Path, int]:
@@ -122,9 +123,11 @@ class BagWriter:
 
     def _flush_file(self) -> None:
         self._file.flush()
+        self._flush_due = time.monotonic() + FLUSH_PERIOD
         if self._file.size > self._split_bytes:
             self._file.finish()
             self._finished.append(self._file.summary)
+            self._unsynced.append(self._file.path)
             self._channels.clear()
             self._file = McapFile(self._path(len(self._finished)), self._compression)
             self._metadata_due = 0.0
@@ -135,16 +138,29 @@ class BagWriter:
         while not self._closing.wait(FLUSH_PERIOD):
             with suppress(UserError):  # the next write raises it again
                 self.flush()
-                with suppress(OSError, ValueError):  # not under the lock; a file just finished is synced already
-                    self._file.sync()
+                self._sync_files()
                 if time.monotonic() > self._metadata_due:
                     self._write_metadata()
+
+    def _sync_files(self) -> None:
+        """Sync, seldom enough to leave a slow disk nine tenths of its time for writing; not under the lock."""
+        started = time.monotonic()
+        if started < self._sync_due:
+            return
+        with self._lock:
+            paths, self._unsynced = [*self._unsynced, self._file.path], []
+        with self._disk():
+            for path in paths:
+                with path.open('rb') as file:
+                    os.fdatasync(file.fileno())
+        self._sync_due = time.monotonic() + 9 * (time.monotonic() - started)
 
     def _write_metadata(self) -> None:
         with self._lock:
             self._metadata_due = time.monotonic() + _METADATA_PERIOD
             files = [*self._finished, self._file.summary]
-        write_metadata(self.folder, files)
+        with self._disk():
+            write_metadata(self.folder, files)
 
     def close(self) -> None:
         """Finish file and metadata: the bag is complete. May be called twice."""
@@ -154,9 +170,11 @@ class BagWriter:
         self._flusher.join()
         with self._lock:
             if self._failure:  # there may be room for the summary at least
-                with suppress(OSError, UserError):
+                with suppress(OSError):
                     self._file.finish()
-                    self._write_metadata()
+                    write_metadata(self.folder, [*self._finished, self._file.summary])
             with self._disk():
                 self._file.finish()
             self._write_metadata()
+        self._sync_due = 0.0
+        self._sync_files()  # last, because it may take long and a kill does not lose anything any more
