@@ -13,13 +13,13 @@ from dex_rl_nodes.recording.spool import read_transitions
 from dex_rl_nodes.records import HAND_DIM, Outcome
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json
 from dex_rl_nodes.stages import inputs
-from dex_rl_nodes.stages.collect import ended_episodes
 from dex_rl_nodes.stages.evaluate import evaluate
 from dex_rl_nodes.stages.inputs import Amounts
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.online import OnlineSession
 from dex_rl_nodes.stages.prepare import preparation_works
 from dex_rl_nodes.stages.progress import ProgressBoard
+from dex_rl_nodes.stages.recordings import ended_episodes
 from dex_rl_nodes.stages.workers import run_here
 
 AMOUNTS = Amounts(demonstrations=2, shown=1, near_misses=1, rollouts=1)
@@ -77,7 +77,7 @@ def test_an_interrupted_collection_goes_on(prepared, tmp_path):
         path.unlink()  # as if stopped before its first byte
     works = [work for work in preparation_works(job) if work.bar == 'demonstrations']
     run_here(works, ProgressBoard())
-    successes = [state for state in ended_episodes(job, 'demos').values() if state.outcome == Outcome.SUCCESS]
+    successes = [state for state in ended_episodes(job.run, 'demos').values() if state.outcome == Outcome.SUCCESS]
     assert len(successes) == 2
 
 
@@ -92,20 +92,20 @@ def test_online_learning_is_repeatable_bit_by_bit(prepared, tmp_path):
     for name in ('a', 'b'):
         (tmp_path / name).mkdir()
         job = copy_of(prepared, tmp_path / name)
-        sessions.append(learn(job, 140))
+        sessions.append(learn(job, 80))
         transitions.append(list(read_transitions(job.run)))
     first, second = transitions
-    assert [t.sequence for t in first] == list(range(1, 141))
+    assert [t.sequence for t in first] == list(range(1, 81))
     for one, other in zip(first, second, strict=True):
         assert np.array_equal(one.action, other.action) and np.array_equal(one.residual, other.residual)
-    assert sessions[0].learner.updates == 140
+    assert sessions[0].learner.updates == 80
     assert sessions[0].learner.weights()[1] == sessions[1].learner.weights()[1]
     assert any(np.abs(t.residual).max() > 0 for t in first), 'the learned residual never came to the robot'
 
 
 def test_transitions_fit_together(prepared, tmp_path):
     job = copy_of(prepared, tmp_path)
-    learn(job, 130)
+    learn(job, 125)
     transitions = list(read_transitions(job.run))
     for before, after in zip(transitions[:-1], transitions[1:], strict=True):
         if before.episode == after.episode:
@@ -121,16 +121,16 @@ def test_transitions_fit_together(prepared, tmp_path):
 
 def test_online_learning_goes_on_where_it_stopped(prepared, tmp_path):
     job = copy_of(prepared, tmp_path)
-    learn(job, 60)
+    learn(job, 20)
     episodes = read_history(job.run, 'online').next_episode
-    session = learn(job, 90)
-    assert session.learner.env_steps == 90 and session.learner.updates == 90
+    session = learn(job, 60)
+    assert session.learner.env_steps == 60 and session.learner.updates == 60
     transitions = list(read_transitions(job.run))
-    assert [t.sequence for t in transitions] == list(range(1, 91))
-    assert transitions[60].episode == episodes and transitions[60].step == 0
+    assert [t.sequence for t in transitions] == list(range(1, 61))
+    assert transitions[20].episode == episodes and transitions[20].step == 0
     lines = [json.loads(line) for line in job.run.file('metrics.jsonl').read_text().splitlines()]
     assert {'time', 'env_steps', 'updates', 'episodes', 'successes', 'interventions'} <= set(lines[-1])
-    assert lines[-1]['env_steps'] == 90
+    assert lines[-1]['env_steps'] == 60
 
 
 def test_evaluation_writes_rows_and_intervals(prepared):

@@ -1,0 +1,72 @@
+"""The figures and tables of the report."""
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from dex_rl_nodes.evaluation import figures, table
+from dex_rl_nodes.evaluation.metrics import jitter
+
+
+def cell(task, interface, successes, noise, seed=0, learned=18):
+    def stage(count):
+        return {'n': 20, 'successes': count, 'failures': {'arm': 20 - count, 'hand': 0, 'stall': 0}, 'jitter': noise}
+
+    prior = {'test_rmse_mean': 0.01, 'active_units': 2, 'off_manifold_ratio': 0.1 * noise}
+    return {
+        'task': task, 'interface': interface, 'seed': seed, 'imitation': stage(successes), 'learned': stage(learned),
+        'prior': prior, 'env_steps': 40000, 'curve': [[100, 0.0], [200, 1.0]], 'seconds': 60,
+    }  # fmt: skip
+
+
+CELLS = [
+    cell('pull_tissue', 'latent_prior', 9, 0.02),
+    cell('pull_tissue', 'latent_prior', 11, 0.02, seed=1),
+    cell('pull_tissue', 'raw', 2, 0.1, learned=4),
+    cell('open_drawer', 'latent_prior', 10, 0.01),
+    cell('open_drawer', 'raw', 3, 0.05, learned=5),
+]
+
+
+def test_table_pools_seeds_and_shows_the_paper():
+    rows = [line for line in table.success_table(CELLS).splitlines() if line.startswith('| pull_tissue | latent_prior')]
+    assert len(rows) == 1
+    assert '| 0, 1 | 50% (20/40, 35% to 65%) | 90% (36/40,' in rows[0] and '45 %, 95 %' in rows[0]
+    assert '| 20 / 0 / 0 | 4 / 0 / 0 |' in rows[0]
+
+
+def test_jitter_is_counted_in_units_of_raw_imitation():
+    found = table.normalised_jitter(CELLS)
+    assert found['raw'] == {'imitation': pytest.approx(1), 'learned': pytest.approx(1)}
+    assert found['latent_prior']['learned'] == pytest.approx(0.2)
+    assert table.normalised_jitter([CELLS[0]]) == {}
+    assert '0.20' in table.interface_table(CELLS)
+
+
+def test_barcode_shows_the_terms_of_the_score():
+    ticks = np.arange(40.0)[:, None]
+    smooth, shaky = 0.01 * ticks.repeat(6, 1), 0.5 + 0.1 * np.sign(np.sin(2.5 * ticks)).repeat(6, 1)
+    rows = figures.barcode_rows([smooth.tolist(), shaky.tolist(), [[0.0] * 6]])
+    assert rows.shape == (3, 100)
+    assert np.allclose(rows[0], 0, atol=1e-9) and np.isnan(rows[2]).all()
+    assert rows[1].mean() == pytest.approx(jitter(shaky), rel=0.1)
+
+
+def test_every_figure_is_an_image(tmp_path):
+    random = np.random.default_rng(0)
+    rollouts = random.random((4, 30, 6)).tolist()
+    walk = random.normal(size=(30, 2)).cumsum(0)
+    picture = random.integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    flow = figures.LatentFlow(walk, walk + 0.2, walk + 0.3)
+    curve = figures.Curve('latent_prior, seed 0', 'latent_prior', [10, 20, 40], [0, 1, 1])
+    drawn = [
+        figures.learning_curves([curve], tmp_path / 'curve.png', 'pull_tissue'),
+        figures.jitter_barcode({'raw': rollouts, 'latent_prior': rollouts}, tmp_path / 'barcode.png'),
+        figures.jitter_bars(table.normalised_jitter(CELLS), tmp_path / 'bars.png'),
+        figures.latent_flow(flow, {0: picture, 20: picture}, tmp_path / 'flow.png'),
+        figures.image_sequence([picture] * 12, tmp_path / 'strip.png', 6),
+        figures.animation([picture] * 3, tmp_path / 'film.gif'),
+    ]
+    for path in drawn:
+        image = matplotlib.image.imread(path)
+        assert image.size > 1000 and image.std() > 0
