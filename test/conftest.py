@@ -19,6 +19,16 @@ def pytest_report_header() -> str:
     return f'DEXRL_TEST_SEED={SEED} ROS_DOMAIN_ID={os.environ["ROS_DOMAIN_ID"]}'
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line('markers', 'realtime: measures real time, so a busy machine gets up to three attempts')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker('realtime'):
+            item.add_marker(pytest.mark.flaky(reruns=2))
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> int:
     """Seed of the test; Python's and NumPy's global generators start from it."""

@@ -235,6 +235,7 @@ def test_a_tick_without_its_teleop_command_is_waited_for_and_named(ros, monkeypa
     assert 'waited 0.3 s for teleop_command of the tick in vain' in str(bench.node.failure)
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize(
     ('topic', 'event'),
     [

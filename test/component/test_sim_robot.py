@@ -86,6 +86,7 @@ def test_lockstep_names_the_command_that_does_not_come(bench):  # noqa: F811
         table.until(lambda: False, 'the error')
 
 
+@pytest.mark.realtime
 def test_real_time_publishes_at_the_rates_of_the_drivers(bench):  # noqa: F811
     table = bench(SimRobotNode, lockstep=False)
     infos, images = table.listen(INFOS['front']), table.listen(IMAGES['front'])
