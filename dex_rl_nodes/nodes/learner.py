@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from array import array
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +130,8 @@ class LearnerNode(Node):
         if weights := core.new_weights():
             version, data, sha256 = weights
             self.publish(
-                'policy_weights', PolicyWeights(version=version, updates=core.updates, sha256=sha256, data=data)
+                'policy_weights',
+                PolicyWeights(version=version, updates=core.updates, sha256=sha256, data=array('B', data)),
             )
         if core.updates - self._saved >= self.setting('checkpoint_every'):
             self._save()
