@@ -11,18 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.evaluation.metrics import wilson_interval
-from dex_rl_nodes.recording import messages
-from dex_rl_nodes.recording.history import episode_bags
-from dex_rl_nodes.recording.reader import BagReader
 from dex_rl_nodes.recording.writer import BagWriter
-from dex_rl_nodes.records import EpisodeState, Mark, OperatorInput, Outcome, Phase, RobotReading
-from dex_rl_nodes.run_directory import write_json
+from dex_rl_nodes.records import Mark, OperatorInput, Outcome, RobotReading
 from dex_rl_nodes.seeds import start_seed
 from dex_rl_nodes.sim.operator import ScriptedOperator
-from dex_rl_nodes.stages.inputs import ROLLOUTS, bags_fingerprint, report_path
+from dex_rl_nodes.stages.inputs import ROLLOUTS
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.loop import Loop
+from dex_rl_nodes.stages.recordings import ended_episodes
 from dex_rl_nodes.stages.workers import Tell, Work
 
 SESSION = 5  # demonstrations of a session
@@ -45,26 +41,13 @@ class Watcher:
         return OperatorInput(glove=np.asarray(reading.hand), mark=Mark.SUCCESS if self._seen == _SURE else Mark.NONE)
 
 
-def ended_episodes(job: Job, purpose: str) -> dict[int, EpisodeState]:
-    """How the recorded episodes of a purpose ended, by number."""
-    ended = {}
-    for bag in episode_bags(job.run, purpose):
-        if not any(bag.glob('*.mcap')):  # stopped before its first byte
-            continue
-        for message in BagReader(bag, ['episode']):
-            state = messages.deserialise(message.data, message.type_name)
-            if state.phase == Phase.ENDED:
-                ended[state.episode] = state
-    return ended
-
-
 # Demonstrations
 
 
 def demonstration_works(job: Job, prefix: str = '') -> list[Work]:
     """Sessions that record the demonstrations that are missing; the prefix is of their names."""
     wanted = job.wanted_demonstrations
-    ended = ended_episodes(job, 'demos')
+    ended = ended_episodes(job.run, 'demos')
     owed = wanted - sum(state.outcome == Outcome.SUCCESS for state in ended.values())
     works = []
     for session in range(-(-wanted // SESSION)):
@@ -99,22 +82,6 @@ def collect_session(job: Job, first: int, wanted: int, tell: Tell) -> int:
     return number - first
 
 
-def report_demonstrations(job: Job) -> dict:
-    """Write demos.json: how many episodes, how many successful, how often the operator fails."""
-    ended = [state for state in ended_episodes(job, 'demos').values() if state.outcome != Outcome.STOPPED]
-    successes = sum(state.outcome == Outcome.SUCCESS for state in ended)
-    low, high = wilson_interval(successes, len(ended))
-    content = {
-        'n': len(ended), 'successes': successes, 'success_rate': successes / len(ended) if ended else None,
-        'wilson_low': low, 'wilson_high': high,
-        'ticks': sum(state.final_step for state in ended if state.outcome == Outcome.SUCCESS),
-        'outcomes': {str(state.episode): Outcome(state.outcome).name.lower() for state in ended},
-        'bags': bags_fingerprint(job.run, 'demos'),
-    }  # fmt: skip
-    write_json(report_path(job.run, 'demos'), content)
-    return content
-
-
 # Material for the classifier
 
 _FIRST = {'shown': 0, 'near_misses': _BLOCK, 'rollouts': ROLLOUTS}  # number of the first episode of a kind
@@ -128,7 +95,7 @@ def reward_works(job: Job, kinds: Sequence[str], needs: tuple[str, ...] = (), pr
         needs: names of works that come first.
         prefix: of the names of the works.
     """
-    ended = ended_episodes(job, 'reward')
+    ended = ended_episodes(job.run, 'reward')
     works = []
     for kind in kinds:
         first, count = _FIRST[kind], getattr(job.amounts, kind)
@@ -154,23 +121,10 @@ def record_reward(job: Job, kind: str, numbers: Sequence[int], tell: Tell) -> in
     return successes
 
 
-def report_reward(job: Job) -> dict:
-    """Write reward_sessions.json: what there is for the classifier."""
-    ended = ended_episodes(job, 'reward')
-    content = {
-        'n': len(ended),
-        'successes': sum(state.outcome == Outcome.SUCCESS for state in ended.values()),
-        'rollouts': sum(number >= ROLLOUTS for number in ended),
-        'bags': bags_fingerprint(job.run, 'reward'),
-    }
-    write_json(report_path(job.run, 'reward'), content)
-    return content
-
-
 def _record(job: Job, loop: Loop, purpose: str, number: int) -> bool:
     """Record one episode in a bag of its own; returns whether it was successful."""
-    folder: Path = job.run.bags(purpose) / f'{number:05d}'
-    if folder.exists():  # begun, and stopped before its end
+    folder: Path = job.run.bags(purpose) / f'e{number:05d}'  # sessions of the graph have numbers alone
+    if folder.exists():  # begun, and stopped before its end: it holds this episode alone
         shutil.rmtree(folder)
     with BagWriter(folder) as bag:
         return loop.episode(number, start_seed(job.task, purpose, job.settings.seed, number), purpose, bag).success

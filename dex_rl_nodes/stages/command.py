@@ -58,8 +58,8 @@ def _job(values: dict[str, Value]):
 
 
 def _collect(_word: str, values: dict[str, Value]) -> None:
-    from dex_rl_nodes.stages.collect import demonstration_works, report_demonstrations
-    from dex_rl_nodes.stages.inputs import Amounts
+    from dex_rl_nodes.stages.collect import demonstration_works
+    from dex_rl_nodes.stages.inputs import Amounts, report
     from dex_rl_nodes.stages.progress import ProgressBoard
     from dex_rl_nodes.stages.workers import run_all
 
@@ -68,7 +68,7 @@ def _collect(_word: str, values: dict[str, Value]) -> None:
         run_all(demonstration_works(job), board)
     finally:
         board.close()
-    found = report_demonstrations(job)
+    found = report(job.run, 'demos')
     print(f'{found["successes"]} demonstrations in {job.run.bags("demos")}, out of {found["n"]} episodes')
 
 

@@ -6,16 +6,15 @@ Imports nothing heavy: it runs at every start.
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from dex_rl_nodes import config
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json, write_json
 
 _TAIL = 1 << 16  # bytes at the end of a bag file: the summary, with times and checksums
 TRAINED = ('encoder', 'prior', 'policy', 'reward')
 ROLLOUTS = 2000  # number of the first policy rollout among the reward sessions
-_REPORTS = {'demos': 'demos.json', 'reward': 'reward_sessions.json'}
+REPORTS = {'demos': 'demos.json', 'reward': 'reward_sessions.json'}
 
 
 @dataclass(frozen=True)
@@ -48,18 +47,19 @@ def bags_fingerprint(run: RunDirectory, purpose: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def report(run: RunDirectory, purpose: str) -> dict | None:
-    """What the report on the recordings of a purpose says; None where there is none for the present bags."""
-    path = run.file(_REPORTS[purpose])
-    if not path.exists():
-        return None
-    content = read_json(path)
-    return content if content.get('bags') == bags_fingerprint(run, purpose) else None
+def report(run: RunDirectory, purpose: str) -> dict:
+    """What there is for a purpose, whoever recorded it: its report, written anew when bags have changed."""
+    path, bags = run.file(REPORTS[purpose]), bags_fingerprint(run, purpose)
+    if path.exists():
+        content = read_json(path)
+        if content.get('bags') == bags:
+            return content
+    from dex_rl_nodes.stages.recordings import count  # takes a moment, and not needed while nothing changes
 
-
-def report_path(run: RunDirectory, purpose: str) -> Path:
-    """File of the report on the recordings of a purpose."""
-    return run.file(_REPORTS[purpose])
+    content = {**count(run, purpose), 'bags': bags}
+    if content['n']:
+        write_json(path, content)
+    return content
 
 
 def _identity(run: RunDirectory, name: str) -> str:
@@ -96,9 +96,9 @@ def missing(run: RunDirectory, settings: RunSettings, amounts: Amounts) -> list[
     """Stages before online learning that are missing or out of date, in order."""
     wanted = amounts.demonstrations or config.load_task(settings.task).demonstrations
     found = []
-    demos, sessions = report(run, 'demos'), report(run, 'reward')
-    if demos is None or demos['successes'] < wanted:
+    if report(run, 'demos')['successes'] < wanted:
         found.append('demos')
-    if sessions is None or sessions['rollouts'] < amounts.rollouts:
+    sessions = report(run, 'reward')
+    if not sessions['n'] or sessions['rollouts'] < amounts.rollouts:
         found.append('reward sessions')
     return found + [stage for stage in TRAINED if not is_current(run, settings, stage)]

@@ -3,7 +3,7 @@
 from dex_rl_nodes import config
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings
-from dex_rl_nodes.stages.inputs import USUAL, Amounts, missing
+from dex_rl_nodes.stages.inputs import USUAL, Amounts, missing, report
 from dex_rl_nodes.stages.progress import ProgressBoard
 
 _COMMANDS = {
@@ -82,12 +82,10 @@ def preparation_works(job, prefix: str = '') -> list:
 
 def report_recordings(job, tell) -> dict:
     """Write the reports on what was recorded."""
-    from dex_rl_nodes.stages import collect
-
     tell(0, 1)
     if job.has('reward'):
-        collect.report_reward(job)
-    return collect.report_demonstrations(job)
+        report(job.run, 'reward')
+    return report(job.run, 'demos')
 
 
 def _tell(board: ProgressBoard, name: str, result: object) -> None:

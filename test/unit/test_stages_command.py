@@ -1,11 +1,19 @@
 """What the command line of the stages refuses: one sentence, exit code 2, nothing lost."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from dex_rl_nodes.config import load_task
+from dex_rl_nodes.recording.reader import next_folder
+from dex_rl_nodes.recording.writer import BagWriter
+from dex_rl_nodes.records import EpisodeState, Outcome, Phase
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings
+from dex_rl_nodes.stages import collect, inputs
 from dex_rl_nodes.stages.command import main
+from dex_rl_nodes.stages.recordings import ended_episodes
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +56,38 @@ def test_missing_recordings_name_the_command(capsys):
     assert 'run ./dexrl launch collect_demos.launch.py task:=pull_tissue run:=empty' in capsys.readouterr().err
     assert main(['check', 'task:=pull_tissue', 'robot:=fr3_ruiyan', 'run:=real']) == 2
     assert 'demos missing or out of date; run: ./dexrl launch collect_demos.launch.py' in capsys.readouterr().err
+
+
+def test_recordings_of_the_graph_are_enough_on_a_robot(runs, monkeypatch, capsys):
+    monkeypatch.setattr(inputs, 'is_current', lambda *_: True)
+    words = ['check', 'task:=pull_tissue', 'robot:=fr3_ruiyan', 'run:=real']
+    for purpose, said in (('demos', 'demos missing'), ('reward', 'reward sessions missing')):
+        assert main(words) == 2
+        assert said in capsys.readouterr().err
+        with BagWriter(runs / 'real' / 'bags' / purpose / '00000') as bag:
+            for number in range(20):
+                bag.write('/episode', EpisodeState(number, number, Phase.ENDED, Outcome.SUCCESS, final_step=30))
+    assert main(words) == 0
+    assert json.loads((runs / 'real' / 'demos.json').read_text())['successes'] == 20
+
+
+def test_recording_in_one_process_leaves_sessions_of_the_graph_alone(runs):
+    settings = RunSettings('pull_tissue', 'sim', 'latent_prior', 'lamp', 0)
+    job = SimpleNamespace(run=RunDirectory('mixed').create(settings), settings=settings, task=load_task('pull_tissue'))
+    session = job.run.bags('demos') / '00001'
+    with BagWriter(session) as bag:
+        bag.write('/episode', EpisodeState(1, 2, Phase.ENDED, Outcome.SUCCESS, final_step=30))
+    ended = EpisodeState(1, 1, Phase.ENDED, Outcome.SUCCESS, final_step=9)
+
+    class Loop:
+        def episode(self, number, seed, purpose, bag):
+            bag.write('/episode', ended)
+            return SimpleNamespace(success=True)
+
+    for _ in range(2):
+        collect._record(job, Loop(), 'demos', 1)
+    assert set(ended_episodes(job.run, 'demos')) == {1, 2}
+    assert next_folder(job.run.bags('demos')).name == '00002'
 
 
 def test_a_run_keeps_its_settings(capsys):

@@ -1,0 +1,39 @@
+"""What the bags of a run hold, whether recorded by the graph or in one process."""
+
+from dex_rl_nodes.evaluation.metrics import wilson_interval
+from dex_rl_nodes.recording import messages
+from dex_rl_nodes.recording.history import episode_bags
+from dex_rl_nodes.recording.reader import BagReader
+from dex_rl_nodes.records import EpisodeState, Outcome, Phase
+from dex_rl_nodes.run_directory import RunDirectory
+from dex_rl_nodes.stages.inputs import ROLLOUTS
+
+
+def ended_episodes(run: RunDirectory, purpose: str) -> dict[int, EpisodeState]:
+    """How the recorded episodes of a purpose ended, by number."""
+    ended = {}
+    for bag in episode_bags(run, purpose):
+        if not any(bag.glob('*.mcap')):  # stopped before its first byte
+            continue
+        for message in BagReader(bag, ['episode']):
+            state = messages.deserialise(message.data, message.type_name)
+            if state.phase == Phase.ENDED:
+                ended[state.episode] = state
+    return ended
+
+
+def count(run: RunDirectory, purpose: str) -> dict:
+    """How many episodes there are and how many successful; of demonstrations also how often the operator fails."""
+    ended = [state for state in ended_episodes(run, purpose).values() if state.outcome != Outcome.STOPPED]
+    successes = sum(state.outcome == Outcome.SUCCESS for state in ended)
+    content = {'n': len(ended), 'successes': successes}
+    if purpose == 'reward':
+        return {**content, 'rollouts': sum(state.episode >= ROLLOUTS for state in ended)}
+    low, high = wilson_interval(successes, len(ended))
+    return {
+        **content,
+        'success_rate': successes / len(ended) if ended else None,
+        'wilson_low': low, 'wilson_high': high,
+        'ticks': sum(state.final_step for state in ended if state.outcome == Outcome.SUCCESS),
+        'outcomes': {str(state.episode): Outcome(state.outcome).name.lower() for state in ended},
+    }  # fmt: skip
