@@ -14,6 +14,7 @@ _SEED = Parameter('seed', 0, 'seed of the random numbers', minimum=0, maximum=99
 _OUT = Parameter('out', '', 'folder of the measurements; empty: bench below the runs')
 _TASK = Parameter('task', 'pull_tissue', 'task, a file of config/tasks/')
 _RUN = Parameter('run', 'default', 'name of a prepared run')
+_RESIDUAL = Parameter('residual', 'learned', 'learned, or none: the base policy', choices=('learned', 'none'))
 _MINUTES = Parameter('minutes', 10.0, 'how long', 'min', 0.1, 600.0)
 _SECONDS = Parameter('seconds', 60.0, 'how long', 's', 1.0, 36000.0)
 _COMMANDS_SENT = Parameter('commands', 1_000_000, 'hostile commands to send', minimum=1000, maximum=10**9)
@@ -67,6 +68,17 @@ def _table(values: dict[str, Value]) -> None:
     run_table(values, _folder(values))
 
 
+def _pictures(values: dict[str, Value]) -> None:
+    from dex_rl_nodes.run_directory import RunDirectory
+    from dex_rl_nodes.stages.bench.pictures import draw_run
+    from dex_rl_nodes.stages.job import Job
+
+    run = RunDirectory(str(values['run']))
+    folder = Path(str(values['out'])).resolve() if values['out'] else run.file('pictures')
+    for path in draw_run(Job(run, run.settings()), str(values['residual']), folder):
+        print(f'wrote {path}')
+
+
 _TABLE = (
     Parameter('tasks', 'all', 'tasks, separated by commas; all: every one'),
     Parameter('interfaces', 'all', 'action interfaces, separated by commas; all: every one'),
@@ -95,6 +107,10 @@ BENCHES = {
         'camera frames delivered to policy and recorder', _in_graph('cameras', 'seconds', 'run'), (_SECONDS, _RUN, _OUT)
     ),
     'table': Bench('tasks x interfaces x seeds, imitation and after online RL', _table, _TABLE),
+    'pictures': Bench(
+        'pictures of a run: an episode, its latent action flow, learning curve, jitter', _pictures,
+        (_RUN, _RESIDUAL, _OUT),
+    ),
     'report': Bench('docs/results.md out of all measurements', _report, (_OUT,)),
 }
 
