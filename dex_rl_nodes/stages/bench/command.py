@@ -68,6 +68,14 @@ def _table(values: dict[str, Value]) -> None:
     run_table(values, _folder(values))
 
 
+def _fresh(values: dict[str, Value]) -> None:
+    from dex_rl_nodes.stages.bench.fresh import fresh_clone
+
+    for measurement in fresh_clone(str(values['task'])):
+        measurement.tell()
+        measurement.save(_folder(values))
+
+
 def _pictures(values: dict[str, Value]) -> None:
     from dex_rl_nodes.run_directory import RunDirectory
     from dex_rl_nodes.stages.bench.pictures import draw_run
@@ -107,6 +115,7 @@ BENCHES = {
         'camera frames delivered to policy and recorder', _in_graph('cameras', 'seconds', 'run'), (_SECONDS, _RUN, _OUT)
     ),
     'table': Bench('tasks x interfaces x seeds, imitation and after online RL', _table, _TABLE),
+    'fresh': Bench('from a fresh clone to the first online episode', _fresh, (_TASK, _OUT)),
     'pictures': Bench(
         'pictures of a run: an episode, its latent action flow, learning curve, jitter', _pictures,
         (_RUN, _RESIDUAL, _OUT),
