@@ -53,6 +53,7 @@ class SafetyEvent(Enum):
     SECOND_PUBLISHER = 501, _STOP, 'somebody else commands the robot', 'end that process, then reset the stop'
     HARDWARE_ERROR = 502, _STOP, 'a device reports an error', 'clear it on the device, then reset the stop'
     OPERATOR_STOP = 503, _STOP, 'a person stopped the robot', 'reset the stop when it is safe'
+    TARGET_NOT_FINITE = 504, _STOP, 'a target of the robot is not a number', 'report it with the bag; start again'
     # fmt: on
 
     def __init__(self, number: int, reaction: Reaction, explanation: str, advice: str):

@@ -58,13 +58,13 @@ class _Plant:
         self.joints = np.clip(self.joints + np.clip(motion, -0.3, 0.3), limits.arm.joint_low, limits.arm.joint_high)
         self.hand = self.hand + 0.7 * (hand - self.hand)
 
-    def reading(self, hostile: bool) -> tuple[RobotReading, bool]:
-        """The reading, and whether it is honest."""
+    def reading(self, hostile: float) -> tuple[RobotReading, bool]:
+        """The reading, which lies with the given probability, and whether it is honest."""
         current = np.where(self._rng.random(6) < 0.02, 1.2, 0.3).astype(np.float32)
         reading = RobotReading(self.stamp, self.pose(), self.hand.astype(np.float32), current, self.joints.copy())
-        if not hostile or self._rng.random() > 0.02:
+        if self._rng.random() >= hostile:
             return reading, True
-        kind = self._rng.integers(5)
+        kind = self._rng.integers(6)
         if kind == 0:
             reading.tcp_pose[self._rng.integers(7)] = np.nan
         elif kind == 1:
@@ -73,6 +73,8 @@ class _Plant:
             reading.tcp_pose[:3] += 5.0
         elif kind == 3:
             reading.hand = np.full(6, np.inf, np.float32)
+        elif kind == 4:
+            reading.hand_current[self._rng.integers(6)] = np.nan
         else:
             reading.joint_position = np.zeros(3)
         return reading, False
@@ -164,10 +166,20 @@ class _Trial:
         self._plant, self._last = _Plant(rng, task), 0
 
     def reset(self, stamp: int) -> None:
-        """Begin an episode."""
+        """Begin an episode; robot and episode_manager may lie until the mux believes them."""
         self._plant = _Plant(self._rng, self._task)
         self._plant.stamp = self._last = stamp
-        self.mux.reset(self._plant.reading(False)[0], self._plant.hand, stamp)
+        for hostile in (*(0.5,) * 4, 0.0):
+            reading, honest = self._plant.reading(hostile)
+            hand = self._plant.hand.copy()
+            if self._rng.random() < hostile:
+                hand[self._rng.integers(6)] = self._rng.choice(_VALUES)
+            begun, credible = self.mux.reset(reading, hand, stamp), honest and bool(np.isfinite(hand).all())
+            self._tally.violations['began with what cannot be'] += begun and not credible
+            self._tally.wrongly_held += credible and not begun
+            if begun:
+                break
+        self._judge_targets()
         self._oracle.rest()
 
     def advance(self) -> None:
@@ -183,7 +195,7 @@ class _Trial:
     def exchange(self) -> tuple[float, float]:
         """One command: send, judge, let the plant follow. Returns the mux's time by clock and processor (s)."""
         mux, oracle, plant = self.mux, self._oracle, self._plant
-        reading, honest = plant.reading(True)
+        reading, honest = plant.reading(0.02)
         command, orderly = self._sender.command(plant.stamp, mux.hand_target, self._last)
         teleop, alone = self._sender.teleop(plant.stamp)
         before, hand_before = mux.target_pose, mux.hand_target.astype(np.float64)
@@ -195,6 +207,7 @@ class _Trial:
             moved = not np.array_equal(before, mux.target_pose) or not np.array_equal(hand_before, mux.hand_target)
             self._tally.violations['moved by a refused command'] += int(moved)
             self._tally.wrongly_held += orderly
+            self._judge_targets()
             return elapsed
         self._last = command.stamp
         self._tally.executed += 1
@@ -204,8 +217,14 @@ class _Trial:
             self._tally.legal += 1
             self._tally.wrongly_held += not _verbatim(command, executed)
         self._judge(executed, before, hand_before, reading, honest)
+        self._judge_targets()
         plant.follow(mux.target_pose, executed.hand_target, mux.limits)
         return elapsed
+
+    def _judge_targets(self) -> None:
+        """What goes to the robot are numbers; NaN would pass every comparison with a limit."""
+        targets = np.concatenate([self.mux.target_pose, self.mux.hand_target])
+        self._tally.violations['target is not finite'] += not bool(np.isfinite(targets).all())
 
     def _judge(
         self, executed: ExecutedAction, before: np.ndarray, hand_before: np.ndarray, reading: RobotReading, honest: bool

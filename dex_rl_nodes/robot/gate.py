@@ -11,6 +11,7 @@ from dex_rl_nodes.robot.events import SafetyEvent
 from dex_rl_nodes.robot.limits import TimingLimits
 
 IMPLAUSIBLE = 10.0  # units; a policy plus its residual stays within 2, so beyond this the sender is broken
+VALUE_PROBLEMS = (SafetyEvent.COMMAND_NOT_FINITE, SafetyEvent.COMMAND_WRONG_SIZE, SafetyEvent.COMMAND_IMPLAUSIBLE)
 
 
 class CommandGate:

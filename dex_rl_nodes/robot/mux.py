@@ -11,7 +11,7 @@ import numpy as np
 from dex_rl_nodes.config import Robot, Task
 from dex_rl_nodes.records import ARM_DIM, HAND_DIM, ActionCommand, ExecutedAction, RobotReading, Source, TeleopCommand
 from dex_rl_nodes.robot.events import EventLog, Reaction, SafetyEvent
-from dex_rl_nodes.robot.gate import CommandGate
+from dex_rl_nodes.robot.gate import VALUE_PROBLEMS, CommandGate
 from dex_rl_nodes.robot.limits import Limits
 from dex_rl_nodes.robot.safety import SafetyFilter, Step
 from dex_rl_nodes.robot.units import join_action
@@ -35,18 +35,21 @@ class CommandMux:
         self.problem: SafetyEvent | None = None  # why the last command was refused or held
         self._reading: RobotReading | None = None
 
-    def reset(self, reading: RobotReading, hand_target: np.ndarray, stamp: int) -> None:
+    def reset(self, reading: RobotReading, hand_target: np.ndarray, stamp: int) -> bool:
         """Begin an episode: targets at the measured pose and the start hand; commands before `stamp` are refused.
 
-        A latched stop stays latched.
+        A latched stop stays latched. False when reading or hand target cannot be true: the episode has not begun, and
+        `step` must wait for a reset with a later reading.
         """
-        self.filter.reset(reading, hand_target)
+        self._ready = self.filter.reset(reading, hand_target)
+        if not self._ready:
+            return False
         self._gate.reset(stamp)
         self._reading = reading
         self._operator = Source.POLICY
         self._hand_base = self.filter.hand_target
         self._resting, self._held, self._moved_at = False, False, stamp
-        self._ready = True
+        return True
 
     def step(
         self, command: ActionCommand, teleop: TeleopCommand | None, reading: RobotReading, now: int | None = None
@@ -77,11 +80,15 @@ class CommandMux:
         if trusted:
             self._reading = reading
         source, arm, hand, operator_lost = self._arbitrate(command, teleop, now, problem is not None)
+        if source != Source.POLICY and problem in VALUE_PROBLEMS:
+            # a person drives; what of the command would be used beside that stands still
+            self.problem = problem = None
         silent = [event for event, _ in self.watch.causes() if event != SafetyEvent.COMMAND_SILENT]
         must_hold = bool(self._stop or silent or operator_lost)
         if must_hold or problem or not trusted:
             must_hold = must_hold or now - self._moved_at >= self._patience
             step = self._rest(reading if trusted else None, must_hold)
+            source = Source.POLICY  # standing still is nothing a person did, and nothing to learn from as if
         else:
             self._resting = self._held = False
             self._moved_at = now

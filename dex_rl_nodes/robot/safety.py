@@ -19,6 +19,7 @@ from dex_rl_nodes.robot.limits import JointEnvelope, Limits, read_limits
 from dex_rl_nodes.robot.units import arm_scale
 
 _TOLERANCE = 1e-9  # rounding of sums of floats
+_REACH = 1.5  # m; the FR3 with a hand reaches 1.1 m, so a TCP further from the base is no measurement
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,24 @@ class SafetyFilter:
         self._hand_acceleration = hand.acceleration * self.period**2
         self.reset(RobotReading(), np.zeros(HAND_DIM))
 
-    def reset(self, reading: RobotReading, hand_target: np.ndarray) -> None:
-        """Take the measured pose and a hand target as the executed targets, at rest."""
+    def reset(self, reading: RobotReading, hand_target: np.ndarray) -> bool:
+        """Take the measured pose and a hand target as the executed targets, at rest.
+
+        False, and nothing changes, when one of them is no measurement or not a number: the robot would be sent there.
+        """
+        hand = np.asarray(hand_target, np.float64)
+        problem = _impossible(reading)
+        if not problem and (hand.shape != (HAND_DIM,) or not np.isfinite(hand).all()):
+            problem = 'hand target at the start'
+        if problem:
+            self.log.add(SafetyEvent.READING_INVALID, problem)
+            return False
         self._position = np.array(reading.tcp_pose[:3], np.float64)
         self._rotation = rotations.normalised(reading.tcp_pose[3:])
-        self._hand = np.clip(np.asarray(hand_target, np.float64), self._hand_low, self._hand_high)
+        self._hand = np.clip(hand, self._hand_low, self._hand_high)
         self._trusted = reading
         self.rest()
+        return True
 
     def rest(self) -> None:
         """Forget the speed of the targets: they stand still."""
@@ -84,24 +96,17 @@ class SafetyFilter:
 
     def trust(self, reading: RobotReading) -> bool:
         """Whether a reading can be true: finite, a rotation, and reached with a possible speed since the last one."""
-        problem = self._problem(reading)
+        problem = _impossible(reading) or self._jumped(reading)
         if problem:
             self.log.add(SafetyEvent.READING_INVALID, problem)
             return False
         self._trusted = reading
         return True
 
-    def _problem(self, reading: RobotReading) -> str:
-        pose, hand = np.asarray(reading.tcp_pose, np.float64), np.asarray(reading.hand, np.float64)
-        if pose.shape != (7,) or not np.isfinite(pose).all() or abs(float(pose[3:] @ pose[3:]) - 1.0) > 0.02:
-            return 'arm pose'
-        if hand.shape != (HAND_DIM,) or not np.isfinite(hand).all() or np.abs(hand - 0.5).max() > 1.0:
-            return 'hand joints'
+    def _jumped(self, reading: RobotReading) -> str:
         elapsed = max((reading.stamp - self._trusted.stamp) * 1e-9, self.period)
-        if np.linalg.norm(pose[:3] - self._trusted.tcp_pose[:3]) > self.limits.arm.reading_velocity * elapsed:
-            return 'arm pose jumped'
-        joints = np.asarray(reading.joint_position, np.float64)
-        return '' if joints.shape == (7,) and np.isfinite(joints).all() else 'arm joints'
+        travel = np.linalg.norm(np.asarray(reading.tcp_pose[:3], np.float64) - self._trusted.tcp_pose[:3])
+        return 'arm pose jumped' if travel > self.limits.arm.reading_velocity * elapsed else ''
 
     def move(self, arm: np.ndarray, hand: np.ndarray, reading: RobotReading) -> Step:
         """Execute one tick as far as the limits allow.
@@ -281,3 +286,19 @@ class SafetyFilter:
         if not np.array_equal(relieved, target):
             self.log.add(SafetyEvent.HAND_CURRENT, f'motor {int(np.argmax(over)) + 1}')
         return relieved
+
+
+def _impossible(reading: RobotReading) -> str:
+    """Which part of a reading cannot be a measurement, whatever was measured before; empty if none."""
+    pose, hand = np.asarray(reading.tcp_pose, np.float64), np.asarray(reading.hand, np.float64)
+    if pose.shape != (7,) or not np.isfinite(pose).all() or np.abs(pose).max() > _REACH:
+        return 'arm pose'
+    if abs(float(pose[3:] @ pose[3:]) - 1.0) > 0.02:
+        return 'arm pose'
+    if hand.shape != (HAND_DIM,) or not np.isfinite(hand).all() or np.abs(hand - 0.5).max() > 1.0:
+        return 'hand joints'
+    current = np.asarray(reading.hand_current, np.float64)
+    if current.shape != (HAND_DIM,) or not np.isfinite(current).all():
+        return 'hand currents'
+    joints = np.asarray(reading.joint_position, np.float64)
+    return '' if joints.shape == (7,) and np.isfinite(joints).all() else 'arm joints'

@@ -10,6 +10,7 @@ import numpy as np
 from dex_rl_nodes.config import Robot, Task
 from dex_rl_nodes.descriptions import CURRENT_POSE, IMAGES
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
+from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.evaluation.episodes import EpisodeMachine
 from dex_rl_nodes.evaluation.report import EpisodeRow
 from dex_rl_nodes.evaluation.series import COLLECTING, TICKS_AFTER_SUCCESS
@@ -41,6 +42,7 @@ from dex_rl_nodes.records import (
     TeleopCommand,
     Transition,
 )
+from dex_rl_nodes.robot.events import SafetyEvent
 from dex_rl_nodes.robot.mux import CommandMux
 from dex_rl_nodes.robot.teleop import TeleopMapper, joy_buttons, read_teleop
 from dex_rl_nodes.robot.units import state_vector
@@ -162,7 +164,9 @@ class Loop:
 
     def _begin(self, state: EpisodeState, reading: RobotReading) -> None:
         self._mux = CommandMux(self.robot, self.task)
-        self._mux.reset(reading, state.hand_target, state.stamp)
+        if not self._mux.reset(reading, state.hand_target, state.stamp):
+            what = self._mux.log.details[SafetyEvent.READING_INVALID]
+            raise UserError(f'episode {state.episode} cannot begin: {SafetyEvent.READING_INVALID.sentence(what)}')
         self._teleop.reset()
         self._start_pose = reading.tcp_pose
         self._seed, self._deterministic = state.seed, state.purpose == 'evaluation'

@@ -155,6 +155,41 @@ def test_a_camera_that_jitters_costs_no_command(mux, jitter):
         assert not mux.step(command(stamp, arm=np.zeros(6)), None, reading(stamp)).limited
 
 
+def _nan_current(bad):
+    bad.hand_current = np.full(6, np.nan)
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'named'),
+    [
+        (lambda bad: bad.tcp_pose.__setitem__(1, np.nan), 'arm pose'),
+        (lambda bad: bad.tcp_pose.__setitem__(slice(3, 7), 0.0), 'arm pose'),
+        (lambda bad: bad.tcp_pose.__setitem__(0, 5.0), 'arm pose'),
+        (lambda bad: setattr(bad, 'hand', np.full(6, np.inf)), 'hand joints'),
+        (lambda bad: setattr(bad, 'joint_position', np.full(7, np.nan)), 'arm joints'),
+        (_nan_current, 'hand currents'),
+    ],
+)
+def test_an_episode_does_not_begin_with_an_impossible_reading(mux, spoil, named):
+    before = mux.target_pose
+    bad = reading(START)
+    spoil(bad)
+    assert not mux.reset(bad, HAND, START)
+    assert mux.log.summary() == {'305 reading_invalid': f'1 ({named})'}
+    assert np.array_equal(mux.target_pose, before), 'nothing of it becomes a target'
+    with pytest.raises(RuntimeError, match='reset must be called before step'):
+        mux.step(command(START), None, reading(START))
+    assert mux.reset(reading(START), HAND, START)
+    assert not mux.step(command(START), None, reading(START)).limited
+
+
+@pytest.mark.parametrize('hand', [[np.nan] * 6, [0.5] * 5 + [np.inf], []])
+def test_an_episode_does_not_begin_with_an_impossible_hand_target(mux, hand):
+    assert not mux.reset(reading(START), np.array(hand), START)
+    assert mux.log.details[SafetyEvent.READING_INVALID] == 'hand target at the start'
+    assert np.isfinite(mux.hand_target).all()
+
+
 def test_an_impossible_reading_holds_at_the_target(mux):
     bad = reading(START)
     bad.tcp_pose = np.full(7, np.nan)

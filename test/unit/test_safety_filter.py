@@ -205,7 +205,8 @@ def test_a_hold_does_not_believe_a_pose_far_away():
     [
         ({'tcp_pose': np.full(7, np.nan)}, 'arm pose'),
         ({'tcp_pose': np.zeros(7)}, 'arm pose'),
-        ({'tcp_pose': np.array([5.0, 0, 0, 0, 0, 0, 1])}, 'arm pose jumped'),
+        ({'tcp_pose': np.array([5.0, 0, 0, 0, 0, 0, 1])}, 'arm pose'),
+        ({'tcp_pose': np.array([1.4, 0, 0, 0, 0, 0, 1])}, 'arm pose jumped'),
         ({'hand': np.full(6, np.inf)}, 'hand joints'),
         ({'hand': np.zeros(5)}, 'hand joints'),
         ({'joint_position': np.full(7, np.nan)}, 'arm joints'),
@@ -273,6 +274,15 @@ def test_the_fuzzer_notices_when_a_limit_is_switched_off(monkeypatch, disabled):
     }
     monkeypatch.setattr(SafetyFilter, disabled, first_argument[disabled])
     assert hostile_commands(800, seed=3)['violations'] > 0
+
+
+def test_the_fuzzer_notices_a_start_that_is_not_judged(monkeypatch):
+    def careless(reading):
+        return '' if np.linalg.norm(reading.tcp_pose[3:]) > 0.5 else 'arm pose'
+
+    monkeypatch.setattr('dex_rl_nodes.robot.safety._impossible', careless)
+    found = {name for seed in range(20) for name in hostile_commands(1, seed=seed)['violated']}
+    assert {'began with what cannot be', 'target is not finite'} <= found
 
 
 def test_hostile_commands_violate_nothing_and_legal_ones_pass():

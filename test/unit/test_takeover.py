@@ -116,6 +116,23 @@ def test_taking_over_and_handing_back_never_steps_further_than_one_tick(robot, s
         pose, hand = moved, executed.hand_target
 
 
+def test_a_person_drives_whatever_a_broken_policy_says(robot):
+    for tick in range(4):
+        executed = robot.step(teleop(arm=0.2 * PUSH), arm=[np.nan] * 6, hand=[np.nan] * 6)
+        assert np.array_equal(executed.action[:6], (0.2 * PUSH).astype(np.float32)), f'tick {tick}'
+        assert executed.source == Source.ARM and np.array_equal(executed.hand_target, OPEN), 'the hand stands still'
+    assert robot.mux.problem is None and robot.mux.log.counts[SafetyEvent.COMMAND_NOT_FINITE] == 4
+    executed = robot.step(teleop(), arm=[np.nan] * 6)
+    assert executed.limited and not executed.action[:6].any(), 'alone, the policy is held'
+
+
+def test_standing_still_is_no_intervention(robot):
+    robot.mux.watch.watch('camera/wrist', SafetyEvent.CAMERA_SILENT, 0.1, 0)
+    robot.mux.watchdog(10**9)
+    executed = robot.step(teleop(arm=PUSH))
+    assert executed.limited and not executed.action[:6].any() and executed.source == Source.POLICY
+
+
 def test_a_person_who_vanishes_in_control_leaves_the_robot_holding(robot):
     robot.step(teleop(arm=PUSH))
     before = robot.mux.target_pose
