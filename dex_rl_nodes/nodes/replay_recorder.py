@@ -207,6 +207,11 @@ class ReplayRecorder(Node):
             self._closing = True
             self._news.notify()
         self._writer.join(_CLOSE_DEADLINE)
+        if self._writer.is_alive():
+            self.get_logger().error(f'the disk is too slow: {len(self._queue)} messages were not written')
+            with self._news:
+                self._queue.clear()
+            self._writer.join()
         for part in (self._spool, self._bag):
             if part is not None and self._failure is None:
                 part.close()
