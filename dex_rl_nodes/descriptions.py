@@ -231,7 +231,7 @@ EPISODE_MANAGER = NodeDescription(
     'episode_manager',
     'Starts and ends episodes and decides how they ended.',
     publishes=('episode', 'step_result'),
-    subscribes=('policy_step', 'reward', 'teleop_command', 'executed_action', 'sim_state'),
+    subscribes=('policy_step', 'core_action', 'reward', 'teleop_command', 'executed_action', 'sim_state'),
     serves=('episode_manager/pause',),
     calls=('reset_scene',),
     parameters=(

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field
 
 from dex_rl_nodes.evaluation.metrics import jitter, mean, wilson_interval
 from dex_rl_nodes.records import Outcome
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings, write_json
 
+FILES = {'learned': 'evaluation.json', 'none': 'evaluation_imitation.json'}
 FAILURES = ('arm', 'hand', 'stall')
 
 
@@ -50,7 +52,7 @@ class EpisodeRow:
 
 def summarise(rows: Sequence[EpisodeRow]) -> dict:
     """The content of evaluation.json."""
-    scored = [row for row in rows if row.outcome != 'discarded']
+    scored = [row for row in rows if row.outcome not in ('discarded', 'stopped')]  # their starts are repeated
     successes = sum(row.success for row in scored)
     low, high = wilson_interval(successes, len(scored))
     known = [row for row in scored if row.sim_success is not None]
@@ -69,3 +71,36 @@ def summarise(rows: Sequence[EpisodeRow]) -> dict:
         'steps_of_successes': mean([row.steps for row in scored if row.success]),
         'episodes': [asdict(row) for row in scored],
     }
+
+
+def save_report(
+    run: RunDirectory,
+    settings: RunSettings,
+    rows: Sequence[EpisodeRow],
+    residual: str,
+    weights_version: int,
+    encoder: str,
+    finished: bool = True,
+) -> dict:
+    """Write what an evaluation found into the run; while it is not finished, beside the result of an earlier one.
+
+    Args:
+        residual: learned, or none: the base policy alone.
+        weights_version: of the residual.
+        encoder: identity of the visual encoder.
+        finished: whether all episodes were run.
+
+    Returns:
+        the content of the file.
+    """
+    about = {
+        'task': settings.task, 'interface': settings.interface, 'method': settings.method, 'seed': settings.seed,
+        'residual': residual, 'weights_version': weights_version, 'encoder': encoder,
+    }  # fmt: skip
+    content = {**about, **summarise(rows)}
+    file = run.file(FILES[residual])
+    partial = file.with_stem(f'{file.stem}_partial')
+    write_json(file if finished else partial, content)
+    if finished:
+        partial.unlink(missing_ok=True)
+    return content

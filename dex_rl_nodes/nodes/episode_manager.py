@@ -8,12 +8,13 @@ from rclpy.clock import Clock, ClockType
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.evaluation.episodes import EpisodeMachine
-from dex_rl_nodes.evaluation.report import EpisodeRow, summarise
+from dex_rl_nodes.evaluation.report import EpisodeRow, save_report
 from dex_rl_nodes.evaluation.series import COLLECTING, EpisodeSeries
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.node import OK, WARN, Node, run_node
 from dex_rl_nodes.recording.history import History, read_history
 from dex_rl_nodes.records import (
+    CoreAction,
     EpisodeState,
     ExecutedAction,
     Mark,
@@ -24,7 +25,7 @@ from dex_rl_nodes.records import (
     SimState,
     TeleopCommand,
 )
-from dex_rl_nodes.run_directory import write_json
+from dex_rl_nodes.run_directory import RunSettings, read_json
 
 _WATCH_PERIOD = 0.1  # s
 _LINGER = 1.0  # s from DONE to the end, so that the last messages reach the recorder
@@ -54,6 +55,7 @@ class EpisodeManager(Node):
         self._pause_reason = ''
         self._outcomes: dict[str, int] = {}
         self._rows: list[EpisodeRow] = []
+        self._weights_version = 0
         self._forget_episode()
         self.subscribe('teleop_command', self._on_teleop)
         self.subscribe('executed_action', self._on_executed)
@@ -62,6 +64,8 @@ class EpisodeManager(Node):
             self.subscribe('policy_step', self._on_verdict)
         else:
             self.subscribe('reward', self._on_verdict)
+        if self._purpose == 'evaluation':
+            self.subscribe('core_action', self._on_core_action)
         self.serve('episode_manager/pause', self._on_pause)
         self._reset_client = self.client('reset_scene')
         self.advertise('episode', 'step_result')
@@ -196,6 +200,9 @@ class EpisodeManager(Node):
             self._executed[action.step] = action
             self._stopped |= action.stopped
 
+    def _on_core_action(self, action: CoreAction) -> None:
+        self._weights_version = action.weights_version
+
     def _on_sim_state(self, state: SimState) -> None:
         if self._state.phase in (Phase.RUNNING, Phase.ENDED, Phase.RESETTING):
             self._sim_states[state.stamp] = state
@@ -274,9 +281,16 @@ class EpisodeManager(Node):
             interventions=sum(action.source != 0 for action in actions),
         )
         self._rows.append(row)
-        about = {name: self.setting(name) for name in ('task', 'interface', 'method', 'residual')}
-        name = 'evaluation.json' if self.setting('residual') == 'learned' else 'evaluation_imitation.json'
-        write_json(self.run_directory.file(name), {**about, **summarise(self._rows)})
+        encoder = self.run_directory.file('encoder.json')
+        save_report(
+            self.run_directory,
+            RunSettings(**{name: self.setting(name) for name in RunSettings.__dataclass_fields__}),
+            self._rows,
+            self.setting('residual'),
+            self._weights_version,
+            read_json(encoder).get('identity', '') if encoder.exists() else '',
+            finished=self._series.done,
+        )
 
     def _finish(self) -> None:
         self._announce(Phase.DONE)

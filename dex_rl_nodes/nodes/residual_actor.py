@@ -8,7 +8,7 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.node import OK, WARN, run_node
 from dex_rl_nodes.nodes.timing import Timing
-from dex_rl_nodes.records import PolicyStep
+from dex_rl_nodes.records import EpisodeState, PolicyStep
 
 if TYPE_CHECKING:
     from dex_rl_nodes.learning.residual import ResidualRunner
@@ -46,6 +46,14 @@ class ResidualActor(EpisodeNode):
         if self._learned and checkpoints:
             runner.load_checkpoint(checkpoints[-1])
         return runner
+
+    def begin(self, episode: EpisodeState) -> None:
+        if episode.purpose == 'evaluation' and self._learned and not self._runner.version:
+            # a residual of zero must not be scored as a learned one
+            raise UserError(
+                f'run "{self.run_directory.name}" has learned no residual yet; run online_rl.launch.py '
+                f'run:={self.run_directory.name}, or evaluate the base policy with residual:=none'
+            )
 
     def _on_weights(self, weights: PolicyWeights) -> None:
         if weights.version == self._runner.version:

@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 
-from dex_rl_nodes.evaluation.report import EpisodeRow, summarise
+from dex_rl_nodes.evaluation.report import EpisodeRow, save_report
 from dex_rl_nodes.recording.reader import next_folder
 from dex_rl_nodes.recording.writer import BagWriter
-from dex_rl_nodes.run_directory import write_json
 from dex_rl_nodes.seeds import start_seed
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.loop import Loop
-
-FILES = {'learned': 'evaluation.json', 'none': 'evaluation_imitation.json'}
 
 
 def evaluate(
@@ -45,15 +42,5 @@ def evaluate(
         loop.close()
         if bag:
             bag.close()
-    return save_evaluation(job, rows, residual, brain.residual.version, brain.policy.encoder.identity)
-
-
-def save_evaluation(job: Job, rows: list[EpisodeRow], residual: str, version: int, encoder: str) -> dict:
-    """Write the summary of evaluation rows into the run."""
-    about = {
-        'task': job.task.name, 'interface': job.settings.interface, 'method': job.settings.method,
-        'seed': job.settings.seed, 'residual': residual, 'weights_version': version, 'encoder': encoder,
-    }  # fmt: skip
-    content = {**about, **summarise(rows)}
-    write_json(job.run.file(FILES[residual]), content)
-    return content
+    version, encoder = brain.residual.version, brain.policy.encoder.identity
+    return save_report(job.run, job.settings, rows, residual, version, encoder)

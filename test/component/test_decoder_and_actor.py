@@ -10,6 +10,7 @@ torch.set_num_threads(1)  # two spin against each other on a busy machine
 from dex_rl_nodes.msg import PolicyWeights  # noqa: E402
 from harness import START_HAND, bench, ros  # noqa: E402, F401
 
+from dex_rl_nodes.errors import UserError  # noqa: E402
 from dex_rl_nodes.learning.encoder import DemoEncoder  # noqa: E402
 from dex_rl_nodes.learning.interfaces import create_interface  # noqa: E402
 from dex_rl_nodes.learning.learner import Learner  # noqa: E402
@@ -98,6 +99,13 @@ def test_actor_without_weights_passes_the_base_on_bit_for_bit(bench, interface):
     table.until(lambda: actions, 'core action')
     assert np.array_equal(actions[0].core, _step(interface).base_core)
     assert not actions[0].residual.any() and actions[0].weights_version == 0
+
+
+def test_actor_without_weights_is_not_scored_as_a_learned_one(bench, interface):  # noqa: F811
+    table = bench(ResidualActor, ResidualRunner(interface))
+    table.send('episode', EpisodeState(1000, 0, Phase.RUNNING, purpose='evaluation'))
+    with pytest.raises(UserError, match='has learned no residual yet; run online_rl.launch.py'):
+        table.until(lambda: False, 'never')
 
 
 def test_actor_uses_new_weights_and_refuses_damaged_ones(bench, interface, learner):  # noqa: F811

@@ -16,6 +16,7 @@ from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
 from dex_rl_nodes.nodes.episode_manager import EpisodeManager  # noqa: E402
 from dex_rl_nodes.recording.writer import BagWriter  # noqa: E402
 from dex_rl_nodes.records import (  # noqa: E402
+    CoreAction,
     EpisodeState,
     ExecutedAction,
     Mark,
@@ -110,6 +111,9 @@ def test_evaluation_by_the_classifier(bench, runs):  # noqa: F811
         (1, 0, False, False), (2, 0, False, False), (3, 1, True, False),
     ]  # fmt: skip
     assert graph.results[2].probability == pytest.approx(0.6)
+    partial = runs / 'default' / 'evaluation_partial.json'
+    assert json.loads(partial.read_text())['n'] == 1 and not (runs / 'default' / 'evaluation.json').exists()
+    graph.table.send('core_action', CoreAction(graph.first, 1, weights_version=7))
     graph.table.send('sim_state', SimState(graph.first, 1, failure='hand'))
     for step in range(121):
         graph.tick(1, step)
@@ -120,6 +124,7 @@ def test_evaluation_by_the_classifier(bench, runs):  # noqa: F811
     assert [request.seed for request in graph.resets] == [900000, 900001]
     report = json.loads((runs / 'default' / 'evaluation.json').read_text())
     assert (report['n'], report['successes'], report['failures']['hand']) == (2, 1, 1)
+    assert (report['weights_version'], report['seed']) == (7, 0) and not partial.exists()
     assert [row['steps'] for row in report['episodes']] == [3, 120]
     assert report['episodes'][1]['outcome'] == 'timeout' and report['episodes'][1]['jitter'] > 0
     ended = [state for state in graph.states if state.phase == Phase.ENDED]

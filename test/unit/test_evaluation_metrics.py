@@ -39,6 +39,7 @@ def test_summary_counts_what_the_classifier_decided():
         row(2, Outcome.TIMEOUT, failure='hand', sim_success=False),
         row(3, Outcome.TIMEOUT, failure='stall', sim_success=False),
         row(4, Outcome.DISCARDED, failure='arm', sim_success=False),
+        row(5, Outcome.STOPPED, sim_success=False),
     ])  # fmt: skip
     assert (found['n'], found['successes'], found['sim_successes']) == (4, 2, 1)
     assert found['failures'] == {'arm': 0, 'hand': 1, 'stall': 1}

@@ -17,11 +17,12 @@ import torch
 from dex_rl_nodes import config
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.evaluation import figures, table
+from dex_rl_nodes.evaluation.report import FILES
 from dex_rl_nodes.parameters import Value
 from dex_rl_nodes.paths import share_directory
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json, write_atomic, write_json
 from dex_rl_nodes.stages.bench.measurement import code_version, machine
-from dex_rl_nodes.stages.evaluate import FILES, evaluate
+from dex_rl_nodes.stages.evaluate import evaluate
 from dex_rl_nodes.stages.inputs import USUAL, Amounts
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.online import OnlineSession
@@ -31,6 +32,7 @@ from dex_rl_nodes.stages.train import policy_stage, prior_stage
 from dex_rl_nodes.stages.workers import Tell, Work, core_count, run_all
 
 _DECIDES = ('learning', 'sim', 'robot', 'evaluation', 'recording', 'stages')  # rooms whose code decides a result
+_SCORES = {'imitation': 'none', 'learned': 'learned'}
 _SHARED = ('encoder', 'reward')
 _PRIOR_FIGURES = ('test_rmse_mean', 'active_units', 'off_manifold_ratio', 'kl_per_unit')
 _EVALUATION_SHARE = 0.1  # of the progress of a cell, for each of its two evaluations
@@ -177,18 +179,24 @@ def run_cell(plan: Plan, shared: Job, interface: str, seed: int, tell: Tell) -> 
     job = cell_job(plan, shared, interface, seed)
     started, budget = time.monotonic(), plan.steps or job.task.online_steps
     total = round(budget * (1 + 2 * _EVALUATION_SHARE))
-    prior = prior_stage(job, lambda done, of: None)
+    prior_stage(job, lambda done, of: None)
     policy_stage(job, lambda done, of: None)
-    imitation = evaluate(job, 'none', plan.episodes)
+    evaluate(job, 'none', plan.episodes)
     tell(round(budget * _EVALUATION_SHARE), total)
-    session = OnlineSession(job)
-    session.learn(budget, lambda done, note: tell(round(budget * _EVALUATION_SHARE) + done, total))
-    learned = evaluate(job, 'learned', plan.episodes)
+    OnlineSession(job).learn(budget, lambda done, note: tell(round(budget * _EVALUATION_SHARE) + done, total))
+    evaluate(job, 'learned', plan.episodes)
+    return cell_of(job.run, job.settings, round(time.monotonic() - started))
+
+
+def cell_of(run: RunDirectory, settings: RunSettings, seconds: int = 0) -> dict:
+    """What a run that was prepared, learned online and evaluated has to say in the table."""
+    prior, curve = read_json(run.file('prior.json')), learning_curve(run.file('metrics.jsonl'))
+    scores = {stage: read_json(run.file(FILES[residual])) for stage, residual in _SCORES.items()}
     return {
-        'task': job.task.name, 'interface': interface, 'seed': seed, 'env_steps': session.learner.env_steps,
-        'imitation': _without_rows(imitation), 'learned': _without_rows(learned),
+        'task': settings.task, 'interface': settings.interface, 'seed': settings.seed,
+        **{stage: {key: score[key] for key in score if key != 'episodes'} for stage, score in scores.items()},
         'prior': {key: prior.get(key) for key in _PRIOR_FIGURES},
-        'curve': learning_curve(job.run.file('metrics.jsonl')), 'seconds': round(time.monotonic() - started),
+        'env_steps': int(curve[-1][0]) if curve else 0, 'curve': curve, 'seconds': seconds,
     }  # fmt: skip
 
 
@@ -204,10 +212,6 @@ def cell_job(plan: Plan, shared: Job, interface: str, seed: int) -> Job:
         if not path.is_symlink():
             path.symlink_to(os.path.relpath(shared.run.path / link, path.parent))
     return Job(run, settings, plan.amounts)
-
-
-def _without_rows(evaluation: dict) -> dict:
-    return {key: value for key, value in evaluation.items() if key != 'episodes'}
 
 
 def learning_curve(path: Path) -> list[list[float]]:
@@ -246,11 +250,7 @@ def draw(cells: list[dict], folder: Path, runs: Path) -> list[Path]:
     """The figures: learning curves per task, jitter barcode, jitter per interface."""
     drawn = []
     for task in dict.fromkeys(cell['task'] for cell in cells):
-        curves = [
-            figures.Curve(f'{cell["interface"]}, seed {cell["seed"]}', cell['interface'], *zip(*cell['curve']))
-            for cell in cells
-            if cell['task'] == task and cell['curve']
-        ]
+        curves = [figures.curve_of(cell) for cell in cells if cell['task'] == task and cell['curve']]
         drawn.append(figures.learning_curves(curves, folder / f'curve_{task}.png', task))
     panels: dict[str, list] = {}
     for cell in cells:
