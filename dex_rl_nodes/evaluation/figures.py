@@ -41,6 +41,12 @@ class Curve:
     success: Sequence[float]  # 0 or 1
 
 
+def curve_of(cell: Mapping) -> Curve:
+    """The curve of a cell of the table."""
+    env_steps, success = zip(*cell['curve'])
+    return Curve(f'{cell["interface"]}, seed {cell["seed"]}', cell['interface'], env_steps, success)
+
+
 def learning_curves(curves: Sequence[Curve], path: Path, title: str = '', window: int = 20) -> Path:
     """Success rate over the last `window` episodes against online transitions, one line per run."""
     figure, axes = plt.subplots(figsize=(6, 3.2))

@@ -221,7 +221,8 @@ def _assignments(arguments: list[str], flags: set[str]) -> Iterator[str]:
 
 def main(arguments: list[str]) -> int:
     """Entry point; returns the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell in the background has it ignored
+        signal.signal(number, signal.default_int_handler)
     os.environ.setdefault('MUJOCO_GL', 'egl')
     try:
         run(arguments)

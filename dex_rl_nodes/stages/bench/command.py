@@ -15,6 +15,7 @@ _OUT = Parameter('out', '', 'folder of the measurements; empty: bench below the 
 _TASK = Parameter('task', 'pull_tissue', 'task, a file of config/tasks/')
 _RUN = Parameter('run', 'default', 'name of a prepared run')
 _RESIDUAL = Parameter('residual', 'learned', 'learned, or none: the base policy', choices=('learned', 'none'))
+_RUNS = Parameter('runs', '', 'runs whose evaluations are shown, separated by commas; empty: those of the last report')
 _MINUTES = Parameter('minutes', 10.0, 'how long', 'min', 0.1, 600.0)
 _SECONDS = Parameter('seconds', 60.0, 'how long', 's', 1.0, 36000.0)
 _COMMANDS_SENT = Parameter('commands', 1_000_000, 'hostile commands to send', minimum=1000, maximum=10**9)
@@ -57,8 +58,10 @@ def _in_graph(kind: str, *arguments: str) -> Callable[[dict[str, Value]], None]:
 
 
 def _report(values: dict[str, Value]) -> None:
-    from dex_rl_nodes.stages.bench.report import write_report
+    from dex_rl_nodes.stages.bench.report import note_runs, write_report
 
+    if names := [name.strip() for name in str(values['runs']).split(',') if name.strip()]:
+        note_runs(names, _folder(values))
     print(f'wrote {write_report(_folder(values))}')
 
 
@@ -120,7 +123,7 @@ BENCHES = {
         'pictures of a run: an episode, its latent action flow, learning curve, jitter', _pictures,
         (_RUN, _RESIDUAL, _OUT),
     ),
-    'report': Bench('docs/results.md out of all measurements', _report, (_OUT,)),
+    'report': Bench('docs/results.md out of all measurements', _report, (_RUNS, _OUT)),
 }
 
 

@@ -27,7 +27,8 @@ def fresh_clone(task: str) -> list[Measurement]:
     """
     with tempfile.TemporaryDirectory(prefix='dexrl-fresh-') as folder:
         clone = Path(folder) / 'clone'
-        done = subprocess.run(['git', 'clone', '-q', str(share_directory()), str(clone)], capture_output=True, text=True)
+        words = ['git', 'clone', '-q', str(share_directory()), str(clone)]
+        done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode:
             raise UserError(f'cannot clone {share_directory()}: {done.stderr.strip().splitlines()[-1]}')
         leave_out = ('VIRTUAL_ENV', 'PYTHONPATH', 'AMENT_PREFIX_PATH', 'DEXRL_RUNS')
@@ -48,12 +49,12 @@ def fresh_clone(task: str) -> list[Measurement]:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
     return [
-        _measurement('fresh_first_node', 'fresh clone, packages downloaded, to the first process', first, 4, task),
-        _measurement('fresh_first_episode', 'fresh clone to the first online episode, prepare included', episode, 12, task),
+        _measured('fresh_first_node', 'fresh clone, packages downloaded, to the first process', first, 4, task),
+        _measured('fresh_first_episode', 'fresh clone to the first online episode, with prepare', episode, 12, task),
     ]
 
 
-def _measurement(figure: str, title: str, seconds: float, bar: float, task: str) -> Measurement:
+def _measured(figure: str, title: str, seconds: float, bar: float, task: str) -> Measurement:
     minutes = seconds / 60
     return Measurement(
         figure, title, f'dexrl bench fresh task:={task}', f'{minutes:.1f} min', f'{bar:g} min or less', minutes <= bar,

@@ -1,16 +1,20 @@
 """results.md: all measurements in one place, each with its command, machine, seed and N."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.run_directory import write_atomic
+from dex_rl_nodes.evaluation import figures, table
+from dex_rl_nodes.run_directory import RunDirectory, read_json, write_atomic, write_json
 from dex_rl_nodes.stages.bench.measurement import measurements
+from dex_rl_nodes.stages.evaluate import FILES
 
 _HEAD = """# Results
 
 Everything here was measured by `./dexrl bench`, in simulation; `./dexrl bench report` writes this page from the JSON
 of each measurement.
 """
+_RUNS, _CURVES = 'runs.json', 'learning.png'
 _ROWS = '| figure | measured | bar | N | seed | command |\n|---|---|---|---|---|---|'
 
 
@@ -20,8 +24,8 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: there are none.
     """
-    found = measurements(folder)
-    if not found:
+    found, runs = measurements(folder), folder / _RUNS
+    if not found and not runs.exists():
         raise UserError(f'there are no measurements in {folder}; make some, for example with ./dexrl bench sim')
     parts = [_HEAD, '## Speed and reliability']
     machines: dict[str, list[dict]] = {}
@@ -33,14 +37,35 @@ def write_report(folder: Path) -> Path:
     for key, contents in machines.items():
         rows = '\n'.join(_row(content) for content in contents)
         parts.append(f'Measured on {key}; code {", ".join(sorted({c["code"] for c in contents}))}.\n\n{_ROWS}\n{rows}')
-    table = folder / 'table' / 'results.md'
-    if table.exists():
+    if runs.exists():
+        cells = read_json(runs)['cells']
+        figures.learning_curves([figures.curve_of(cell) for cell in cells if cell['curve']], folder / _CURVES)
+        parts += ['## Imitation and online learning', table.success_table(cells), table.interface_table(cells)]
+        parts.append(f'![success while learning]({folder.name}/{_CURVES})')
+    pictures = sorted((folder / 'pictures').glob('*'))
+    if pictures:
+        parts.append('## Pictures')
+        parts += [f'{path.stem}\n\n![{path.stem}]({folder.name}/pictures/{path.name})' for path in pictures]
+    whole = folder / 'table' / 'results.md'
+    if whole.exists():
         # its figures lie beside it, one folder down from the report
-        text = table.read_text().replace('](', f']({folder.name}/table/')
+        text = whole.read_text().replace('](', f']({folder.name}/table/')
         parts.append(text.replace('## ', '### ').replace('# Tasks', '## Tasks', 1))
     path = folder.parent / 'results.md'
     write_atomic(path, ('\n\n'.join(part.strip() for part in parts) + '\n').encode())
     return path
+
+
+def note_runs(names: Sequence[str], folder: Path) -> None:
+    """Keep the scores of runs for the report; UserError for one that was not evaluated."""
+    from dex_rl_nodes.stages.bench.table import cell_of
+
+    runs = [RunDirectory(name) for name in names]
+    for run in runs:
+        for residual, file in FILES.items():
+            if not run.file(file).exists():
+                raise UserError(f'run "{run.name}" has no {file}; run evaluate run:={run.name} residual:={residual} first')
+    write_json(folder / _RUNS, {'cells': [cell_of(run, run.settings()) for run in runs]})
 
 
 def _row(content: dict) -> str:
