@@ -90,6 +90,9 @@ def run(arguments: list[str]) -> int:
         set_up(places)
     if command == 'setup':
         print(f'dexrl: ready; environment {places.environment}')
+        if places.distribution:
+            site = next(places.environment.glob('lib/python3.*/site-packages'))
+            print(f'for `ros2 launch` from a workspace of your own:\nexport PYTHONPATH="$PYTHONPATH:{site}"')
         return 0
     return hand_over(places, command, rest)
 
