@@ -34,6 +34,8 @@ _FAULT_REPORTS = 3  # a device that reports the same fault this often in a row c
 _REACTION = 0.02  # s, from noticing a silence to the target that ends the motion
 _GHOST = 25.0  # s; DDS forgets a killed process after 20 s
 _SAMPLES = 60_000  # bytes of a frame that are compared
+_LOOK_AROUND = 0.15  # s, between two looks for somebody else who commands the robot
+_DRIVERS = ('hand_driver', 'glove_driver', 'spacemouse_driver')  # whose faults count
 
 
 class CommandMuxNode(EpisodeNode):
@@ -52,10 +54,13 @@ class CommandMuxNode(EpisodeNode):
         self._command: ActionCommand | None = None  # waits for what belongs to its tick
         self._teleop: TeleopCommand | None = None
         self._states: dict[str, tuple[int, Any]] = {}  # stamp and value
+        self._heard: dict[str, int] = {}  # ns, monotonic, when a topic last came in
+        self._teleop_required = self.setting('teleop_required')
         self._fresh = True  # no command of this episode was executed yet
+        self._observed = 0  # stamp of the reading that was last judged between ticks
         self._told_at = 0.0  # s, monotonic, when the robot last heard its targets
         self._intruder = ''  # who else publishes commands to the robot
-        self._alone_at = time.monotonic()
+        self._alone_at = self._looked_at = time.monotonic()
         self._faults: dict[str, int] = {}
         self._timing = Timing()
         # Silence must be noticed early enough for the motion to stop in time.
@@ -86,6 +91,12 @@ class CommandMuxNode(EpisodeNode):
 
     def begin(self, episode: EpisodeState) -> None:
         self._fresh, self._command = True, None
+        if self.lockstep:
+            return
+        for topic in _STATES:  # what fell silent before the episode counts, too
+            self._mux.watch.watch(topic, _SILENCE[topic], self._longest, self._heard.get(topic, 0))
+        for topic in IMAGES.values():
+            self._mux.watch.watch(topic, SafetyEvent.CAMERA_SILENT, self._longest, self._heard.get(topic, 0))
 
     def end(self, episode: EpisodeState) -> None:
         for topic in (*_STATES, 'teleop_command'):
@@ -97,22 +108,21 @@ class CommandMuxNode(EpisodeNode):
             self._publish_targets()
         self._fresh = True
 
-    def _start(self, command: ActionCommand, reading: RobotReading) -> None:
-        """First command of the episode: targets at the measured pose, and from now on silence counts."""
+    def _start(self, command: ActionCommand, reading: RobotReading) -> bool:
+        """First command of the episode: targets at the measured pose. False while that pose cannot be believed."""
+        now = time.monotonic_ns()
+        if not self.lockstep:
+            self._mux.watch.check(now)
+            if self._mux.watch.causes():
+                return False
         first = self.episode.stamp
         if not self.lockstep:
             # after a restart in the middle of an episode, its old commands come again
             first = max(first, self._ros_now() - round(2e9 / self.robot.control_rate))
-        self._mux.reset(reading, self.episode.hand_target, min(first, command.stamp))
-        self._fresh = False
-        if self.lockstep:
-            return
-        now = time.monotonic_ns()
-        self._mux.watch.watch('action_command', SafetyEvent.COMMAND_SILENT, self._longest, now)
-        for topic in _STATES:
-            self._mux.watch.watch(topic, _SILENCE[topic], self._longest, now)
-        for topic in IMAGES.values():
-            self._mux.watch.watch(topic, SafetyEvent.CAMERA_SILENT, self._longest, now)
+        self._fresh = not self._mux.reset(reading, self.episode.hand_target, min(first, command.stamp))
+        if not self._fresh and not self.lockstep:
+            self._mux.watch.watch('action_command', SafetyEvent.COMMAND_SILENT, self._longest, now)
+        return not self._fresh
 
     # What comes in
 
@@ -141,7 +151,8 @@ class CommandMuxNode(EpisodeNode):
 
     def _hear(self, topic: str, message: Any, value: Any) -> None:
         self._states[topic] = conversions.stamp_ns(message.header.stamp), value
-        self._mux.watch.seen(topic, time.monotonic_ns())
+        self._heard[topic] = time.monotonic_ns()
+        self._mux.watch.seen(topic, self._heard[topic])
         self.arrived(self._awaited(topic))
         self._try()
 
@@ -160,11 +171,15 @@ class CommandMuxNode(EpisodeNode):
         stride += stride % 3 == 0  # take all three colours
         digest = zlib.crc32(pixels[128::stride].tobytes())  # the first bytes hold the stamp
         reading = self._reading() if len(self._states) == len(_STATES) else None
-        self._mux.watch.frame(topic, digest, reading, time.monotonic_ns())
+        self._heard[topic] = time.monotonic_ns()
+        self._mux.watch.frame(topic, digest, reading, self._heard[topic])
 
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
-        """A driver that says `fault` again and again has a device that needs a person."""
+        """A driver of this robot that says `fault` again and again has a device that needs a person."""
+        own = [f'{self.get_namespace()}/{driver}'.lstrip('/') for driver in _DRIVERS]
         for status in array.status:
+            if status.name.partition(': ')[0] not in own:
+                continue
             fault = next((pair.value for pair in status.values if pair.key == 'fault'), '')
             count = self._faults[status.name] = self._faults.get(status.name, 0) + 1 if fault else 0
             if count == _FAULT_REPORTS:
@@ -188,7 +203,7 @@ class CommandMuxNode(EpisodeNode):
         if not self.lockstep:
             return [topic for topic in _STATES if topic not in self._states]
         missing = [topic for topic in _STATES if topic not in self._states or self._states[topic][0] != stamp]
-        if self.setting('teleop_required') and (self._teleop is None or self._teleop.stamp != stamp):
+        if self._teleop_required and (self._teleop is None or self._teleop.stamp != stamp):
             missing.append('teleop_command')
         return missing
 
@@ -199,9 +214,9 @@ class CommandMuxNode(EpisodeNode):
             return
         command, self._command = self._command, None
         reading = self._reading()
-        if self._fresh:
-            self._start(command, reading)
-        teleop = None if self.lockstep and not self.setting('teleop_required') else self._teleop
+        if self._fresh and not self._start(command, reading):
+            return
+        teleop = None if self.lockstep and not self._teleop_required else self._teleop
         with self._timing:
             executed = self._mux.step(command, teleop, reading, None if self.lockstep else self._ros_now())
         if executed is None:
@@ -226,6 +241,9 @@ class CommandMuxNode(EpisodeNode):
             return
         pose = self._mux.target_pose if pose is None else pose
         stamp = self._ros_now() if stamp is None else stamp
+        if not (np.isfinite(pose).all() and np.isfinite(self._mux.hand_target).all()):  # must not happen; never send it
+            self._stop(SafetyEvent.TARGET_NOT_FINITE)
+            return
         self.publish('target_pose', conversions.pose_stamped(pose, stamp, self.robot.base_frame))
         self.publish(HAND_COMMAND, conversions.joint_state(HAND_JOINTS, self._mux.hand_target, stamp))
         self._told_at = time.monotonic()
@@ -233,11 +251,19 @@ class CommandMuxNode(EpisodeNode):
     # Watching
 
     def _watch(self) -> None:
-        self._look_for_second_publisher()
-        if self.lockstep or not self.running or self._fresh:
+        if time.monotonic() - self._looked_at >= _LOOK_AROUND:
+            self._looked_at = time.monotonic()
+            self._look_for_second_publisher()
+        if self.lockstep or not self.running:
             return
         now = time.monotonic_ns()
-        self._mux.observe(self._reading())
+        if self._fresh:
+            self._mux.watch.check(now)  # for /diagnostics; nothing has moved yet
+            return
+        reading = self._reading()
+        if reading.stamp != self._observed:
+            self._observed = reading.stamp
+            self._mux.observe(reading)
         if self._mux.watch.clock(now, self._ros_now()):
             self._mux.hold()
         fallen = self._mux.watchdog(now)
