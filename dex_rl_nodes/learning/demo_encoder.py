@@ -19,24 +19,24 @@ from dex_rl_nodes.learning.dataset import Episode
 from dex_rl_nodes.learning.demonstrations import Steps, stack_steps
 from dex_rl_nodes.learning.encoder import DemoEncoder
 from dex_rl_nodes.learning.schedule import Progress, low_precision, no_progress, split_episodes, warmup_cosine
-from dex_rl_nodes.learning.vision import VIEWS, augment, to_tensor
+from dex_rl_nodes.learning.vision import VIEWS, Augmentation, augment, to_tensor
 from dex_rl_nodes.records import ACTION_DIM, ARM_DIM, HAND_DIM, STATE_DIM
 
 _HORIZONS = (3, 6, 12, 24)  # ticks ahead, for hindsight
+_REACH_WEIGHT = 4.0  # of the way to the grasp in the loss: it is what the features are for
 _SHOWN = ACTION_DIM + 1  # targets that only demonstrations tell: command and time left
 
 
 class DemoEncoderSettings(Model):
     """How the encoder is trained on the demonstrations."""
 
-    steps: int = Field(1_500, ge=1, description='optimiser steps')
+    steps: int = Field(1_000, ge=1, description='optimiser steps')
     batch_size: int = Field(64, ge=1, description='observations per step')
     learning_rate: float = Field(1e-3, gt=0, description='AdamW learning rate after warm-up')
     weight_decay: float = Field(1e-3, ge=0, description='AdamW weight decay')
     warmup_steps: int = Field(100, ge=1, description='linear learning-rate warm-up (steps), then cosine to 0')
-    image_shift: int = Field(6, ge=0, description='augmentation: largest shift (px)')
-    image_jitter: float = Field(0.08, ge=0, description='augmentation: brightness and tint (std)')
-    dropout: float = Field(0.1, ge=0, lt=1, description='dropout on the features while training')
+    augmentation: Augmentation = Field(Augmentation(shift=12), description='of every image')
+    dropout: float = Field(0.3, ge=0, lt=1, description='dropout on the features while training')
     proprioception_dropout: float = Field(
         0.5, ge=0, le=1, description='share of samples whose command is told without state'
     )
@@ -60,7 +60,7 @@ class _Targets:
 
     @staticmethod
     def _episode(episode: Episode, shows_task: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Mask and targets (T, D): state, where TCP and hand went, command, time left."""
+        """Weights and targets (T, D): way to the grasp, measured hand, where TCP and hand went, command, time left."""
         count = len(episode.action)
         state = np.asarray(episode.state[: count + 1], np.float32)
         hand = np.asarray(episode.hand_targets, np.float32)
@@ -68,11 +68,22 @@ class _Targets:
         ahead = [np.minimum(now + horizon, count) for horizon in _HORIZONS]
         left = (count - now)[:, None] / 20
         went = [np.concatenate([state[later, :3] - state[:count, :3], hand[later]], 1) for later in ahead]
-        value = np.concatenate([state[:count], *went, episode.action, np.tanh(left)], axis=1).astype(np.float32)
+        grasp = _grasp_tick(hand)
+        reach = state[grasp, :ARM_DIM] - state[:count, :ARM_DIM]
+        measured = state[:count, ARM_DIM:]  # not the TCP: where an episode started cannot be seen, only memorised
+        value = np.concatenate([reach, measured, *went, episode.action, np.tanh(left)], axis=1).astype(np.float32)
         known = np.ones_like(value)
+        known[:grasp, :ARM_DIM] = _REACH_WEIGHT
+        known[grasp:, :ARM_DIM] = 0
         if not shows_task:
             known[:, -_SHOWN:] = 0
         return known, value
+
+
+def _grasp_tick(hand: np.ndarray) -> int:
+    """Tick (of T + 1) at which the hand has made half of all its motion: where it takes hold of something."""
+    travelled = np.abs(np.diff(hand, axis=0)).sum(1).cumsum()
+    return int(np.searchsorted(travelled, 0.5 * travelled[-1]))
 
 
 class _Heads(nn.Module):
@@ -159,10 +170,7 @@ def _optimise(
             for pool, count in ((fit, settings.batch_size - unlabelled), (other, unlabelled)) if count
         ])  # fmt: skip
         views = [
-            to_tensor(
-                augment(steps.images[view], settings.image_shift, settings.image_jitter, generator, rows.tolist())
-            )
-            for view in VIEWS
+            to_tensor(augment(steps.images[view], settings.augmentation, generator, rows.tolist())) for view in VIEWS
         ]
         told = proprioception[rows] + 0.1 * torch.randn((len(rows), proprioception.shape[1]), generator=generator)
         told *= torch.rand((len(rows), 1), generator=generator) >= settings.proprioception_dropout
@@ -192,11 +200,12 @@ def _errors(encoder: DemoEncoder, heads: _Heads, steps: Steps, targets: _Targets
     """Root mean square errors of the vision heads, per group of targets, in standard deviations."""
     heads.eval()
     features = encoder.encode_batch({view: steps.images[view][rows] for view in VIEWS})
-    error = heads.vision(torch.from_numpy(features)) - targets.value[rows]
-    rmse = error.square().mean(0).sqrt()
+    known = (targets.known[rows] > 0).float()
+    error = (heads.vision(torch.from_numpy(features)) - targets.value[rows]) * known
+    rmse = (error.square().sum(0) / known.sum(0).clamp(min=1)).sqrt()
     width = 3 + HAND_DIM
     groups = {
-        'tcp': slice(0, ARM_DIM),
+        'reach': slice(0, 3),
         'hand': slice(ARM_DIM, STATE_DIM),
         **{
             f'tcp_in_{ticks}': slice(STATE_DIM + width * i, STATE_DIM + width * i + 3)

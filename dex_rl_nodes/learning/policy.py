@@ -18,7 +18,7 @@ from dex_rl_nodes.learning.demonstrations import Steps, stack_steps
 from dex_rl_nodes.learning.encoder import VisualEncoder
 from dex_rl_nodes.learning.interfaces import ActionInterface
 from dex_rl_nodes.learning.schedule import Progress, low_precision, no_progress, split_episodes, warmup_cosine
-from dex_rl_nodes.learning.vision import augment
+from dex_rl_nodes.learning.vision import Augmentation, augment
 from dex_rl_nodes.records import ARM_DIM, HAND_DIM, HISTORY_LENGTH, STATE_DIM, HandPrior, Observation, PolicyStep
 
 # Smallest scale of the state: position (m), rotation (rad), measured hand (normalised travel).
@@ -42,9 +42,8 @@ class PolicySettings(Model):
     image_copies: int = Field(
         8, ge=0, description='augmented copies of every frame that are encoded; 0: the frame itself'
     )
-    image_shift: int = Field(4, ge=0, description='augmentation: largest shift (px)')
-    image_jitter: float = Field(0.08, ge=0, description='augmentation: brightness and tint (std)')
-    dropout: float = Field(0.0, ge=0, lt=1, description='dropout on the visual features')
+    augmentation: Augmentation = Field(Augmentation(shift=8), description='of those copies')
+    dropout: float = Field(0.5, ge=0, lt=1, description='dropout on the visual features')
 
 
 class BCPolicy(nn.Module):
@@ -138,10 +137,7 @@ def encode_copies(encoder: VisualEncoder, steps: Steps, settings: PolicySettings
     """Features float16 (copies + 1, N, F): of the frames as they are, then of augmented copies of them."""
     rounds = [torch.from_numpy(encoder.encode_batch(steps.images)).half()]
     for _ in range(settings.image_copies):
-        images = {
-            view: augment(frames, settings.image_shift, settings.image_jitter, generator)
-            for view, frames in steps.images.items()
-        }
+        images = {view: augment(frames, settings.augmentation, generator) for view, frames in steps.images.items()}
         rounds.append(torch.from_numpy(encoder.encode_batch(images)).half())
     return torch.stack(rounds)
 

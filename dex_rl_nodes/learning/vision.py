@@ -6,7 +6,10 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
+
+from dex_rl_nodes.config import Model
 
 VIEWS = ('front', 'wrist')
 IMAGE_SIZE = 128  # px; side of the processed views of policy and classifier
@@ -41,34 +44,32 @@ def to_tensor(images: np.ndarray | Tensor) -> Tensor:
     return torch.as_tensor(images).float().sub_(mean).mul_(1 / std).permute(0, 3, 1, 2)
 
 
-def augment(
-    images: np.ndarray, shift: int, jitter: float, generator: torch.Generator, rows: Sequence[int] | None = None
-) -> np.ndarray:
-    """Randomly shifted and recoloured copies of images.
+class Augmentation(Model):
+    """Random changes of an image that do not change what it shows."""
 
-    Args:
-        images: uint8 (N, S, S, 3).
-        shift: largest shift in x and y (px); the border is repeated.
-        jitter: standard deviation of brightness gain and offset, relative to full range; tint has a third of it.
-        rows: which images; None: all.
-    """
+    shift: int = Field(4, ge=0, description='largest shift in x and y (px); the border is repeated')
+    jitter: float = Field(
+        0.05, ge=0, description='brightness gain and offset (std, relative to full range), tint a third'
+    )
+
+
+def augment(
+    images: np.ndarray, settings: Augmentation, generator: torch.Generator, rows: Sequence[int] | None = None
+) -> np.ndarray:
+    """Changed copies of images uint8 (N, S, S, 3); `rows`: which ones, None: all."""
     rows = range(len(images)) if rows is None else rows
-    size = images.shape[1]
-    offsets = torch.randint(-shift, shift + 1, (len(rows), 2), generator=generator).tolist()
-    common, tint = (
-        torch.randn((len(rows), 2, 1), generator=generator),
-        torch.randn((len(rows), 2, 3), generator=generator),
-    )
-    gains, biases = (jitter * (common + tint / 3)).unbind(1)
-    tables = (
-        (torch.arange(256)[None, :, None] * (1 + gains[:, None]) + 255 * biases[:, None]).clamp(0, 255).byte().numpy()
-    )
-    result = np.empty((len(rows), size, size, 3), np.uint8)
-    for index, (row, (dy, dx)) in enumerate(zip(rows, offsets, strict=True)):
-        moved = cv2.copyMakeBorder(
-            images[row][max(0, dy) : size + min(0, dy), max(0, dx) : size + min(0, dx)],
-            max(0, -dy), max(0, dy), max(0, -dx), max(0, dx), cv2.BORDER_REPLICATE,
-        )  # fmt: skip
+    count, size = len(rows), images.shape[1]
+    shift = torch.randint(-settings.shift, settings.shift + 1, (count, 2), generator=generator).numpy()
+    common, tint = (torch.randn((count, 2, channels), generator=generator) for channels in (1, 3))
+    gain, offset = (settings.jitter * (common + tint / 3)).unbind(1)
+    values = torch.arange(256)[None, :, None] * (1 + gain[:, None]) + 255 * offset[:, None]
+    tables = values.clamp(0, 255).byte().numpy()
+    result = np.empty((count, size, size, 3), np.uint8)
+    for index, row in enumerate(rows):
+        matrix = np.float32([[1, 0, shift[index, 0]], [0, 1, shift[index, 1]]])
+        moved = cv2.warpAffine(
+            images[row], matrix, (size, size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE
+        )
         cv2.LUT(moved, tables[index][None], dst=result[index])
     return result
 
