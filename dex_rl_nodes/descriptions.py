@@ -179,7 +179,7 @@ LEARNER = NodeDescription(
     'learner',
     'Learns the residual from transitions, beside the robot; publishes weights, writes checkpoints and metrics.',
     publishes=('policy_weights', 'learner_state', 'transition_ack'),
-    subscribes=('transitions', 'episode'),
+    subscribes=('transitions',),
     calls=('fetch_transitions',),
     parameters=(
         Parameter('checkpoint_every', 1000, 'updates between two checkpoints', 'updates', 1, 1000000),

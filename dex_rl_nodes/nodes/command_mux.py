@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
-from rclpy.clock import Clock, ClockType
 from sensor_msgs.msg import Image, JointState
 
 from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES, MEASURED_JOINTS
@@ -84,7 +83,7 @@ class CommandMuxNode(EpisodeNode):
                 profile = qos.PROFILES['SENSOR']
                 self.create_subscription(Image, topic, partial(self._on_frame, topic), profile, raw=True)
             self.subscribe('learner_state', self._on_learner)
-        self.create_timer(watch_period, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.every(watch_period, self._watch)
         self.follow_episodes()
 
     # Episodes

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -151,11 +151,14 @@ class Node(rclpy.node.Node):
         return super().create_subscription(message, topic, self._guarded(callback), *others, **options)
 
     def create_timer(self, period: float, callback: Callable[[], None], *others: Any, **options: Any) -> Any:
+        """Timer in real time, unless another clock is given: a simulated one stands still between episodes."""
+        if not others:
+            options.setdefault('clock', Clock(clock_type=ClockType.STEADY_TIME))
         return super().create_timer(period, self._guarded(callback), *others, **options)
 
     def every(self, seconds: float, callback: Callable[[], None]) -> Any:
         """Timer in real time, also where the node's clock follows a simulation."""
-        return self.create_timer(seconds, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        return self.create_timer(seconds, callback)
 
     def _guarded(self, callback: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(callback)
@@ -188,6 +191,17 @@ class Node(rclpy.node.Node):
         record = conversions.record_of(message)
         receive = callback if record is None else lambda received: callback(conversions.to_record(received, record))
         self.create_subscription(message, topic, receive, qos.profile(TOPICS[topic].qos, self.lockstep))
+
+    def joint_values(self, topic: str, message: Any, names: Sequence[str]) -> Any:
+        """Positions in the order of `names`, float64; None, said on /diagnostics, when the message lacks one."""
+        try:
+            positions = conversions.joint_positions(message, names)
+        except ValueError as error:
+            self.report(topic, WARN, str(error))
+            return None
+        if topic in self._statuses:
+            self.report(topic)
+        return positions
 
     def serve(self, service: str, callback: Callable[[Any, Any], Any]) -> None:
         """Offer a service."""

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 
@@ -23,6 +21,11 @@ from dex_rl_nodes.recording.transitions import TransitionAssembler
 from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import EpisodeState, Phase
 from dex_rl_nodes.run_directory import RunSettings
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
 
 _DEPTH = {'image': 60, 'other': 500}  # messages; two seconds of a camera at 30 Hz, and of a joint topic at 250 Hz
 _MOST_FETCHED = 500  # transitions in one answer
@@ -75,7 +78,7 @@ class ReplayRecorder(Node):
         self._writer.start()
 
     def _connect(self) -> None:
-        self.create_timer(0.2, self._look_after, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.every(0.2, self._look_after)
         for topic in self.description.subscribes:
             profile = qos.profile(TOPICS[topic].qos, self.lockstep)
             self._profiles[self.resolve_topic_name(topic)] = _qos_yaml(profile)
@@ -153,7 +156,7 @@ class ReplayRecorder(Node):
             self._to_bag(received)
             if self._assembler is not None:
                 self._assemble(record)
-            if isinstance(record, EpisodeState) and self._phase == Phase.ENDED:
+            if self._bag is not None and isinstance(record, EpisodeState) and self._phase == Phase.ENDED:
                 self._bag.sync()
         else:
             if topic == 'transition_ack':

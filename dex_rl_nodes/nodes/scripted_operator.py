@@ -47,9 +47,10 @@ class ScriptedOperatorNode(EpisodeNode):
         self._act()
 
     def _on_hand(self, message: JointState) -> None:
-        hand = conversions.joint_positions(message, HAND_JOINTS).astype(np.float32)
-        self._hand = conversions.stamp_ns(message.header.stamp), hand
-        self._act()
+        hand = self.joint_values(HAND_TOPIC, message, HAND_JOINTS)
+        if hand is not None:
+            self._hand = conversions.stamp_ns(message.header.stamp), hand.astype(np.float32)
+            self._act()
 
     def _on_scene(self, scene: SimState) -> None:
         self._scene = scene

@@ -80,8 +80,9 @@ class SimRobotNode(EpisodeNode):
         self._take('target_pose', conversions.stamp_ns(message.header.stamp), conversions.pose_array(message.pose))
 
     def _on_hand_command(self, message: JointState) -> None:
-        stamp = conversions.stamp_ns(message.header.stamp)
-        self._take(HAND_COMMAND, stamp, conversions.joint_positions(message, HAND_JOINTS))
+        hand = self.joint_values(HAND_COMMAND, message, HAND_JOINTS)
+        if hand is not None:
+            self._take(HAND_COMMAND, conversions.stamp_ns(message.header.stamp), hand)
 
     def _take(self, topic: str, stamp: int, target: np.ndarray) -> None:
         if self.lockstep:

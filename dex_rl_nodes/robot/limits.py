@@ -77,7 +77,7 @@ class TimingLimits(Model):
         0.0, ge=0, description='identical frames for this long: frozen; 0: judge only while moving (s)'
     )
     frozen_motion: float = Field(0.02, gt=0, description='identical frames while the TCP moved this far: frozen (m)')
-    teleop_age: float = Field(0.3, gt=0, description='an older teleop command does not count (s)')
+    teleop_age: float = Field(0.2, gt=0, description='an older teleop command does not count (s)')
     learner_age: float = Field(30.0, gt=0, description='warn when the learner says nothing for this long (s)')
 
 
