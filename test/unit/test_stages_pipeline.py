@@ -13,6 +13,7 @@ from dex_rl_nodes.recording.spool import read_transitions
 from dex_rl_nodes.records import HAND_DIM, Outcome
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json
 from dex_rl_nodes.stages import inputs
+from dex_rl_nodes.stages.bench.pictures import draw_run
 from dex_rl_nodes.stages.evaluate import evaluate
 from dex_rl_nodes.stages.inputs import Amounts
 from dex_rl_nodes.stages.job import Job
@@ -143,3 +144,11 @@ def test_evaluation_writes_rows_and_intervals(prepared):
     assert len(row['hand_targets']) == row['steps'] and math.isfinite(row['jitter'])
     assert 0 <= kept['wilson_low'] <= kept['wilson_high'] <= 1
     assert sum(kept['failures'].values()) == kept['n'] - kept['successes']
+
+
+def test_pictures_of_a_run(prepared, tmp_path):
+    drawn = draw_run(prepared, 'none', tmp_path)
+    assert {path.name for path in drawn} >= {
+        f'pull_tissue_latent_prior{end}' for end in ('.gif', '_strip.png', '_latent_flow.png')
+    }  # fmt: skip
+    assert all(path.stat().st_size > 1000 for path in drawn)

@@ -8,6 +8,7 @@ import torch
 
 from dex_rl_nodes.config import Robot
 from dex_rl_nodes.evaluation import figures
+from dex_rl_nodes.evaluation.report import FILES
 from dex_rl_nodes.learning.interfaces import LatentPrior
 from dex_rl_nodes.records import ARM_DIM
 from dex_rl_nodes.run_directory import read_json
@@ -15,7 +16,6 @@ from dex_rl_nodes.seeds import start_seed
 from dex_rl_nodes.sim.hand_picture import HandPainter
 from dex_rl_nodes.sim.robot import SimRobot
 from dex_rl_nodes.stages.bench.table import learning_curve
-from dex_rl_nodes.stages.evaluate import FILES
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.loop import Loop, Tick
 

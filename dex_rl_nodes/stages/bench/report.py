@@ -5,9 +5,9 @@ from pathlib import Path
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.evaluation import figures, table
+from dex_rl_nodes.evaluation.report import FILES
 from dex_rl_nodes.run_directory import RunDirectory, read_json, write_atomic, write_json
 from dex_rl_nodes.stages.bench.measurement import measurements
-from dex_rl_nodes.stages.evaluate import FILES
 
 _HEAD = """# Results
 
@@ -64,7 +64,7 @@ def note_runs(names: Sequence[str], folder: Path) -> None:
     for run in runs:
         for residual, file in FILES.items():
             if not run.file(file).exists():
-                raise UserError(f'run "{run.name}" has no {file}; run evaluate run:={run.name} residual:={residual} first')
+                raise UserError(f'run "{run.name}" has no {file}; evaluate it with residual:={residual} first')
     write_json(folder / _RUNS, {'cells': [cell_of(run, run.settings()) for run in runs]})
 
 

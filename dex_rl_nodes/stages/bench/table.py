@@ -86,7 +86,7 @@ def version(plan: Plan) -> str:
     root, digest = share_directory(), hashlib.sha256()
     package = Path(__file__).resolve().parents[2]
     files = [path for room in _DECIDES for path in (package / room).rglob('*.py') if path.parent.name != 'bench']
-    files += [root / 'config' / 'tasks' / f'{task}.yaml' for task in plan.tasks]
+    files += [root / 'config' / 'tasks' / f'{task}.yaml' for task in config.names('tasks')]
     files += [root / 'config' / 'methods' / f'{plan.method}.yaml', root / 'config' / 'robots' / 'sim.yaml']
     for path in sorted(files):
         digest.update(path.name.encode() + path.read_bytes())

@@ -1,0 +1,66 @@
+"""The bench commands: what is measured is kept, and results of another version are not mixed in."""
+
+import json
+
+import pytest
+
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.stages.bench.measurement import Measurement
+from dex_rl_nodes.stages.bench.report import note_runs, write_report
+from dex_rl_nodes.stages.bench.table import Plan, Results, make_plan, version
+from dex_rl_nodes.stages.command import main
+
+
+def test_a_measurement_says_how_and_where(tmp_path):
+    words = ('sim_speed', 'steps', 'dexrl bench sim', '60 steps/s', '50 steps/s or more')
+    Measurement(*words, True, 600, 3, {'a': 1}).save(tmp_path / 'bench')
+    kept = json.loads((tmp_path / 'bench' / 'sim_speed.json').read_text())
+    assert (kept['command'], kept['seed'], kept['n'], kept['values']) == ('dexrl bench sim', 3, 600, {'a': 1})
+    assert kept['machine']['cores'] >= 1 and kept['code'] and kept['time']
+    Measurement('late', 'ticks', 'dexrl bench ticks', '90 %', '99.9 %', False).save(tmp_path / 'bench')
+    text = write_report(tmp_path / 'bench').read_text()
+    assert '| steps | 60 steps/s | 50 steps/s or more (met) | 600 | 3 | `./dexrl bench sim` |' in text
+    assert '| ticks | 90 % | 99.9 % (**not met**)' in text
+
+
+def test_a_report_needs_measurements(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match='there are no measurements'):
+        write_report(tmp_path / 'bench')
+    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    with pytest.raises(UserError, match='run "mine" has no evaluation'):
+        note_runs(['mine'], tmp_path / 'bench')
+
+
+def test_results_of_another_version_are_set_aside(tmp_path):
+    said = []
+    first = Results(tmp_path, 'aaa', said.append)
+    first.cells['pull_tissue/raw/0'] = {'task': 'pull_tissue'}
+    first.save()
+    assert Results(tmp_path, 'aaa', said.append).cells == first.cells and not said
+    assert Results(tmp_path, 'bbb', said.append).cells == {}
+    assert 'set aside as results_aaa.json' in said[0]
+    assert json.loads((tmp_path / 'results_aaa.json').read_text())['cells'] == first.cells
+
+
+def test_the_version_follows_what_decides_a_result():
+    plan = Plan(('pull_tissue',), ('raw',), (0,))
+    more = Plan(('pull_tissue', 'open_drawer'), ('raw', 'vq'), (0, 1))
+    assert version(plan) == version(more), 'more cells do not change the others'
+    assert version(plan) != version(Plan(('pull_tissue',), ('raw',), (0,), steps=100))
+    assert version(plan) != version(Plan(('pull_tissue',), ('raw',), (0,), method='smoke'))
+
+
+def test_a_plan_holds_every_cell():
+    values = {'tasks': 'pull_tissue,open_drawer', 'interfaces': 'raw', 'seeds': '0, 1', 'steps': 0, 'smoke': False}
+    assert make_plan(values).cells == [
+        ('pull_tissue', 'raw', 0), ('open_drawer', 'raw', 0), ('pull_tissue', 'raw', 1), ('open_drawer', 'raw', 1),
+    ]  # fmt: skip
+    smoke = make_plan({**values, 'smoke': True})
+    assert smoke.method == 'smoke' and smoke.steps < 1000 and smoke.episodes < 20
+
+
+def test_quick_figures_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    assert main(['bench', 'safety', 'commands:=1000']) == 0
+    assert '0 of 1000; bar: 0: met' in capsys.readouterr().out
+    assert json.loads((tmp_path / 'bench' / 'safety.json').read_text())['values']['commands'] == 1000
