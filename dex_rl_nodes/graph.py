@@ -116,6 +116,8 @@ def _robot(values: dict[str, Value]) -> list[Process]:
     """The robot itself: the simulated one, or the drivers of hand and cameras (the arm has its own bring-up)."""
     if values['robot'] == 'sim':
         return [_node('sim_robot', values)]
+    if values['lockstep']:
+        raise UserError('lockstep:=true needs robot:=sim: a real robot does not wait for commands')
     processes = [_node('hand_driver', values, on_exit='restart')]
     namespace = '/'.join(part for part in (str(values['namespace']), 'camera') if part)
     for view, camera in config.load_robot(str(values['robot'])).cameras.items():

@@ -32,7 +32,7 @@ def graphs():
                     try:
                         yield app, app.build(app.values({**texts, **extra}))
                     except UserError as error:
-                        assert 'operator:=human' in str(error)
+                        assert 'operator:=human' in str(error) or 'lockstep:=true needs robot:=sim' in str(error)
 
 
 def test_the_launch_files_people_know_exist():
@@ -131,6 +131,18 @@ def test_unknown_launch_file_lists_the_known_ones():
     with pytest.raises(UserError, match=r'online_rl\.launch\.py'):
         application('online.launch.py')
     assert application('launch/online_rl.launch.py').name == 'online_rl'
+
+
+def test_recording_needs_an_operator():
+    app = APPLICATIONS['collect_demos']
+    with pytest.raises(UserError, match='needs somebody who shows the task'):
+        app.build(app.values({'operator': 'none'}))
+
+
+def test_presence_reaches_the_scripted_operator():
+    app = APPLICATIONS['online_rl']
+    started = {process.name: process for process in app.build(app.values({'presence': '0.7'}))}
+    assert started['scripted_operator'].parameters['presence'] == 0.7
 
 
 def test_a_scripted_operator_needs_the_simulation():
