@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dex_rl_nodes import config
+from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all, split_argument
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings
@@ -24,9 +25,7 @@ SETTINGS = tuple(_with_choices(parameter) for parameter in COMMON if parameter.n
 _RESIDUAL = Parameter('residual', 'learned', 'learned, or none: the base policy alone', choices=('learned', 'none'))
 _STEPS = Parameter('steps', 0, 'online transitions in all; 0: as the task says', minimum=0, maximum=10**9)
 _EPISODES = Parameter('episodes', 0, 'episodes; 0: as the task says', minimum=0, maximum=10**6)
-_PRESENCE = Parameter(
-    'presence', 0.0, 'share of the episodes in which a scripted person watches and takes over', minimum=0.0, maximum=1.0
-)
+_PRESENCE = next(parameter for parameter in NODES['scripted_operator'].parameters if parameter.name == 'presence')
 _RECORD = Parameter('record', False, 'write the episodes to bags, cameras included')
 _DATA = Parameter('data', '', 'train prior: .npz with targets (N, D) and lengths, instead of demonstrations')
 _LATENT = Parameter('latent', 0, 'train prior: latent dimension; 0: as the method says', minimum=0, maximum=64)
@@ -44,8 +43,19 @@ class Command:
 
 def _open(values: dict[str, Value]) -> tuple[RunDirectory, RunSettings]:
     """The run that the arguments name, created where there is none; UserError when it was made with other settings."""
-    settings = RunSettings(**{name: values[name] for name in RunSettings.__dataclass_fields__})
+    settings = _settings(values)
     return RunDirectory(str(values['run'])).create(settings), settings
+
+
+def _settings(values: dict[str, Value]) -> RunSettings:
+    return RunSettings(**{name: values[name] for name in RunSettings.__dataclass_fields__})
+
+
+def _simulated(command: str, values: dict[str, Value]):
+    """The run, for a command that simulates; UserError for one of a robot."""
+    if values['robot'] != 'sim':
+        raise UserError(f'{command} in one process is simulated; with robot:={values["robot"]} use the launch files')
+    return _job(values)
 
 
 def _job(values: dict[str, Value]):
@@ -55,21 +65,6 @@ def _job(values: dict[str, Value]):
 
     torch.set_num_threads(1)  # a second thread gains little with networks of this size, and changes the last bits
     return Job(*_open(values))
-
-
-def _collect(_word: str, values: dict[str, Value]) -> None:
-    from dex_rl_nodes.stages.collect import demonstration_works
-    from dex_rl_nodes.stages.inputs import Amounts, report
-    from dex_rl_nodes.stages.progress import ProgressBoard
-    from dex_rl_nodes.stages.workers import run_all
-
-    job, board = replace(_job(values), amounts=Amounts(demonstrations=int(values['episodes']))), ProgressBoard()
-    try:
-        run_all(demonstration_works(job), board)
-    finally:
-        board.close()
-    found = report(job.run, 'demos')
-    print(f'{found["successes"]} demonstrations in {job.run.bags("demos")}, out of {found["n"]} episodes')
 
 
 def _train(word: str, values: dict[str, Value]) -> None:
@@ -90,16 +85,17 @@ def _train(word: str, values: dict[str, Value]) -> None:
 
 
 def _train_from_file(values: dict[str, Value], board) -> None:
-    from dex_rl_nodes.learning.interfaces import PriorSettings
+    from dex_rl_nodes.stages.job import Job
     from dex_rl_nodes.stages.train import prior_from_file
 
-    block = dict(config.load_method(str(values['method'])).prior)
+    run, data = RunDirectory(str(values['run'])), Path(str(values['data']))
+    if run.file('run.json').exists():
+        # policy and residual of that run are made for the prior it has
+        raise UserError(f'run "{run.name}" exists already; write the prior of {data.name} to a new run:=NAME')
+    settings = Job(run, _settings(values)).prior_settings
     if values['latent']:
-        block['latent_dim'] = values['latent']
-    run = RunDirectory(str(values['run']))
-    settings = PriorSettings.model_validate(block)
-    data, interface = Path(str(values['data'])), str(values['interface'])
-    found = prior_from_file(data, run, interface, settings, int(values['seed']), board.of('prior'))
+        settings = settings.model_copy(update={'latent_dim': values['latent']})
+    found = prior_from_file(data, run, str(values['interface']), settings, int(values['seed']), board.of('prior'))
     board.finish('prior', f'test error {found["test_rmse_mean"]:.4f} of each joint\'s range')
     print(f'wrote {run.file("prior")}.safetensors and prior.json')
 
@@ -115,12 +111,15 @@ def _check(_word: str, values: dict[str, Value]) -> None:
     from dex_rl_nodes.stages.prepare import check
 
     check(*_open(values))
+    if values['robot'] != 'sim':
+        print(f'robot {values["robot"]}: no node of this package serves reset_scene; start yours (docs/hardware.md)')
 
 
 def _online(_word: str, values: dict[str, Value]) -> None:
     from dex_rl_nodes.stages.online import learn_online
 
-    learner = learn_online(_job(values), int(values['steps']), float(values['presence']), bool(values['record']))
+    job, steps, presence = _simulated('online', values), int(values['steps']), float(values['presence'])
+    learner = learn_online(job, steps, presence, bool(values['record']))
     print(
         f'{learner.env_steps} transitions, {learner.episodes} episodes, {learner.successes} successful, '
         f'of the last 20 {learner.success_rate:.0%}'
@@ -132,7 +131,7 @@ def _evaluate(_word: str, values: dict[str, Value]) -> None:
     from dex_rl_nodes.stages.progress import ProgressBoard
 
     board = ProgressBoard()
-    job, residual = _job(values), str(values['residual'])
+    job, residual = _simulated('evaluate', values), str(values['residual'])
     found = evaluate(job, residual, int(values['episodes']), bool(values['record']), board.of('evaluation'))
     board.finish('evaluation')
     interval = f'95 % interval {found["wilson_low"]:.0%} to {found["wilson_high"]:.0%}'
@@ -142,7 +141,6 @@ def _evaluate(_word: str, values: dict[str, Value]) -> None:
 
 
 COMMANDS = {
-    'collect': Command('record demonstrations by the scripted operator, in one process', _collect, (), (_EPISODES,)),
     'train': Command(
         'one offline stage, from bags', _train, ('prior', 'encoder', 'policy', 'reward', 'all'), (_DATA, _LATENT)
     ),

@@ -7,6 +7,7 @@ once per task and shared by its cells. Results carry the version of code and con
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -185,6 +186,7 @@ def run_cell(plan: Plan, shared: Job, interface: str, seed: int, tell: Tell) -> 
     tell(round(budget * _EVALUATION_SHARE), total)
     OnlineSession(job).learn(budget, lambda done, note: tell(round(budget * _EVALUATION_SHARE) + done, total))
     evaluate(job, 'learned', plan.episodes)
+    shutil.rmtree(job.run.bags('online'), ignore_errors=True)  # gigabytes, and the cell is done
     return cell_of(job.run, job.settings, round(time.monotonic() - started))
 
 
