@@ -140,8 +140,9 @@ def _operator(values: dict[str, Value], mode: str) -> list[Process]:
         who = 'scripted' if values['robot'] == 'sim' else 'human'
     if who == 'scripted' and values['robot'] != 'sim':
         raise UserError(f'operator:=scripted needs robot:=sim; with robot:={values["robot"]} use operator:=human')
+    scripted = {'mode': mode} | ({'presence': values['presence']} if 'presence' in values else {})
     devices = {
-        'scripted': [_node('scripted_operator', values, parameters={'mode': mode})],
+        'scripted': [_node('scripted_operator', values, parameters=scripted)],
         'human': [
             _node('spacemouse_driver', values, on_exit='restart'),
             _node('glove_driver', values, on_exit='restart'),
@@ -180,6 +181,8 @@ def _stage(values: dict[str, Value], *words: str, **options) -> Process:
 
 def _collect_demos(values: dict[str, Value]) -> list[Process]:
     purpose = str(values['purpose'])
+    if values['operator'] == 'none':
+        raise UserError('recording needs somebody who shows the task; use operator:=scripted or operator:=human')
     mode = 'demonstrate' if purpose == 'demos' else 'negative'
     policy = _node('policy', values, parameters={'source': 'zero'})
     return [*_robot(values), *_operator(values, mode), policy, *_episodes(values, purpose)]
@@ -239,6 +242,7 @@ _STEPS = Parameter('steps', 0, 'number of online transitions; 0: as the task say
 _PREPARE = Parameter('prepare', True, 'run the missing stages first (simulation), or name the missing one (robot)')
 _VIEWER = Parameter('viewer', 'rviz', 'program to look with', choices=('rviz', 'rqt', 'foxglove'))
 _RESIDUAL = next(parameter for parameter in NODES['residual_actor'].parameters if parameter.name == 'residual')
+_PRESENCE = next(parameter for parameter in NODES['scripted_operator'].parameters if parameter.name == 'presence')
 _GRAPH = (*SETTINGS, LOCKSTEP, NAMESPACE, PARAMETER_FILE)
 
 APPLICATIONS = {
@@ -249,7 +253,10 @@ APPLICATIONS = {
             'train', 'Train prior, base policy and reward classifier from bags.', (*SETTINGS, _STAGE), _train, False
         ),
         Application(
-            'online_rl', 'Learn the residual online.', (*_GRAPH, OPERATOR, EPISODES, _STEPS, _PREPARE), _online_rl
+            'online_rl',
+            'Learn the residual online.',
+            (*_GRAPH, OPERATOR, _PRESENCE, EPISODES, _STEPS, _PREPARE),
+            _online_rl,
         ),
         Application('evaluate', 'Score a run over held-out starts.', (*_GRAPH, EPISODES, _RESIDUAL), _evaluate),
         Application(
@@ -270,6 +277,12 @@ def application(launch_file: str) -> Application:
         files = ', '.join(f'{known}.launch.py' for known in APPLICATIONS)
         raise UserError(f'there is no launch file "{launch_file}"; choose one of: {files}')
     return APPLICATIONS[name]
+
+
+def check_parameter_file(values: Mapping[str, Value]) -> None:
+    """UserError when a graph is given a parameter file that does not exist."""
+    if (path := str(values.get('parameter_file', ''))) and not Path(path).is_file():
+        raise UserError(f'the parameter file {path} does not exist')
 
 
 @contextmanager

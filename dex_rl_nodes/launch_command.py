@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.graph import Application, application, environment, sole_graph
+from dex_rl_nodes.graph import Application, application, check_parameter_file, environment, sole_graph
 from dex_rl_nodes.parameters import split_argument
 from dex_rl_nodes.paths import share_directory
 
@@ -69,8 +69,7 @@ def run(arguments: list[str]) -> int:
         return 0
     texts = dict(split_argument(text) for text in options.arguments)
     values = app.values(texts)
-    if (path := str(values.get('parameter_file', ''))) and not Path(path).is_file():
-        raise UserError(f'the parameter file {path} does not exist')
+    check_parameter_file(values)
     app.build(values)  # refuses what cannot be started
     os.environ.update(environment(os.environ))
     if importlib.util.find_spec('launch_ros'):  # `launch` would also be found as the folder of that name

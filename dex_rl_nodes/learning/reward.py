@@ -1,7 +1,7 @@
 """Visual reward classifier (LAMP appendix C, Table C.1): is the task done in these two views?
 
-It reads the feature maps of a frozen encoder: SERL's ResNet-10 where its weights exist, else the policy's encoder,
-whose features then come with the tick and are not computed twice.
+It reads the features of the policy's frozen encoder, which come with the tick and are not computed twice. Of a pooled
+ResNet-18 these are one vector per view, not the map of Table C.1.
 """
 
 from collections.abc import Mapping

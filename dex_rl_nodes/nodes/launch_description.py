@@ -25,7 +25,7 @@ from launch_ros.actions import Node
 from launch_ros.substitutions import ExecutableInPackage
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.graph import APPLICATIONS, Application, Process, environment, sole_graph
+from dex_rl_nodes.graph import APPLICATIONS, Application, Process, check_parameter_file, environment, sole_graph
 from dex_rl_nodes.parameters import Parameter, split_argument
 
 RESTART_DELAY = 1.0  # s
@@ -56,6 +56,7 @@ def _actions(context: LaunchContext, app: Application) -> list[Action]:
     values = app.values(
         {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in app.arguments}
     )
+    check_parameter_file(values)
     processes = app.build(values)
     _held.enter_context(sole_graph(app, str(values.get('namespace', '')), os.environ))
     parameter_file = str(values.get('parameter_file', ''))

@@ -17,6 +17,8 @@ USAGE = """usage: ./dexrl COMMAND ...
 Commands (each sets everything up when it is first used):
   launch FILE.launch.py [arg:=value ...]    start a graph; --show-args lists its arguments
   train STAGE [arg:=value ...]              one offline stage, from bags: encoder, prior, policy, reward
+  online [arg:=value ...]                   online RL in simulation, in one process without ROS
+  evaluate [arg:=value ...]                 score a run in simulation, in one process without ROS
   bench [NAME] [arg:=value ...]             in-process experiments and speed figures
   test [pytest arguments]                   build and run the tests
   setup                                     set-up alone
@@ -29,6 +31,8 @@ DEXRL_TORCH=cuda (PyTorch for NVIDIA cards), ROS_DOMAIN_ID.
 MODULES = {
     'launch': ('dex_rl_nodes.launch_command',),
     'train': ('dex_rl_nodes.stages', 'train'),
+    'online': ('dex_rl_nodes.stages', 'online'),
+    'evaluate': ('dex_rl_nodes.stages', 'evaluate'),
     'bench': ('dex_rl_nodes.stages', 'bench'),
     'test': ('pytest',),
 }

@@ -39,6 +39,7 @@ def examine(places: Places, arguments: list[str]) -> int:
         lambda: _resources(places),
         _graph_variables,
         lambda: _environment(places, robot),
+        lambda: _arm(robot),
     ]
     bad = 0
     for check in checks:
@@ -132,6 +133,12 @@ def _graph_variables() -> Iterator[Finding]:
     yield Finding('warning' if fix else 'good', 'middleware', middleware, fix)
     reach = os.environ.get('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     yield Finding('good', 'discovery range', reach)
+
+
+def _arm(robot: str) -> Iterator[Finding]:
+    if robot != 'sim':
+        text = 'no node of this package serves reset_scene for it; episodes wait for one (docs/hardware.md)'
+        yield Finding('warning', 'arm', text)
 
 
 def _environment(places: Places, robot: str) -> Iterator[Finding]:

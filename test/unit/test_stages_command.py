@@ -25,7 +25,7 @@ def runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('words', 'said'),
     [
-        ('fly', 'no stage "fly"; choose one of: collect, train'),
+        ('fly', 'no stage "fly"; choose one of: train, prepare'),
         ('train', 'say what to train: prior, encoder, policy, reward, all'),
         ('train glove', 'say what to train'),
         ('prepare task:=fold_towel', 'task must be one of assemble_box'),
@@ -39,6 +39,7 @@ def runs(tmp_path, monkeypatch):
         ('evaluate residual:=both', 'residual must be one of learned, none'),
         ('train policy data:=x.npz', 'is for "train prior", not for "train policy"'),
         ('train prior --data nowhere.npz', 'cannot read nowhere.npz'),
+        ('online robot:=fr3_ruiyan', 'online in one process is simulated; with robot:=fr3_ruiyan use the launch files'),
         ('bench warp', 'no bench "warp"; choose one of: sim'),
         ('bench table tasks:=juggle', 'unknown task "juggle"; choose from: assemble_box'),
         ('bench table interfaces:=raw,fine', 'unknown interface "fine"'),
@@ -109,6 +110,10 @@ def test_a_prior_for_any_hand(runs, capsys):
     assert 0 < found['active_units'] <= 3 and len(found['kl_per_unit']) == 3
     assert found['unit']['low'][0] == pytest.approx(targets[:, 0].min(), abs=3)
     assert (runs / 'lab' / 'prior.safetensors').exists()
+    assert main(['check', 'run:=mine']) == 2  # a run with settings
+    assert main(f'train prior --data {runs}/glove.npz run:=mine method:=smoke'.split()) == 2
+    assert 'write the prior of glove.npz to a new run:=NAME' in capsys.readouterr().err
+    assert not (runs / 'mine' / 'prior.safetensors').exists()
 
 
 def test_help_lists_every_argument(capsys):
