@@ -249,13 +249,15 @@ class McapFile:
 
         Raises:
             OSError: it cannot be read or written.
-            ValueError: it does not even begin as an MCAP file.
+            ValueError: not even its header is whole.
         """
         self = cls.__new__(cls)
         self._start(path, 'zstd', 'r+b')
         before = path.stat().st_size
         with path.open('rb') as file:
             last = self._adopt_records(file)
+        if not self.size:
+            raise ValueError('not even the header is whole')
         self._file.truncate(self.size)
         self._file.seek(self.size)
         lost = before - self.size
