@@ -62,21 +62,27 @@ def _some_interface(seed: int):
 
 
 def sac(seed: int = 0) -> Measurement:
-    """Iteration of Table B.2 against its matrix products alone."""
+    """Iteration of Table B.2 against its matrix products alone, in float32 and in the precision the learner takes."""
+    from dex_rl_nodes.learning.networks import native_bfloat16
+    from dex_rl_nodes.learning.sac import ResidualSettings
     from dex_rl_nodes.learning.speed import sac_speed
 
     interface = _some_interface(seed)
     found = {}
     for threads in sorted({1, min(torch.get_num_threads(), 8)}):
         torch.set_num_threads(threads)
-        found[threads] = sac_speed(interface, interface.context_dim, repeats=100)
-    best = max(found.values(), key=lambda result: result['iterations_per_second'])
-    share, rate = best['share_of_bound'], best['iterations_per_second']
-    threads = f'{best["precision"]}, {best["threads"]} thread{"s" * (best["threads"] > 1)}'
+        for precision in ('float32', 'bfloat16') if native_bfloat16() else ('float32',):
+            settings = ResidualSettings(precision=precision)
+            result = sac_speed(interface, interface.context_dim, settings=settings, repeats=60)
+            found[f'{precision}, {threads} thread{"s" * (threads > 1)}'] = result
+    told = [
+        f'{name}: {result["iterations_per_second"]:.0f} iterations/s, {result["share_of_bound"]:.0%} of the bound'
+        for name, result in found.items()
+    ]
+    share = max(result['share_of_bound'] for result in found.values())
     return Measurement(
         'sac_speed', 'SAC iteration of Table B.2 (critic; critic, actor and temperature; batch 256, cached features)',
-        'dexrl bench sac', f'{share:.0%} of the bound of its matrix products, {rate:.0f} iterations/s ({threads})',
-        '60 % or more', share >= 0.6, 100, seed, {f'{threads}_threads': value for threads, value in found.items()},
+        'dexrl bench sac', '; '.join(told), '60 % or more', share >= 0.6, 60, seed, found,
     )  # fmt: skip
 
 
