@@ -26,6 +26,11 @@ class ResidualRunner:
         self._core_dim = interface.core_dim
         self._policy: ResidualPolicy | None = None
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether there is a learned residual; without one it is zero."""
+        return self._policy is not None
+
     def load_weights(self, data: bytes, version: int, sha256: str | None = None) -> None:
         """Take the weights of `Learner.weights`; the old ones stay where these are refused.
 

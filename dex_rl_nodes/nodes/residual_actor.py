@@ -48,7 +48,7 @@ class ResidualActor(EpisodeNode):
         return runner
 
     def begin(self, episode: EpisodeState) -> None:
-        if episode.purpose == 'evaluation' and self._learned and not self._runner.version:
+        if episode.purpose == 'evaluation' and self._learned and not self._runner.has_weights:
             # a residual of zero must not be scored as a learned one
             raise UserError(
                 f'run "{self.run_directory.name}" has learned no residual yet; run online_rl.launch.py '
