@@ -226,7 +226,8 @@ class RobotReading:
     """What arm and hand report."""
 
     stamp: int = 0
-    tcp_pose: np.ndarray = field(default_factory=lambda: np.array([0, 0, 0, 0, 0, 0, 1], np.float64))  # base frame, m, xyzw
+    # base frame: x, y, z (m), quaternion x, y, z, w
+    tcp_pose: np.ndarray = field(default_factory=lambda: np.array([0, 0, 0, 0, 0, 0, 1], np.float64))
     hand: np.ndarray = _zeros(HAND_DIM)  # measured, normalised travel
     hand_current: np.ndarray = _zeros(HAND_DIM)  # motor currents, A; zeros: not measured
     joint_position: np.ndarray = field(default_factory=lambda: np.zeros(7))  # rad; zeros: not measured

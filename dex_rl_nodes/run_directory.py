@@ -38,7 +38,9 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
-        raise UserError(f'cannot write {path}: {error.strerror}; free some space or choose another run folder') from None
+        raise UserError(
+            f'cannot write {path}: {error.strerror}; free some space or choose another run folder'
+        ) from None
 
 
 def write_json(path: Path, content: dict) -> None:

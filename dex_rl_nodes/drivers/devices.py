@@ -67,7 +67,8 @@ class SpaceMouseReader:
             raise UserError(f'{path} does not exist; check the cable of the SpaceMouse') from None
         except PermissionError:
             raise UserError(
-                f'no permission to open {path}; copy config/udev/99-dex-rl-nodes.rules to /etc/udev/rules.d/ and plug the device in again'
+                f'no permission to open {path}; copy config/udev/99-dex-rl-nodes.rules to /etc/udev/rules.d/ '
+                'and plug the device in again'
             ) from None
         self._state = spacemouse.MouseState()
         self._lost = ''

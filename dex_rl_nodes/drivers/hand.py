@@ -4,8 +4,9 @@ Order: thumb rotation, thumb bend, index, middle, ring, pinky; 0 open, 1 closed.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Callable, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -180,7 +181,8 @@ class InspireHand:
 
     def clear_faults(self) -> None:
         """Clear what a command can clear; over-temperature needs time."""
-        self._request(inspire.encode_write(self._settings.hand_id, inspire.CLEAR_ERROR, b'\x01'), inspire.CLEAR_ERROR, 1)
+        request = inspire.encode_write(self._settings.hand_id, inspire.CLEAR_ERROR, b'\x01')
+        self._request(request, inspire.CLEAR_ERROR, 1)
 
     def faults(self) -> dict[str, str]:
         """See Hand."""
@@ -209,7 +211,9 @@ def _plausible(reading: HandReading, index: int, position: float, now: float, sp
     return bool(abs(position - reading.position[index]) <= 0.05 + 2 * speed * elapsed)
 
 
-def _probe(settings: HandSettings, bauds: tuple[int, ...], request: bytes, answered: Callable[[bytes], bool]) -> SerialLink:
+def _probe(
+    settings: HandSettings, bauds: tuple[int, ...], request: bytes, answered: Callable[[bytes], bool]
+) -> SerialLink:
     """Open the port at the first baud rate at which the hand answers."""
     for baud in bauds:
         link = SerialLink(settings.port, baud, settings.reply_timeout)
@@ -221,7 +225,8 @@ def _probe(settings: HandSettings, bauds: tuple[int, ...], request: bytes, answe
         link.close()
     tried = ', '.join(str(baud) for baud in bauds)
     raise UserError(
-        f'no hand answers on {settings.port} at {tried} baud; check its power, its model in config/robots/ and its baud rate'
+        f'no hand answers on {settings.port} at {tried} baud; check its power, its model in config/robots/ '
+        'and its baud rate'
     )
 
 

@@ -68,7 +68,8 @@ def _explain(port: str, error: serial.SerialException) -> UserError:
         return UserError(f'{port} does not exist; check the cable, or set the port of this device in config/robots/')
     if code == errno.EACCES or not os.access(port, os.R_OK | os.W_OK):
         return UserError(
-            f'no permission to open {port}; copy config/udev/99-dex-rl-nodes.rules to /etc/udev/rules.d/ and plug the device in again'
+            f'no permission to open {port}; copy config/udev/99-dex-rl-nodes.rules to /etc/udev/rules.d/ '
+            'and plug the device in again'
         )
     if 'exclusively' in str(error) or code in (errno.EBUSY, errno.EAGAIN):
         return UserError(f'{port} is in use by another program; stop that program first')

@@ -20,7 +20,9 @@ class HandDevice(Model):
     current: int = Field(600, gt=0, le=1000, description='current limit per motor (mA)')
     current_unit: float = Field(0.001, gt=0, description='one count of current feedback (A); calibrate')
     rate: float = Field(100.0, gt=0, le=200, description='exchanges per second (Hz)')
-    largest_step: float = Field(0.05, gt=0, le=1, description='largest change of the target per exchange, normalised travel')
+    largest_step: float = Field(
+        0.05, gt=0, le=1, description='largest change of the target per exchange, normalised travel'
+    )
     command_timeout: float = Field(0.2, gt=0, description='silence of hand/command after which the hand stops (s)')
 
 
@@ -56,7 +58,9 @@ class Devices(Model):
 def device_settings(robot: Robot) -> Devices:
     """The devices of a robot; UserError names the field that is wrong."""
     if not robot.devices:
-        raise UserError(f'robot "{robot.name}" has no devices in config/robots/{robot.name}.yaml; its drivers cannot start')
+        raise UserError(
+            f'robot "{robot.name}" has no devices in config/robots/{robot.name}.yaml; its drivers cannot start'
+        )
     try:
         return Devices.model_validate(robot.devices)
     except ValidationError as error:
