@@ -44,7 +44,7 @@ class ResidualSettings(Model):
         description='spread of the residual at the start; wide, so that the critic sees residuals',
     )
     residual_penalty: float = Field(
-        0.002, ge=0, description='weight of |u|^2 in the actor loss: far from the base only where the critic is sure'
+        0.02, ge=0, description='weight of |u|^2 in the actor loss: far from the base only where the critic is sure'
     )
     backup_entropy: bool = Field(
         False, description='entropy in the target value (Eq. 9); off, because it can exceed a sparse reward'
