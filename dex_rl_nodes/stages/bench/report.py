@@ -51,6 +51,9 @@ def write_report(folder: Path) -> Path:
         # its figures lie beside it, one folder down from the report
         text = whole.read_text().replace('](', f']({folder.name}/table/')
         parts.append(text.replace('## ', '### ').replace('# Tasks', '## Tasks', 1))
+    notes = folder / 'notes.md'  # by hand: the circumstances of the measurements
+    if notes.exists():
+        parts.append(notes.read_text())
     path = folder.parent / 'results.md'
     write_atomic(path, ('\n\n'.join(part.strip() for part in parts) + '\n').encode())
     return path
