@@ -43,7 +43,7 @@ class PolicySettings(Model):
         8, ge=0, description='augmented copies of every frame that are encoded; 0: the frame itself'
     )
     augmentation: Augmentation = Field(Augmentation(shift=8), description='of those copies')
-    dropout: float = Field(0.5, ge=0, lt=1, description='dropout on the visual features')
+    dropout: float = Field(0.0, ge=0, lt=1, description='dropout on the visual features')
 
 
 class BCPolicy(nn.Module):
