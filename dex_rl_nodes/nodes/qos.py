@@ -13,7 +13,7 @@ def _profile(reliable: bool, depth: int, latched: bool = False) -> QoSProfile:
 
 
 PROFILES = {
-    'SENSOR': _profile(reliable=False, depth=5),  # as ROS has it for sensors; two were too few: frames of 640x480 were lost
+    'SENSOR': _profile(reliable=False, depth=5),  # with two, frames of 640x480 were lost
     'COMMAND': _profile(reliable=True, depth=1),  # must arrive, never late; a command is not kept for late joiners
     'TICK': _profile(reliable=True, depth=50, latched=True),  # no tick may be missed, also by who is discovered late
     'STATE': _profile(reliable=True, depth=1, latched=True),  # who comes late learns how things are
