@@ -33,6 +33,12 @@ class Camera(Model):
     width: int = Field(172, ge=32, le=1920, description='image width (px)')
     height: int = Field(128, ge=32, le=1080, description='image height (px)')
     rate: float = Field(10.0, gt=0, le=90, description='frames per second (Hz)')
+    driver: Literal['realsense', 'v4l2', 'file'] = Field('realsense', description='what kind of source it is')
+    device: str = Field(
+        '', description='v4l2: path or number of the device; file: bag folder, video or folder of images'
+    )
+    format: str = Field('', pattern='^(....)?$', description='v4l2: pixel format, such as MJPG or YUYV; empty: any')
+    loop: bool = Field(True, description='file: start again at the end')
 
 
 class Robot(Model):

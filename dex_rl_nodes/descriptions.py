@@ -310,6 +310,13 @@ SPACEMOUSE_DRIVER = NodeDescription(
     parameters=(_PORT,),
 )
 
+CAMERA_DRIVER = NodeDescription(
+    'camera_driver',
+    'Driver of the cameras (RealSense, V4L2, or a recording), for machines without realsense2_camera.',
+    publishes=(*IMAGES.values(), *INFOS.values()),
+    parameters=(Parameter('views', '', 'which cameras, with commas between; empty: all of config/robots/'),),
+)
+
 NODES = {
     node.name: node
     for node in (
@@ -327,5 +334,6 @@ NODES = {
         HAND_DRIVER,
         GLOVE_DRIVER,
         SPACEMOUSE_DRIVER,
+        CAMERA_DRIVER,
     )
 }

@@ -77,9 +77,22 @@ OPERATOR = Parameter(
     'who holds SpaceMouse and glove; auto: scripted in simulation, human on a robot',
     choices=('auto', 'scripted', 'human', 'none'),
 )
+CAMERAS = Parameter(
+    'cameras',
+    'auto',
+    'robot: who reads RealSense cameras; auto: realsense2_camera where it is installed',
+    choices=('auto', 'realsense2_camera', 'camera_driver'),
+)
 EPISODES = Parameter('episodes', 0, 'number of episodes; 0: as the task says', minimum=0, maximum=100000)
 PARAMETER_FILE = Parameter('parameter_file', '', 'YAML file of node parameters, read after the ones given here')
 SETTINGS = (TASK, ROBOT, INTERFACE, METHOD, RUN, SEED)
+
+
+def is_installed(package: str) -> bool:
+    """Whether a ROS package is installed, as the sourced set-up files say."""
+    prefixes = os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)
+    index = Path('share', 'ament_index', 'resource_index', 'packages', package)
+    return any((Path(prefix) / index).exists() for prefix in prefixes if prefix)
 
 
 def environment(present: Mapping[str, str]) -> dict[str, str]:
@@ -118,9 +131,22 @@ def _robot(values: dict[str, Value]) -> list[Process]:
         return [_node('sim_robot', values)]
     if values['lockstep']:
         raise UserError('lockstep:=true needs robot:=sim: a real robot does not wait for commands')
-    processes = [_node('hand_driver', values, on_exit='restart')]
+    return [_node('hand_driver', values, on_exit='restart'), *_cameras(values)]
+
+
+def _cameras(values: dict[str, Value]) -> list[Process]:
+    """The cameras of a real robot: RealSense by their own ROS package where it is installed, all others by ours."""
+    who = values['cameras']
+    if who == 'auto':
+        who = 'realsense2_camera' if is_installed('realsense2_camera') else 'camera_driver'
+    cameras = config.load_robot(str(values['robot'])).cameras
+    ours = [view for view in cameras if who == 'camera_driver' or cameras[view].driver != 'realsense']
+    parameters = {'views': ','.join(ours)}
+    processes = [_node('camera_driver', values, parameters=parameters, on_exit='restart')] if ours else []
     namespace = '/'.join(part for part in (str(values['namespace']), 'camera') if part)
-    for view, camera in config.load_robot(str(values['robot'])).cameras.items():
+    for view, camera in cameras.items():
+        if view in ours:
+            continue
         profile = f'{camera.width}x{camera.height}x{camera.rate:g}'
         parameters = {'rgb_camera.color_profile': profile, 'depth_module.color_profile': profile, 'enable_depth': False}
         if camera.serial:
@@ -243,7 +269,7 @@ _PREPARE = Parameter('prepare', True, 'run the missing stages first (simulation)
 _VIEWER = Parameter('viewer', 'rviz', 'program to look with', choices=('rviz', 'rqt', 'foxglove'))
 _RESIDUAL = next(parameter for parameter in NODES['residual_actor'].parameters if parameter.name == 'residual')
 _PRESENCE = next(parameter for parameter in NODES['scripted_operator'].parameters if parameter.name == 'presence')
-_GRAPH = (*SETTINGS, LOCKSTEP, NAMESPACE, PARAMETER_FILE)
+_GRAPH = (*SETTINGS, CAMERAS, LOCKSTEP, NAMESPACE, PARAMETER_FILE)
 
 APPLICATIONS = {
     application.name: application
@@ -262,7 +288,7 @@ APPLICATIONS = {
         Application(
             'robot',
             'The robot alone: the simulated one, or its drivers.',
-            (ROBOT, TASK, SEED, LOCKSTEP, NAMESPACE, PARAMETER_FILE),
+            (ROBOT, TASK, SEED, CAMERAS, LOCKSTEP, NAMESPACE, PARAMETER_FILE),
             _robot,
         ),
         Application('view', 'Look at a running graph.', (_VIEWER, NAMESPACE), _view, False),

@@ -130,33 +130,33 @@ class Reconnecting:
         self._connect = connect
         self._interval = interval
         self._tried_at = -np.inf
-        self._device = None
-        self.problem = ''
+        self.device = None  # what `connect` gave; None while it is absent
+        self.problem = ''  # why it is absent, one sentence
         self.reconnections = -1
 
     def read(self):
         """What the device's `read` returns; None while it is absent."""
         now = time.monotonic()
-        if self._device is None:
+        if self.device is None:
             if now - self._tried_at < self._interval:
                 return None
             self._tried_at = now
             try:
-                self._device = self._connect()
+                self.device = self._connect()
             except (UserError, LinkLost) as error:
                 self.problem = str(error)
                 return None
             self.problem = ''
             self.reconnections += 1
         try:
-            return self._device.read()
+            return self.device.read()
         except LinkLost as error:
             self.problem = str(error)
-            self._device.close()
-            self._device = None
+            self.device.close()
+            self.device = None
             return None
 
     def close(self) -> None:
         """Give the device back."""
-        if self._device is not None:
-            self._device.close()
+        if self.device is not None:
+            self.device.close()

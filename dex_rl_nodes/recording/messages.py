@@ -15,6 +15,7 @@ from dex_rl_nodes.paths import share_directory
 
 PACKAGE = 'dex_rl_nodes'
 IMAGE = 'sensor_msgs/msg/Image'
+CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 POSE = 'geometry_msgs/msg/PoseStamped'
 JOINT_STATE = 'sensor_msgs/msg/JointState'
 
@@ -158,6 +159,13 @@ def deserialise_image(data: bytes) -> np.ndarray:
     if message.encoding == 'bgr8':
         return pixels[..., ::-1]
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+
+
+def deserialise_intrinsics(data: bytes) -> tuple[float, float, float, float, tuple[float, ...]]:
+    """fx, fy, cx, cy (px) and distortion of a sensor_msgs/CameraInfo; ValueError when it is damaged."""
+    message = _parse(data, CAMERA_INFO)
+    fx, _, cx, _, fy, cy, *_ = (float(value) for value in message.k)
+    return fx, fy, cx, cy, tuple(float(value) for value in message.d)
 
 
 def serialise_pose(pose: Sequence[float], stamp: int, frame: str) -> bytes:

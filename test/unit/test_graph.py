@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dex_rl_nodes import config
 from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.graph import APPLICATIONS, PACKAGE, application, environment, sole_graph
@@ -143,6 +144,37 @@ def test_presence_reaches_the_scripted_operator():
     app = APPLICATIONS['online_rl']
     started = {process.name: process for process in app.build(app.values({'presence': '0.7'}))}
     assert started['scripted_operator'].parameters['presence'] == 0.7
+
+
+@pytest.mark.parametrize('installed', [True, False])
+def test_cameras_are_read_by_realsense2_camera_where_it_is_installed(monkeypatch, tmp_path, installed):
+    index = tmp_path / 'share' / 'ament_index' / 'resource_index' / 'packages'
+    index.mkdir(parents=True)
+    (index / ('realsense2_camera' if installed else 'another')).touch()
+    monkeypatch.setenv('AMENT_PREFIX_PATH', f'/none:{tmp_path}')
+    app = APPLICATIONS['robot']
+
+    def readers(**texts):
+        processes = app.build(app.values({'robot': 'fr3_ruiyan', **texts}))
+        return {p.name: p.parameters.get('views') for p in processes if 'camera' in p.executable}
+
+    theirs, ours = {'front': None, 'wrist': None}, {'camera_driver': 'front,wrist'}
+    assert readers() == (theirs if installed else ours)
+    assert readers(cameras='camera_driver') == ours
+    assert readers(cameras='realsense2_camera') == theirs
+
+
+def test_a_camera_that_is_no_realsense_is_read_by_our_driver(monkeypatch):
+    robot = config.load_robot('fr3_ruiyan')
+    webcam = robot.cameras['front'].model_copy(update={'driver': 'v4l2', 'device': '/dev/video0'})
+    robot = robot.model_copy(update={'cameras': {**robot.cameras, 'front': webcam}})
+    monkeypatch.setattr(config, 'load_robot', lambda name: robot)
+    app = APPLICATIONS['robot']
+    processes = app.build(app.values({'robot': 'fr3_ruiyan', 'cameras': 'realsense2_camera'}))
+    assert {p.name: p.parameters.get('views') for p in processes if 'camera' in p.executable} == {
+        'camera_driver': 'front',
+        'wrist': None,
+    }
 
 
 def test_a_scripted_operator_needs_the_simulation():

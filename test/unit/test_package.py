@@ -42,7 +42,7 @@ def third_party(files) -> set[str]:
 
 def test_every_import_is_declared():
     declared = {element.text for element in package_xml() if element.tag.endswith('depend')}
-    libraries = required('runtime.txt', 'torch.txt')
+    libraries = required('runtime.txt', 'torch.txt', 'optional.txt')
     for module in third_party(FILES):
         name = PYPI.get(module, BROUGHT.get(module, module)).replace('_', '-')
         assert {module, ROSDEP.get(module, f'python3-{module}')} & declared or name in libraries, module
@@ -52,11 +52,11 @@ def test_no_requirement_is_unused():
     used = {PYPI.get(module, module).replace('_', '-') for module in third_party(FILES)}
     if any('torch.utils.tensorboard' in imported(path) for path in FILES):
         used.add('tensorboard')  # PyTorch loads it
-    assert required('runtime.txt') - used == set()
+    assert required('runtime.txt', 'optional.txt') - used == set()
 
 
 def test_imports_of_tests_are_declared():
-    declared = required('test.txt', 'runtime.txt', 'torch.txt')
+    declared = required('test.txt', 'runtime.txt', 'torch.txt', 'optional.txt')
     declared |= {element.text for element in package_xml() if element.tag.endswith('depend')}
     for module in third_party((ROOT / 'test').rglob('*.py')):
         assert {module, PYPI.get(module, BROUGHT.get(module, module)).replace('_', '-')} & declared, module
