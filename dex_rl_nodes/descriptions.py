@@ -38,6 +38,7 @@ HAND_COMMAND = 'hand/command'
 TWIST = 'spacenav/twist_stamped'
 JOY = 'spacenav/joy'
 GLOVE = 'glove/joint_states'
+KEYBOARD = 'keyboard/joy'
 
 
 def _own(name: str, qos: str = 'TICK') -> Topic:
@@ -58,6 +59,7 @@ TOPICS = {
     TWIST: Topic('geometry_msgs/msg/TwistStamped', 'SENSOR'),
     JOY: Topic('sensor_msgs/msg/Joy', 'SENSOR'),
     GLOVE: Topic('sensor_msgs/msg/JointState', 'SENSOR'),
+    KEYBOARD: Topic('sensor_msgs/msg/Joy', 'DIAGNOSTICS'),  # a press must arrive, also when its release follows at once
     'teleop_command': _own('TeleopCommand'),
     'policy_step': _own('PolicyStep'),
     'core_action': _own('CoreAction'),
@@ -192,7 +194,7 @@ TELEOP = NodeDescription(
     'teleop',
     'Turns SpaceMouse and glove into commands that take over arm and hand.',
     publishes=('teleop_command',),
-    subscribes=(TWIST, JOY, GLOVE, 'episode'),
+    subscribes=(TWIST, JOY, GLOVE, KEYBOARD, 'episode'),
     parameters=(Parameter('rate', 50.0, 'teleop commands per second in real time', 'Hz', 10.0, 200.0),),
 )
 
@@ -310,6 +312,12 @@ SPACEMOUSE_DRIVER = NodeDescription(
     parameters=(_PORT,),
 )
 
+KEYBOARD_NODE = NodeDescription(
+    'keyboard',
+    'Keys for success, failure, discard and pause; runs in a terminal of its own: ./dexrl keyboard.',
+    publishes=(KEYBOARD,),
+)
+
 CAMERA_DRIVER = NodeDescription(
     'camera_driver',
     'Driver of the cameras (RealSense, V4L2, or a recording), for machines without realsense2_camera.',
@@ -335,5 +343,6 @@ NODES = {
         GLOVE_DRIVER,
         SPACEMOUSE_DRIVER,
         CAMERA_DRIVER,
+        KEYBOARD_NODE,
     )
 }

@@ -9,6 +9,9 @@ import sys
 def start(name: str) -> None:
     """Run a node to its end; Ctrl-C while its modules are still loading is a clean end too."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    from dex_rl_nodes.graph import environment
+
+    os.environ.update(environment(os.environ))  # a node that is started by hand finds the graph
     importlib.import_module(f'dex_rl_nodes.nodes.{name}').main()
 
 

@@ -7,7 +7,7 @@ from geometry_msgs.msg import TwistStamped
 from rclpy.clock import Clock, ClockType
 from sensor_msgs.msg import JointState, Joy
 
-from dex_rl_nodes.descriptions import GLOVE, JOY, TWIST
+from dex_rl_nodes.descriptions import GLOVE, JOY, KEYBOARD, TWIST
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.node import OK, WARN, run_node
@@ -34,6 +34,7 @@ class Teleop(EpisodeNode):
         self.subscribe(TWIST, self._on_twist)
         self.subscribe(JOY, self._on_joy)
         self.subscribe(GLOVE, self._on_glove)
+        self.subscribe(KEYBOARD, lambda message: self._mapper.keys(list(message.buttons)))
         self.follow_episodes()
         if not self.lockstep:
             steady = Clock(clock_type=ClockType.STEADY_TIME)

@@ -1,6 +1,6 @@
 """What the operator's devices mean: SpaceMouse and glove to a TeleopCommand (LAMP, appendix D).
 
-Buttons, by index in `spacenav/joy` (more can come from a keyboard that publishes the same message):
+Buttons, by index in `spacenav/joy`; a keyboard says those from 2 on in `keyboard/joy`:
 
 | button | meaning |
 |---|---|
@@ -72,6 +72,7 @@ class TeleopMapper:
         self._glove: tuple[np.ndarray, int] | None = None
         self._joy_stamp: int | None = None
         self._pressed: set[int] = set()
+        self._keys: set[int] = set()
         self._left_since: int | None = None
         self._marks: deque[Mark] = deque()
         self._arm_active = False
@@ -99,13 +100,22 @@ class TeleopMapper:
 
     def buttons(self, buttons: list[int], stamp: int) -> None:
         """Buttons, pressed or not; the list may be short or empty: what it lacks is not pressed."""
-        pressed = {index for index, value in enumerate(buttons) if value}
+        pressed = _pressed(buttons)
         down, up = pressed - self._pressed, self._pressed - pressed
         self._pressed, self._joy_stamp = pressed, stamp
         if self.settings.hand_button in up:
             self._released = True
-        self._marks.extend(mark for index, mark in self.settings.mark_buttons.items() if index in down)
+        self._mark(down)
         self._left_button(down, up, stamp)
+
+    def keys(self, buttons: list[int]) -> None:
+        """Buttons of a keyboard: they only mark, so that a key neither moves a hand nor lets go of one."""
+        pressed = _pressed(buttons)
+        self._mark(pressed - self._keys)
+        self._keys = pressed
+
+    def _mark(self, down: set[int]) -> None:
+        self._marks.extend(mark for index, mark in self.settings.mark_buttons.items() if index in down)
 
     def _left_button(self, down: set[int], up: set[int], stamp: int) -> None:
         button = self.settings.success_or_discard_button
@@ -174,6 +184,10 @@ class TeleopMapper:
             self._baseline, self._rebase = self._glove[0] - self._delta, False
         self._delta = self._glove[0] - self._baseline
         return True, now
+
+
+def _pressed(buttons: list[int]) -> set[int]:
+    return {index for index, value in enumerate(buttons) if value}
 
 
 def joy_buttons(operator: OperatorInput) -> list[int]:

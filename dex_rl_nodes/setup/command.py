@@ -16,6 +16,7 @@ USAGE = """usage: ./dexrl COMMAND ...
 
 Commands (each sets everything up when it is first used):
   launch FILE.launch.py [arg:=value ...]    start a graph; --show-args lists its arguments
+  keyboard [namespace:=NAME] [robot:=NAME]  keys for success, failure, discard and pause beside a running graph
   train STAGE [arg:=value ...]              one offline stage, from bags: encoder, prior, policy, reward
   online [arg:=value ...]                   online RL in simulation, in one process without ROS
   evaluate [arg:=value ...]                 score a run in simulation, in one process without ROS
@@ -35,6 +36,7 @@ MODULES = {
     'evaluate': ('dex_rl_nodes.stages', 'evaluate'),
     'bench': ('dex_rl_nodes.stages', 'bench'),
     'test': ('pytest',),
+    'keyboard': ('dex_rl_nodes.nodes', 'keyboard'),
 }
 DOMAINS = range(1, 102)  # those whose ports lie below the range of ephemeral ones on Linux
 
@@ -59,6 +61,17 @@ def set_up(places: Places) -> None:
         places.stamp('complete').touch()
 
 
+def keyboard_arguments(arguments: list[str]) -> list[str]:
+    """Arguments of `./dexrl keyboard` as ROS reads them; UserError on any other."""
+    words = ['--ros-args']
+    for text in arguments:
+        name, separator, value = text.partition(':=')
+        if not separator or name not in ('namespace', 'robot'):
+            raise UserError(f'keyboard takes namespace:=NAME and robot:=NAME, not "{text}"')
+        words += ['-r', f'__ns:=/{value.strip("/")}'] if name == 'namespace' else ['-p', text]
+    return words
+
+
 def hand_over(places: Places, command: str, arguments: list[str]) -> int:
     """Replace this process by the command in the environment."""
     os.environ.update(run_variables(places))
@@ -80,9 +93,11 @@ def run(arguments: list[str]) -> int:
         return 0
     if command not in (*MODULES, 'setup', 'doctor'):
         raise UserError(f'there is no command "{command}"; choose one of: {", ".join((*MODULES, "setup", "doctor"))}')
-    if command in ('setup', 'doctor') and ('-h' in rest or '--help' in rest):
+    if command in ('setup', 'doctor', 'keyboard') and ('-h' in rest or '--help' in rest):
         print(USAGE)
         return 0
+    if command == 'keyboard':
+        rest = keyboard_arguments(rest)
     places = find_places()
     if command == 'doctor':
         from dex_rl_nodes.setup.doctor import examine

@@ -282,6 +282,13 @@ def test_pytorch_falls_back_when_the_cpu_index_cannot_be_reached(monkeypatch, ru
     assert [call.split('==')[0] for call in calls] == ['torch', 'torch'] and calls[0] == f'{calls[1]}+cpu'
 
 
+def test_keyboard_arguments_are_those_of_ros():
+    words = command.keyboard_arguments(['namespace:=/left', 'robot:=fr3_ruiyan'])
+    assert words == ['--ros-args', '-r', '__ns:=/left', '-p', 'robot:=fr3_ruiyan']
+    with pytest.raises(UserError, match='keyboard takes namespace:=NAME and robot:=NAME, not "task:=x"'):
+        command.keyboard_arguments(['task:=x'])
+
+
 def test_usage_names_every_command():
     assert set(command.MODULES) | {'setup', 'doctor'} == set(re.findall(r'^  (\w+) ', command.USAGE, re.MULTILINE))
 

@@ -274,3 +274,23 @@ def test_marks_do_not_reach_into_the_next_episode():
     mapper.discard_marks()
     mapper.buttons([0], 2 * PERIOD)
     assert mapper.command(2 * PERIOD).mark == Mark.NONE
+
+
+def test_a_key_marks_without_letting_go_of_the_hand():
+    mapper = TeleopMapper()
+    mapper.update(REST, RIGHT, GLOVE, PERIOD)
+    mapper.keys([0, 0, 1])
+    marked = mapper.update(REST, RIGHT, GLOVE + 0.1, 2 * PERIOD)
+    mapper.keys([0, 0, 0])
+    after = mapper.update(REST, RIGHT, GLOVE + 0.1, 3 * PERIOD)
+    assert (marked.mark, after.mark) == (Mark.SUCCESS, Mark.NONE)
+    assert marked.hand_active and after.hand_active
+    assert np.allclose(marked.hand_delta, 0.1)
+
+
+def test_keys_are_no_buttons_of_the_spacemouse():
+    mapper = TeleopMapper()
+    mapper.keys([1, 1, 0])
+    mapper.keys([0, 0, 0])
+    command = mapper.update(REST, [], GLOVE, PERIOD)
+    assert command.mark == Mark.NONE and not command.hand_active

@@ -1,0 +1,130 @@
+"""The keyboard over DDS, with a pseudo-terminal as the person's."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+
+pytest.importorskip('rclpy')
+
+from harness import bench, ros  # noqa: E402, F401
+
+from dex_rl_nodes.descriptions import KEYBOARD  # noqa: E402
+from dex_rl_nodes.nodes.keyboard import Keyboard  # noqa: E402
+from dex_rl_nodes.nodes.teleop import Teleop  # noqa: E402
+from dex_rl_nodes.records import Mark  # noqa: E402
+from dex_rl_nodes.robot.teleop import TeleopMapper  # noqa: E402
+
+
+@pytest.fixture
+def terminal():
+    """Both ends of a pseudo-terminal: the person's and the program's."""
+    ends = os.openpty()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def mode(descriptor):
+    """What decides whether keys come one by one, and whether they are shown."""
+    return termios.tcgetattr(descriptor)[3] & (termios.ICANON | termios.ECHO | termios.ISIG)
+
+
+def test_keys_mark_like_the_buttons_of_a_spacemouse(bench, terminal, capfd):  # noqa: F811
+    person, program = terminal
+    made = bench(lambda **options: Keyboard(program, **options), lockstep=False)
+    heard = made.listen(KEYBOARD)
+    made.until(lambda: made.node.count_subscribers(KEYBOARD), 'somebody who listens')
+    for count, (key, mark) in enumerate(
+        ((b's', Mark.SUCCESS), (b'F', Mark.FAILURE), (b'd', Mark.DISCARD), (b'p', Mark.PAUSE), (b'p', Mark.PAUSE)), 1
+    ):
+        os.write(person, key)
+        made.until(lambda: len(heard) == 2 * count, f'key {key}')
+        mapper = TeleopMapper()
+        for message in heard[-2:]:
+            mapper.keys(list(message.buttons))
+        assert [mapper.command(0).mark for _ in range(2)] == [mark, Mark.NONE]
+    os.write(person, b'x\x1b[Asf')  # two of these mean something
+    made.until(lambda: len(heard) == 14, 'the keys among others')
+    os.write(person, b'q')
+    made.until(lambda: made.node.finished, 'the end')
+    assert not any(any(message.buttons[:2]) for message in heard), 'no key moves the hand'
+    assert 's success, f failure, d discard, p pause' in capfd.readouterr().out
+
+
+def test_a_key_that_nobody_hears_is_said(bench, terminal, capfd):  # noqa: F811
+    person, program = terminal
+    made = bench(lambda **options: Keyboard(program, **options), lockstep=False)
+    os.write(person, b's')
+    said = []
+    made.until(lambda: said.append(capfd.readouterr().out) or 'nobody listens' in ''.join(said), 'the remark')
+
+
+def test_the_terminal_is_restored_when_the_node_closes(bench, terminal):  # noqa: F811
+    _, program = terminal
+    before = mode(program)
+    made = bench(lambda **options: Keyboard(program, **options), lockstep=False)
+    made.until(lambda: mode(program) != before, 'keys that come one by one')
+    assert mode(program) & (termios.ICANON | termios.ECHO) == 0 and mode(program) & termios.ISIG
+    made.close()
+    assert mode(program) == before
+
+
+def test_teleop_passes_every_key_on_once(bench):  # noqa: F811
+    from sensor_msgs.msg import Joy
+
+    made = bench(Teleop, lockstep=False)
+    commands = made.listen('teleop_command')
+    for index in (2, 3, 4, 5):
+        buttons = [0] * 6
+        made.send(KEYBOARD, Joy(buttons=[*buttons[:index], 1, *buttons[index + 1 :]]))
+        made.send(KEYBOARD, Joy(buttons=buttons))
+    made.until(lambda: sum(command.mark != Mark.NONE for command in commands) == 4, 'four marks')
+    count = len(commands)
+    made.until(lambda: len(commands) > count + 3, 'more commands')
+    marks = [Mark(command.mark) for command in commands if command.mark]
+    assert marks == [Mark.SUCCESS, Mark.FAILURE, Mark.DISCARD, Mark.PAUSE]
+
+
+def start(stdin):
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(30 + os.getpid() % 60), 'PYTHONUNBUFFERED': '1'}
+    command = [sys.executable, '-m', 'dex_rl_nodes.nodes', 'keyboard', '--ros-args', '-p', 'robot:=sim']
+    return subprocess.Popen(command, env=environment, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def read_until(stream, words, deadline=20.0):
+    """What a stream says up to some words."""
+    end, said = time.monotonic() + deadline, b''
+    while words not in said:
+        assert select.select([stream], [], [], max(0.0, end - time.monotonic()))[0], f'{said} after {deadline} s'
+        found = os.read(stream.fileno(), 4096)
+        assert found, f'ended after {said}'
+        said += found
+
+
+@pytest.mark.parametrize('ending', ['q', signal.SIGINT, signal.SIGTERM])
+def test_the_process_restores_the_terminal_however_it_ends(terminal, ending):
+    person, program = terminal
+    before = mode(program)
+    process = start(program)
+    read_until(process.stdout, b'q ends this program')
+    assert mode(program) != before
+    if ending == 'q':
+        os.write(person, b'q')
+    else:
+        process.send_signal(ending)
+    assert process.wait(timeout=20) == 0
+    assert mode(program) == before
+    process.communicate()
+
+
+def test_without_a_terminal_it_says_how_to_start_it():
+    process = start(subprocess.DEVNULL)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert errors.count(b'\n') == 1 and b'open another one and run: ./dexrl keyboard' in errors
