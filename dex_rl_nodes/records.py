@@ -67,6 +67,7 @@ class Origin(IntEnum):
     POLICY = 0
     INTERVENTION = 1
     DEMONSTRATION = 2
+    RETRACTION = 3
 
 
 def _zeros(*shape: int):

@@ -21,9 +21,8 @@ from dex_rl_nodes.learning.checkpoint import (
 from dex_rl_nodes.learning.networks import Standardiser
 from dex_rl_nodes.learning.replay import Dimensions, MixedSampler, ReplayBuffer
 from dex_rl_nodes.learning.sac import Interface, ResidualSac, ResidualSettings
-from dex_rl_nodes.records import Transition
+from dex_rl_nodes.records import Origin, Transition
 
-SOURCE_INTERVENTION = 1  # Transition.SOURCE_INTERVENTION
 _CRITIC_TO_ACTOR = 2  # Table B.2
 _FEATURE_FLOOR = 1e-2  # spread below which a feature counts as constant
 _PROPRIOCEPTION_FLOOR = 2e-2  # 2 cm, 0.02 rad, 2 % of travel
@@ -61,7 +60,8 @@ class Learner:
         self._standardiser = _fit_standardiser(dimensions, demonstrations)
         self.online = ReplayBuffer(dimensions, settings.capacity)
         self.demonstrations = ReplayBuffer(dimensions, settings.capacity)
-        self.demonstrations.extend(self._prepared(transition) for transition in demonstrations)
+        for transition in demonstrations:
+            self.demonstrations.add(replace(self._prepared(transition), source=Origin.DEMONSTRATION))
         self._sampler = MixedSampler(self.online, self.demonstrations, settings.online_share)
         self._random = np.random.default_rng(seed)
         self.sac = ResidualSac(settings, interface, dimensions, self._standardiser, seed)
@@ -74,6 +74,8 @@ class Learner:
         self.successes = 0
         self.interventions = 0
         self.rejected = 0  # transitions with numbers that are not finite
+        self.retracted = 0  # transitions of episodes that were thrown away
+        self._newest_ended = -1  # the newest episode that was counted
         self._recent: deque[bool] = deque(maxlen=_RECENT)
 
     def _prepared(self, transition: Transition) -> Transition:
@@ -85,13 +87,20 @@ class Learner:
     def add(self, transition: Transition) -> bool:
         """Take one online transition; interventions also become demonstrations.
 
+        A retraction takes back all that its episode has brought, but for what was learned from it until then;
+        `env_steps` goes on counting its steps, for the robot has done them.
+
         Returns:
-            False where it was already known (its sequence number is not new) or holds numbers that are not finite.
+            False where it was already known (its sequence number is not new), holds numbers that are not finite, or is
+            a retraction.
 
         Raises:
             UserError: it was made with another encoder or interface than the demonstrations.
         """
         if transition.sequence <= self.sequence:
+            return False
+        if transition.source == Origin.RETRACTION:
+            self._retract(transition)
             return False
         if transition.encoder != self.encoder or Dimensions.of(transition) != self.dimensions:
             raise UserError(
@@ -106,14 +115,23 @@ class Learner:
             return False
         prepared = self._prepared(transition)
         self.online.add(prepared)
-        if transition.source == SOURCE_INTERVENTION:
+        if transition.source == Origin.INTERVENTION:
             self.demonstrations.add(prepared)
             self.interventions += 1
         if transition.truncated or transition.mask == 0:
             self.episodes += 1
             self.successes += transition.success
             self._recent.append(bool(transition.success))
+            self._newest_ended = transition.episode
         return True
+
+    def _retract(self, retraction: Transition) -> None:
+        episode, self.sequence = retraction.episode, retraction.sequence
+        self.retracted += self.online.forget(episode)
+        self.interventions -= self.demonstrations.forget(episode)
+        if self._newest_ended == episode:
+            self.episodes -= 1
+            self._recent.pop()
 
     def extend(self, transitions: Sequence[Transition]) -> None:
         """Take many online transitions, for example those recorded before a restart."""

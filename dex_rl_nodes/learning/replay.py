@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dex_rl_nodes.records import ACTION_DIM, HAND_DIM, HISTORY_LENGTH, STATE_DIM, Transition
+from dex_rl_nodes.records import ACTION_DIM, HAND_DIM, HISTORY_LENGTH, STATE_DIM, Origin, Transition
 
 CAPACITY = 200_000  # transitions (Table B.2)
 
@@ -75,6 +75,7 @@ class ReplayBuffer:
         self._proprioception = np.zeros((capacity, dimensions.proprioception), np.float32)
         self._outcome = np.zeros((capacity, ACTION_DIM + 2), np.float32)  # action, reward, mask
         self._valid = np.zeros(capacity, bool)  # the slot starts a transition
+        self._episode = np.full(capacity, -1)  # online episode of that transition; -1: of a demonstration
         self._head = 0  # slot of the newest observation, which has no transition yet
         self._used = 0  # slots ever written, at most the capacity
         self._count = 0
@@ -86,7 +87,8 @@ class ReplayBuffer:
     @property
     def bytes_per_transition(self) -> float:
         """Memory of a slot."""
-        return sum(a.nbytes for a in (self._features, self._proprioception, self._outcome, self._valid)) / self.capacity
+        arrays = (self._features, self._proprioception, self._outcome, self._valid, self._episode)
+        return sum(array.nbytes for array in arrays) / self.capacity
 
     def add(self, transition: Transition) -> None:
         """Append one transition; consecutive steps of an episode share observations."""
@@ -103,6 +105,7 @@ class ReplayBuffer:
         t = transition
         self._write(t.next_features, (t.next_state, t.next_hand_history, t.next_context, t.next_base_core))
         self._valid[slot] = True
+        self._episode[slot] = -1 if t.source == Origin.DEMONSTRATION else t.episode
         self._count += 1
         ended = transition.truncated or transition.mask == 0
         self._open = None if ended else (transition.episode, transition.step + 1)
@@ -111,6 +114,14 @@ class ReplayBuffer:
         """Append transitions in order."""
         for transition in transitions:
             self.add(transition)
+
+    def forget(self, episode: int) -> int:
+        """Never sample the transitions of an online episode again; returns how many there were."""
+        gone = self._valid & (self._episode == episode)
+        self._valid[gone] = False
+        count = int(gone.sum())
+        self._count -= count
+        return count
 
     def _advance(self) -> None:
         """Move the head to a free slot, dropping the oldest transition where the ring is full."""

@@ -15,6 +15,7 @@ from dex_rl_nodes.msg import Transition, TransitionAck
 from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.node import OK, WARN, Node, run_node
 from dex_rl_nodes.recording import messages
+from dex_rl_nodes.recording.history import owed_retraction
 from dex_rl_nodes.recording.reader import next_folder, repair_all
 from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool
 from dex_rl_nodes.recording.transitions import TransitionAssembler
@@ -64,6 +65,8 @@ class ReplayRecorder(Node):
         self._assembler: TransitionAssembler | None = None
         if self.setting('purpose') == 'online':
             self._spool = TransitionSpool(run, self._folder.with_name(self._folder.name + SUFFIX))
+            if owed := owed_retraction(run, self._spool):
+                self._spool.append(owed)
             self._assembler = TransitionAssembler(self._spool.newest + 1, self._spool.newest_tick)
         self._acknowledged = 0
         self._phase = Phase.IDLE

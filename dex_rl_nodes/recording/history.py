@@ -1,12 +1,14 @@
 """What a run has recorded so far."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from dex_rl_nodes.recording import messages
 from dex_rl_nodes.recording.reader import BagReader, bag_folders
-from dex_rl_nodes.recording.spool import SUFFIX, count_transitions
-from dex_rl_nodes.records import EpisodeState, Outcome, Phase
+from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool, count_transitions
+from dex_rl_nodes.recording.transitions import LAST_STEP, retraction
+from dex_rl_nodes.records import EpisodeState, Outcome, Phase, Transition
 from dex_rl_nodes.run_directory import RunDirectory
 
 
@@ -32,16 +34,22 @@ def episode_bags(run: RunDirectory, purpose: str) -> list[Path]:
     return [folder for folder in bag_folders(run.bags(purpose)) if not folder.name.endswith(SUFFIX)]
 
 
+def episode_states(bags: Iterable[Path]) -> Iterator[EpisodeState]:
+    """Everything the bags say about episodes; those cut off in the middle as far as they are whole."""
+    for bag in bags:
+        if any(bag.glob('*.mcap')):  # else it was stopped before its first byte
+            for message in BagReader(bag, ['episode']):
+                yield messages.deserialise(message.data, message.type_name)
+
+
 def read_history(run: RunDirectory, purpose: str) -> History:
-    """What the bags of a purpose say; those cut off in the middle as far as they are whole."""
+    """What the bags of a purpose say."""
     begun, ended = set(), {}
-    for bag in episode_bags(run, purpose):
-        for message in BagReader(bag, ['episode']):
-            state: EpisodeState = messages.deserialise(message.data, message.type_name)
-            if state.phase == Phase.RUNNING:
-                begun.add(state.episode)
-            elif state.phase == Phase.ENDED:
-                ended[state.episode] = state
+    for state in episode_states(episode_bags(run, purpose)):
+        if state.phase == Phase.RUNNING:
+            begun.add(state.episode)
+        elif state.phase == Phase.ENDED:
+            ended[state.episode] = state
     counted = [state for state in ended.values() if state.outcome not in (Outcome.DISCARDED, Outcome.STOPPED)]
     steps = sum(state.final_step for state in ended.values())
     if purpose == 'online':
@@ -53,3 +61,15 @@ def read_history(run: RunDirectory, purpose: str) -> History:
         successes=sum(state.outcome == Outcome.SUCCESS for state in counted),
         steps=steps,
     )
+
+
+def owed_retraction(run: RunDirectory, spool: TransitionSpool) -> Transition | None:
+    """The retraction that is missing behind the newest transition: its episode was thrown away, then somebody died."""
+    episode, step = spool.newest_tick
+    if episode < 0 or step == LAST_STEP:
+        return None
+    for state in episode_states(reversed(episode_bags(run, 'online'))):
+        if state.episode == episode and state.phase == Phase.ENDED:
+            discarded = state.outcome == Outcome.DISCARDED
+            return retraction(episode, state.stamp, spool.newest + 1) if discarded else None
+    return None

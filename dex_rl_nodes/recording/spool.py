@@ -11,6 +11,7 @@ from mcap.records import Chunk, Message
 from dex_rl_nodes.recording import messages
 from dex_rl_nodes.recording.mcap_scan import chunk_records, whole_records
 from dex_rl_nodes.recording.reader import BagReader, bag_folders, mcap_files
+from dex_rl_nodes.recording.transitions import retraction
 from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import Transition
 from dex_rl_nodes.run_directory import RunDirectory
@@ -45,7 +46,7 @@ class TransitionSpool:
 
     @property
     def newest(self) -> int:
-        """Number of the newest transition; 0 without any."""
+        """Number of the newest transition, or retraction; 0 without any."""
         return len(self._places)
 
     @property
@@ -98,27 +99,34 @@ def transition_bags(run: RunDirectory) -> list[Path]:
 
 
 def read_transitions(run: RunDirectory) -> Iterator[Transition]:
-    """All transitions of a run, numbered from 1; a bag cut off in the middle is read as far as it is whole."""
+    """All transitions and retractions of a run, numbered from 1; a bag cut off in the middle as far as it is whole."""
     places = (place for bag in transition_bags(run) for place in _places(bag))
     for number, place in enumerate(places, 1):
         yield replace(messages.deserialise(_read(*place), _TYPE), sequence=number)
 
 
 def count_transitions(run: RunDirectory) -> tuple[int, int]:
-    """Number of transitions of a run, and the episode of the newest; (0, -1) without any."""
-    places = [place for bag in transition_bags(run) for place in _places(bag)]
-    return (len(places), messages.deserialise(_read(*places[-1]), _TYPE).episode) if places else (0, -1)
+    """Number of transitions of a run, retractions not counted, and the episode of the newest; (0, -1) without any."""
+    places = [(path, start, size) for bag in transition_bags(run) for path, start, size in _sized_places(bag)]
+    if not places:
+        return 0, -1
+    shortest = len(messages.serialise(retraction(0, 0, 0)))  # all others have features
+    count = sum(size > shortest for *_, size in places)
+    return count, messages.deserialise(_read(*places[-1][:2]), _TYPE).episode
 
 
 def _places(bag: Path) -> list[tuple[Path, int]]:
     """File and offset (bytes) of every whole transition of a bag."""
-    places = []
+    return [(path, start) for path, start, _ in _sized_places(bag)]
+
+
+def _sized_places(bag: Path) -> Iterator[tuple[Path, int, int]]:
+    """The same, with the length (bytes) of the serialised transition."""
     for path in mcap_files(bag):
         with path.open('rb') as file:
             for start, _, record in whole_records(file):
-                if isinstance(record, Chunk) and _transition_in(record) is not None:
-                    places.append((path, start))
-    return places
+                if isinstance(record, Chunk) and (data := _transition_in(record)) is not None:
+                    yield path, start, len(data)
 
 
 def _read(path: Path, offset: int) -> bytes:

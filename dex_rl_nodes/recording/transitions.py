@@ -11,6 +11,7 @@ from dex_rl_nodes.records import (
     EpisodeState,
     ExecutedAction,
     Origin,
+    Outcome,
     Phase,
     PolicyStep,
     Source,
@@ -22,6 +23,7 @@ Part = PolicyStep | CoreAction | ExecutedAction | StepResult | EpisodeState
 
 _PATIENCE = 16  # ticks that may be open at a time; then the oldest is given up
 _REMEMBERED = 64  # finished episodes whose stragglers are recognised
+LAST_STEP = 2**32 - 1  # of a retraction: it comes after every tick of its episode
 
 
 @dataclass
@@ -33,6 +35,7 @@ class _Tick:
     executed: ExecutedAction | None = None
     result: StepResult | None = None  # of the next step
     following: PolicyStep | None = None
+    discarded: int | None = None  # no tick: stamp of the end of an episode that was thrown away
 
     @property
     def complete(self) -> bool:
@@ -44,7 +47,7 @@ class TransitionAssembler:
 
     The parts may come in any order. Transitions leave in the order of their ticks, numbered without gaps. A tick is
     dropped and counted when a part is missing for long, or when its parts contradict each other; what comes after
-    the last tick of an episode is ignored.
+    the last tick of an episode is ignored. A retraction follows the transitions of an episode that was discarded.
 
     Args:
         next_sequence: number of the next transition of the run.
@@ -63,11 +66,11 @@ class TransitionAssembler:
         """Take a record; returns the transitions that it completes."""
         if isinstance(part, EpisodeState):
             if part.phase == Phase.ENDED:
-                self._end(part.episode, part.final_step)
+                self._end(part)
         elif isinstance(part, StepResult):
             self._put(part.episode, part.step - 1, result=part)
             if part.terminated or part.truncated:
-                self._end(part.episode, part.step)
+                self._limit(part.episode, part.step)
         elif isinstance(part, PolicyStep):
             self._put(part.episode, part.step, now=part)
             self._put(part.episode, part.step - 1, following=part)
@@ -84,14 +87,20 @@ class TransitionAssembler:
         for name, part in parts.items():
             setattr(tick, name, part)
 
-    def _end(self, episode: int, final_step: int) -> None:
-        """From now on the episode has `final_step` ticks."""
+    def _end(self, state: EpisodeState) -> None:
+        self._limit(state.episode, state.final_step)
+        key = state.episode, LAST_STEP
+        if state.outcome == Outcome.DISCARDED and key > self._after:
+            self._ticks[key] = _Tick(discarded=state.stamp)
+
+    def _limit(self, episode: int, final_step: int) -> None:
+        """From now on the episode has `final_step` ticks at most."""
         if episode not in self._final:
             self._finished.append(episode)
             if len(self._finished) > _REMEMBERED:
                 del self._final[self._finished.popleft()]
         self._final[episode] = final_step
-        for key in [key for key in self._ticks if key[0] == episode and key[1] >= final_step]:
+        for key in [key for key in self._ticks if key[0] == episode and final_step <= key[1] < LAST_STEP]:
             del self._ticks[key]
 
     def _take(self) -> list[Transition]:
@@ -99,16 +108,27 @@ class TransitionAssembler:
         made = []
         while self._ticks:
             key = min(self._ticks)
-            if not self._ticks[key].complete and len(self._ticks) <= _PATIENCE:
+            tick = self._ticks[key]
+            if not (tick.complete or tick.discarded is not None) and len(self._ticks) <= _PATIENCE:
                 break
-            tick = self._ticks.pop(key)
-            self._after = key
-            if not tick.complete or not _consistent(tick):
+            del self._ticks[key]
+            told, self._after = self._after[0] == key[0], key  # whether anybody has heard of this episode
+            if tick.discarded is not None:
+                if not told:
+                    continue
+                made.append(retraction(key[0], tick.discarded, self.next_sequence))
+            elif tick.complete and _consistent(tick):
+                made.append(_transition(tick, self.next_sequence))
+            else:
                 self.dropped += 1
                 continue
-            made.append(_transition(tick, self.next_sequence))
             self.next_sequence += 1
         return made
+
+
+def retraction(episode: int, stamp: int, sequence: int) -> Transition:
+    """What follows the transitions of an episode that was thrown away: nobody may use them any more."""
+    return Transition(stamp, sequence, episode, LAST_STEP, source=Origin.RETRACTION)
 
 
 def _consistent(tick: _Tick) -> bool:

@@ -147,6 +147,7 @@ class Loop:
             self.sim.step(tick.executed.target_pose, tick.executed.hand_target)
             reading = self.sim.read()
         record.write('episode', machine.state)
+        self._pass_on(machine.state)
         return EpisodeRow.of(
             number,
             seed,

@@ -13,7 +13,7 @@ from dex_rl_nodes.learning.learner import Learner
 from dex_rl_nodes.learning.metrics import MetricsWriter
 from dex_rl_nodes.learning.policy import BCPolicy
 from dex_rl_nodes.learning.reward import RewardRunner
-from dex_rl_nodes.recording.history import read_history
+from dex_rl_nodes.recording.history import owed_retraction, read_history
 from dex_rl_nodes.recording.reader import next_folder
 from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool, read_transitions
 from dex_rl_nodes.recording.writer import BagWriter
@@ -103,13 +103,15 @@ class OnlineSession:
     def __init__(self, job: Job, presence: float = 0.0, record: bool = False):
         self.job, self._record = job, record
         self.learner = make_learner(job)
-        self.learner.extend(read_transitions(job.run))
         self._episode = read_history(job.run, 'online').next_episode
         self._brain: Brain = job.brain()
         if self.learner.updates:
             self._brain.residual.load_weights(self.learner.weights()[0], self.learner.version)
         self._folder: Path = next_folder(job.run.bags('online'))
         self._spool = TransitionSpool(job.run, self._folder.with_name(self._folder.name + SUFFIX))
+        if owed := owed_retraction(job.run, self._spool):
+            self._spool.append(owed)
+        self.learner.extend(read_transitions(job.run))
         self._metrics = MetricsWriter(job.run.path)
         operator = ScriptedOperator(job.task, job.robot, 'assist') if presence else None
         self._loop = Loop(

@@ -1,9 +1,7 @@
 """What the bags of a run hold, whether recorded by the graph or in one process."""
 
 from dex_rl_nodes.evaluation.metrics import wilson_interval
-from dex_rl_nodes.recording import messages
-from dex_rl_nodes.recording.history import episode_bags
-from dex_rl_nodes.recording.reader import BagReader
+from dex_rl_nodes.recording.history import episode_bags, episode_states
 from dex_rl_nodes.records import EpisodeState, Outcome, Phase
 from dex_rl_nodes.run_directory import RunDirectory
 from dex_rl_nodes.stages.inputs import ROLLOUTS
@@ -11,15 +9,8 @@ from dex_rl_nodes.stages.inputs import ROLLOUTS
 
 def ended_episodes(run: RunDirectory, purpose: str) -> dict[int, EpisodeState]:
     """How the recorded episodes of a purpose ended, by number."""
-    ended = {}
-    for bag in episode_bags(run, purpose):
-        if not any(bag.glob('*.mcap')):  # stopped before its first byte
-            continue
-        for message in BagReader(bag, ['episode']):
-            state = messages.deserialise(message.data, message.type_name)
-            if state.phase == Phase.ENDED:
-                ended[state.episode] = state
-    return ended
+    states = episode_states(episode_bags(run, purpose))
+    return {state.episode: state for state in states if state.phase == Phase.ENDED}
 
 
 def count(run: RunDirectory, purpose: str) -> dict:

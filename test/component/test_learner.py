@@ -22,6 +22,7 @@ from dex_rl_nodes.learning.sac import ResidualSettings  # noqa: E402
 from dex_rl_nodes.learning.speed import random_transitions  # noqa: E402
 from dex_rl_nodes.nodes import conversions  # noqa: E402
 from dex_rl_nodes.nodes.learner import LearnerNode  # noqa: E402
+from dex_rl_nodes.recording.transitions import retraction  # noqa: E402
 
 FEATURES = 8
 SETTINGS = ResidualSettings(width=16, projection=8, batch=8, start=10, publish_every=20)
@@ -120,6 +121,18 @@ def test_goes_on_after_a_kill_as_if_nothing_had_happened(bench, interface, run_f
     again, _, _ = _table(bench, interface, run_folder, recorded, core=later)
     again.until(lambda: later.updates == 30, 'the second session')
     assert later.sequence == 30
+
+
+def test_a_discarded_episode_leaves_the_buffer(bench, interface, run_folder):  # noqa: F811
+    recorded = _transitions(interface, 80)
+    table, recorder, core = _table(bench, interface, run_folder, list(recorded))
+    states = table.listen('learner_state')
+    table.until(lambda: core.sequence == 80, 'the recorded ones')
+    recorder.recorded.append(retraction(0, 0, 81))
+    recorder.publish(recorder.recorded[-1])
+    table.until(lambda: states and core.sequence == 81, 'the retraction')
+    assert (len(core.online), core.retracted, core.env_steps, core.ready) == (0, 80, 80, False)
+    table.until(lambda: states[-1].episodes == 0, 'the state')
 
 
 def test_another_encoder_is_named(bench, interface, run_folder):  # noqa: F811

@@ -22,7 +22,8 @@ from dex_rl_nodes.nodes.replay_recorder import ReplayRecorder  # noqa: E402
 from dex_rl_nodes.recording.history import episode_bags  # noqa: E402
 from dex_rl_nodes.recording.reader import BagReader, is_finished, mcap_files  # noqa: E402
 from dex_rl_nodes.recording.spool import read_transitions  # noqa: E402
-from dex_rl_nodes.records import EpisodeState, Phase  # noqa: E402
+from dex_rl_nodes.recording.transitions import LAST_STEP, TransitionAssembler  # noqa: E402
+from dex_rl_nodes.records import EpisodeState, Origin, Outcome, Phase  # noqa: E402
 from dex_rl_nodes.run_directory import RunDirectory  # noqa: E402
 
 TOPIC_OF = {
@@ -101,6 +102,33 @@ def test_restart_in_the_middle_of_an_episode(bench, run):  # noqa: F811
         second.send(TOPIC_OF[type(part).__name__], part)
     second.until(lambda: len(heard) == 3, 'the other three')
     assert numbers(heard) == [(4, 0, 3), (5, 0, 4), (6, 0, 5)]
+
+
+def test_a_discarded_episode_is_taken_back_also_after_a_kill(bench, run):  # noqa: F811
+    table = bench(ReplayRecorder, purpose='online')
+    heard = table.listen('transitions')
+    *parts, end = episode_parts(0, 3, Outcome.DISCARDED)
+    for part in parts:
+        table.send(TOPIC_OF[type(part).__name__], part)
+    table.until(lambda: len(heard) == 3, 'three transitions')
+    table.node._assembler = TransitionAssembler(4, (1, 0))  # it dies before the retraction: this one makes none
+    table.send('episode', end)
+    table.until(lambda: table.node._phase == Phase.ENDED, 'the end')
+    table.close()
+    second = bench(ReplayRecorder, purpose='online')
+    heard = second.listen('transitions')
+    answer = second.call('fetch_transitions', first=1, count=9)
+    assert [t.source for t in answer.transitions] == [
+        Origin.POLICY,
+        Origin.INTERVENTION,
+        Origin.POLICY,
+        Origin.RETRACTION,
+    ]
+    for part in episode_parts(1, 2, Outcome.DISCARDED):
+        second.send(TOPIC_OF[type(part).__name__], part)
+    second.until(lambda: len(heard) == 3, 'two more, and that they do not count')
+    assert numbers(heard) == [(5, 1, 0), (6, 1, 1), (7, 1, LAST_STEP)]
+    assert heard[-1].source == Origin.RETRACTION
 
 
 def test_pause_records_no_images(bench, run):  # noqa: F811

@@ -13,7 +13,8 @@ from dex_rl_nodes.learning.learner import Learner
 from dex_rl_nodes.learning.residual import ResidualRunner
 from dex_rl_nodes.learning.sac import ResidualSettings
 from dex_rl_nodes.learning.speed import random_transitions, sac_speed
-from dex_rl_nodes.records import PolicyStep
+from dex_rl_nodes.recording.transitions import retraction
+from dex_rl_nodes.records import Origin, PolicyStep
 
 SMALL = ResidualSettings(width=32, projection=8, batch=32, start=20, publish_every=5, critic_warmup=0)
 INTERFACE = toy_interface()
@@ -119,6 +120,28 @@ def test_counts_and_duplicates():
     assert learner.success_rate == 0.5
     assert learner.interventions == 1 and len(learner.demonstrations) == before + 1
     assert len(learner.online) == 160
+
+
+def test_a_discarded_episode_is_not_learned_from_any_more():
+    """Replay, counters and success rate are as if it had not been; a rebuilt learner agrees, bit for bit."""
+    kept, later = online(80), online(240)[160:]
+    thrown_away = [replace(transition, action=np.full(12, 0.625, np.float32)) for transition in online(160)[80:]]
+    thrown_away[3] = replace(thrown_away[3], source=Origin.INTERVENTION)
+    stream = [*kept, *thrown_away, retraction(1, 0, 161), *(replace(t, sequence=t.sequence + 1) for t in later)]
+    learner, without = make(), make()
+    learner.extend(stream[:160])
+    assert (learner.interventions, learner.episodes) == (1, 2)
+    learner.extend(stream[160:])
+    without.extend([*kept, *later])
+    assert (learner.env_steps, learner.sequence, learner.retracted) == (240, 241, 80)
+    for name in ('episodes', 'successes', 'interventions', 'success_rate'):
+        assert getattr(learner, name) == getattr(without, name), name
+    assert len(learner.online) == 160 and len(learner.demonstrations) == len(without.demonstrations)
+    batch = learner._sampler.sample(4000, np.random.default_rng(0))
+    assert not (batch.action == 0.625).any()
+    again = make()
+    again.extend(stream)
+    assert again.update() == learner.update()
 
 
 def test_bad_transitions_are_counted_or_refused():

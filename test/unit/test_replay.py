@@ -1,12 +1,14 @@
 """The replay buffer gives back what was executed, bootstraps from the right observation, and samples half and half."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from dex_rl_nodes.learning.replay import Dimensions, MixedSampler, ReplayBuffer
 from dex_rl_nodes.learning.speed import random_transitions
-from dex_rl_nodes.records import HAND_DIM, HISTORY_LENGTH, STATE_DIM, Transition
+from dex_rl_nodes.records import HAND_DIM, HISTORY_LENGTH, STATE_DIM, Origin, Transition
 
 DIMENSIONS = Dimensions(features=6, context=4, core=8)
 
@@ -104,6 +106,23 @@ def test_gaps_and_interleaved_episodes_are_kept_apart():
         buffer.add(transition)
     batch = sample(buffer)
     assert set(batch.features[:, 0].tolist()) == {100, 101, 200, 102, 203}
+    assert torch.equal(batch.next_features, batch.features + 1)
+
+
+@pytest.mark.parametrize('capacity', [100, 26])
+def test_a_forgotten_episode_is_never_sampled_and_its_neighbours_stay(capacity):
+    buffer = ReplayBuffer(DIMENSIONS, capacity)
+    for number in range(4):
+        buffer.extend(episode(number, 5, truncated=number != 2))  # episode 2 has no end yet
+    buffer.extend([replace(transition, source=Origin.DEMONSTRATION) for transition in episode(2, 1)])
+    kept = len(buffer)
+    assert buffer.forget(2) == 5 and len(buffer) == kept - 5
+    assert buffer.forget(2) == 0 and buffer.forget(77) == 0
+    buffer.extend(episode(5, 3))
+    batch = sample(buffer, 2000)
+    found = set(batch.features[:, 0].tolist())
+    assert {200, *range(300, 305), *range(500, 503)} <= found
+    assert found.isdisjoint(range(201, 205)) and len(found) == len(buffer)
     assert torch.equal(batch.next_features, batch.features + 1)
 
 

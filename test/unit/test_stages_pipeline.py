@@ -10,7 +10,7 @@ import torch
 
 from dex_rl_nodes.recording.history import read_history
 from dex_rl_nodes.recording.spool import read_transitions
-from dex_rl_nodes.records import HAND_DIM, Outcome
+from dex_rl_nodes.records import HAND_DIM, Mark, OperatorInput, Origin, Outcome
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json
 from dex_rl_nodes.stages import inputs
 from dex_rl_nodes.stages.bench.pictures import draw_run
@@ -132,6 +132,34 @@ def test_online_learning_goes_on_where_it_stopped(prepared, tmp_path):
     lines = [json.loads(line) for line in job.run.file('metrics.jsonl').read_text().splitlines()]
     assert {'time', 'env_steps', 'updates', 'episodes', 'successes', 'interventions'} <= set(lines[-1])
     assert lines[-1]['env_steps'] == 60
+
+
+class Discarder:
+    """A person who throws the first episode away at its fifth tick."""
+
+    ticks = 0
+
+    def reset(self, seed: int) -> None:
+        pass
+
+    def act(self, scene, reading) -> OperatorInput:
+        self.ticks += 1
+        return OperatorInput(glove=reading.hand, mark=Mark.DISCARD if self.ticks == 5 else Mark.NONE)
+
+
+def test_a_discarded_episode_is_not_learned_from(prepared, tmp_path):
+    job = copy_of(prepared, tmp_path)
+    session = OnlineSession(job, presence=1.0)
+    session._loop.operator = Discarder()
+    session.learn(60, lambda done, note: None)
+    learner, transitions = session.learner, list(read_transitions(job.run))
+    first = [t for t in transitions if t.episode == 0]
+    assert [t.source == Origin.RETRACTION for t in first] == [False] * (len(first) - 1) + [True] and len(first) > 3
+    assert (learner.env_steps, len(learner.online)) == (60, 60 - (len(first) - 1))
+    assert learner.retracted == len(first) - 1 and read_history(job.run, 'online').steps == 60
+    again = OnlineSession(job)  # rebuilt from the bags
+    assert (again.learner.env_steps, len(again.learner.online)) == (60, len(learner.online))
+    again._loop.close()
 
 
 def test_evaluation_writes_rows_and_intervals(prepared):

@@ -7,9 +7,9 @@ import pytest
 from transition_parts import FEATURES, episode_parts
 
 from dex_rl_nodes.learning.dataset import Episode
-from dex_rl_nodes.recording.history import read_history
+from dex_rl_nodes.recording.history import owed_retraction, read_history
 from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool, count_transitions, read_transitions
-from dex_rl_nodes.recording.transitions import TransitionAssembler
+from dex_rl_nodes.recording.transitions import LAST_STEP, TransitionAssembler
 from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import (
     CoreAction,
@@ -36,7 +36,7 @@ def order(transitions):
     return [(t.sequence, t.episode, t.step) for t in transitions]
 
 
-@pytest.mark.parametrize('outcome', list(Outcome)[1:])
+@pytest.mark.parametrize('outcome', sorted(set(Outcome) - {Outcome.NONE, Outcome.DISCARDED}))
 def test_end_of_an_episode(outcome):
     """T25: the mask is 0 after success and irrecoverable failure only; a time limit keeps its next observation."""
     found, assembler = assemble(episode_parts(4, 6, outcome))
@@ -123,6 +123,25 @@ def test_contradictions_are_dropped(spoil):
     assert [t.step for t in found] == steps and assembler.dropped == 6 - len(steps)
 
 
+@pytest.mark.parametrize('seed', range(50))
+def test_a_discarded_episode_is_taken_back(seed):
+    """In any order of arrival, after all its transitions, once."""
+    shuffler = random.Random(seed)
+    parts = list(enumerate(episode_parts(3, 8, Outcome.DISCARDED)))
+    parts.sort(key=lambda item: item[0] + shuffler.uniform(0, 12))
+    found, assembler = assemble([part for _, part in parts] + [part for _, part in parts[-3:]])
+    assert order(found) == [(n + 1, 3, n) for n in range(8)] + [(9, 3, LAST_STEP)]
+    assert [t.source == Origin.RETRACTION for t in found] == [False] * 8 + [True] and assembler.dropped == 0
+    more, _ = assemble(episode_parts(4, 2), assembler)
+    assert order(more) == [(10, 4, 0), (11, 4, 1)]
+
+
+def test_a_discarded_episode_without_transitions_needs_no_retraction():
+    first, *_, last = episode_parts(0, 1, Outcome.DISCARDED)
+    last.final_step = 0
+    assert assemble([first, last])[0] == []
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
@@ -167,6 +186,40 @@ def test_spool_of_a_cut_bag_has_no_gap(run):
     again = spool_of(run, '00001')
     assert again.newest == 7 and [n for n, _ in again.fetch(1, 20)] == list(range(1, 8))
     assert order(read_transitions(run)) == [(n + 1, 0, n) for n in range(7)]
+
+
+def test_retractions_are_no_steps_and_none_is_owed_twice(run):
+    parts = list(episode_parts(0, 5, Outcome.DISCARDED))
+    with BagWriter(run.bags('online') / '00000') as bag:
+        bag.write('/episode', parts[0])
+        bag.write('/episode', parts[-1])
+    spool = spool_of(run, '00000')
+    for transition in assemble(parts[:-1])[0]:  # killed before the retraction was written
+        spool.append(transition)
+    spool.close()
+    assert count_transitions(run) == (5, 0)
+    second = spool_of(run, '00001')
+    owed = owed_retraction(run, second)
+    assert (owed.source, owed.sequence, owed.episode) == (Origin.RETRACTION, 6, 0)
+    second.append(owed)
+    assert owed_retraction(run, second) is None and second.newest_tick == (0, LAST_STEP)
+    assert assemble(parts, TransitionAssembler(7, second.newest_tick))[0] == []  # kept for late joiners, comes again
+    second.close()
+    assert order(read_transitions(run))[-1] == (6, 0, LAST_STEP)
+    assert count_transitions(run) == (5, 0) and read_history(run, 'online').steps == 5
+
+
+def test_nothing_is_owed_for_other_outcomes(run):
+    parts = list(episode_parts(0, 3))
+    with BagWriter(run.bags('online') / '00000') as bag:
+        for part in (parts[0], parts[-1]):
+            bag.write('/episode', part)
+    spool = spool_of(run, '00000')
+    assert owed_retraction(run, spool) is None
+    for transition in assemble(parts)[0]:
+        spool.append(transition)
+    assert owed_retraction(run, spool) is None
+    spool.close()
 
 
 def test_history_of_a_purpose(run):
