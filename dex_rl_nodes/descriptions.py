@@ -65,6 +65,8 @@ TOPICS = {
     'core_action': _own('CoreAction'),
     'action_command': _own('ActionCommand'),
     'executed_action': _own('ExecutedAction'),
+    'reset_command': _own('ActionCommand'),
+    'arm_state': _own('ArmState', 'STATE'),
     'hand_prior': _own('HandPrior'),
     'reward': _own('Reward'),
     'step_result': _own('StepResult'),
@@ -84,6 +86,7 @@ SERVICES = {
     'command_mux/reset_stop': 'std_srvs/srv/Trigger',
     'command_mux/stop': 'std_srvs/srv/Trigger',
     'episode_manager/pause': 'std_srvs/srv/SetBool',
+    'arm_adapter/scene_ready': 'std_srvs/srv/Trigger',
     'glove_driver/calibrate_open': 'std_srvs/srv/Trigger',
     'glove_driver/calibrate_fist': 'std_srvs/srv/Trigger',
 }
@@ -205,8 +208,10 @@ COMMAND_MUX = NodeDescription(
     subscribes=(
         'action_command',
         'teleop_command',
+        'reset_command',
         CURRENT_POSE,
         MEASURED_JOINTS,
+        'arm_state',
         HAND_JOINTS,
         FRONT_IMAGE,
         WRIST_IMAGE,
@@ -247,6 +252,7 @@ EPISODE_MANAGER = NodeDescription(
         Parameter('residual', 'learned', 'evaluation: which residual is scored', choices=('learned', 'none')),
         Parameter('teleop_required', True, 'lockstep: every tick waits for the teleop command with its stamp'),
         Parameter('start_deadline', 120.0, 'longest wait for the other nodes at the start', 's', 1.0, 3600.0),
+        Parameter('reset_deadline', 60.0, 'longest wait for reset_scene', 's', 1.0, 7200.0),
         Parameter('silence', 10.0, 'real time: an episode without a tick for so long is broken off', 's', 1.0, 600.0),
     ),
 )
@@ -272,6 +278,8 @@ REPLAY_RECORDER = NodeDescription(
         'core_action',
         'action_command',
         'executed_action',
+        'reset_command',
+        'arm_state',
         'reward',
         'step_result',
         'episode',
@@ -284,6 +292,28 @@ REPLAY_RECORDER = NodeDescription(
     parameters=(
         _RUN_PURPOSE,
         Parameter('queue', 256, 'received messages that may wait for the disk, in MB', 'MB', 8, 8192),
+    ),
+)
+
+ARM_ADAPTER = NodeDescription(
+    'arm_adapter',
+    'Between episodes of a real robot: recovers the arm from errors, brings it to the start pose, waits for the scene.',
+    publishes=('reset_command', 'arm_state'),
+    subscribes=('target_pose', CURRENT_POSE, HAND_JOINTS, 'teleop_command', 'episode'),
+    serves=('reset_scene', 'arm_adapter/scene_ready'),
+    parameters=(
+        Parameter(
+            'scene',
+            'person',
+            'person: waits until a person says that the scene is put back; as_is: goes on',
+            choices=('person', 'as_is'),
+        ),
+        Parameter('scene_deadline', 600.0, 'longest wait for the person', 's', 1.0, 3600.0),
+        Parameter('speed', 0.1, 'speed of the TCP on the way to the start pose', 'm/s', 0.01, 0.3),
+        Parameter('clearance', 0.05, 'how far above the start pose the TCP travels at least', 'm', 0.0, 0.3),
+        Parameter('motion_deadline', 60.0, 'longest way to the start pose', 's', 1.0, 600.0),
+        Parameter('recovery_deadline', 15.0, 'longest error recovery of the arm', 's', 1.0, 120.0),
+        Parameter('distance', 0.02, 'of the TCP from the start pose that is near enough', 'm', 0.001, 0.1),
     ),
 )
 
@@ -339,6 +369,7 @@ NODES = {
         EPISODE_MANAGER,
         REPLAY_RECORDER,
         LEARNER,
+        ARM_ADAPTER,
         HAND_DRIVER,
         GLOVE_DRIVER,
         SPACEMOUSE_DRIVER,

@@ -21,6 +21,7 @@ from dex_rl_nodes.paths import config_directory
 from dex_rl_nodes.stages.command import COMMANDS
 
 PACKAGE = 'dex_rl_nodes'
+_RESET_DEADLINE = 900.0  # s; on a robot a person puts the scene back
 STAGES = 'stages'  # the executable that runs one stage in one process
 
 
@@ -131,7 +132,8 @@ def _robot(values: dict[str, Value]) -> list[Process]:
         return [_node('sim_robot', values)]
     if values['lockstep']:
         raise UserError('lockstep:=true needs robot:=sim: a real robot does not wait for commands')
-    return [_node('hand_driver', values, on_exit='restart'), *_cameras(values)]
+    drivers = [_node(name, values, on_exit='restart') for name in ('arm_adapter', 'hand_driver')]
+    return [*drivers, *_cameras(values)]
 
 
 def _cameras(values: dict[str, Value]) -> list[Process]:
@@ -183,6 +185,8 @@ def _episodes(values: dict[str, Value], purpose: str) -> list[Process]:
     operated = values.get('operator', 'none') != 'none'
     manager = {name: values[name] for name in ('episodes', 'steps', 'residual') if name in values}
     manager |= {'purpose': purpose, 'teleop_required': operated}
+    if values['robot'] != 'sim':
+        manager['reset_deadline'] = _RESET_DEADLINE
     return [
         _node('command_mux', values, parameters={'teleop_required': operated}),
         _node('replay_recorder', values, parameters={'purpose': purpose}),

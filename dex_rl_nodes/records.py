@@ -153,6 +153,15 @@ class ExecutedAction:
 
 
 @dataclass
+class ArmState:
+    stamp: int = 0
+    mode: int = 0
+    errors: list[str] = field(default_factory=list)
+    last_errors: list[str] = field(default_factory=list)
+    success_rate: float = 0.0
+
+
+@dataclass
 class Reward:
     stamp: int = 0
     episode: int = 0

@@ -47,9 +47,20 @@ class SpaceMouseDevice(Model):
     rate: float = Field(100.0, gt=0, le=250, description='publications per second (Hz)')
 
 
+class ArmDevice(Model):
+    """The arm: what its bring-up (franka_ros2) and its controller are told."""
+
+    robot_ip: str = Field('172.16.0.3', description='address of the arm')
+    robot_type: str = Field('fr3', description='robot_type of the bring-up')
+    bringup: str = Field('franka_bringup/franka.launch.py', pattern='^[^/]+/[^/]+$', description='package/launch file')
+    controllers: str = Field('fr3_impedance.yaml', description='file in config/controllers/: controllers and gains')
+    controller: str = Field('cartesian_impedance_controller', description='the controller that follows target_pose')
+
+
 class Devices(Model):
     """All devices with a driver of this package."""
 
+    arm: ArmDevice = Field(ArmDevice())
     hand: HandDevice
     glove: GloveDevice
     spacemouse: SpaceMouseDevice = Field(SpaceMouseDevice())

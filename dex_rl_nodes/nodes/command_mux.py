@@ -1,7 +1,6 @@
 """The only publisher to the robot: takeover, safety supervisor, watchdogs."""
 
 import time
-import zlib
 from functools import partial
 from typing import Any
 
@@ -16,23 +15,35 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.node import ERROR, OK, WARN, run_node
+from dex_rl_nodes.nodes.publishers import other_publisher
 from dex_rl_nodes.nodes.timing import Timing
-from dex_rl_nodes.records import ARM_JOINTS, HAND_JOINTS, ActionCommand, EpisodeState, RobotReading, TeleopCommand
+from dex_rl_nodes.records import (
+    ARM_JOINTS,
+    HAND_JOINTS,
+    ActionCommand,
+    ArmState,
+    EpisodeState,
+    ExecutedAction,
+    Phase,
+    RobotReading,
+    TeleopCommand,
+)
+from dex_rl_nodes.robot import arm_state
 from dex_rl_nodes.robot.events import Reaction, SafetyEvent
 from dex_rl_nodes.robot.mux import CommandMux
+from dex_rl_nodes.robot.watchdog import FaultCounter, picture_digest
 
 _TARGETS = ('target_pose', HAND_COMMAND)
-_STATES = (CURRENT_POSE, MEASURED_JOINTS, HAND_TOPIC)
 _SILENCE = {
     CURRENT_POSE: SafetyEvent.ARM_SILENT,
     MEASURED_JOINTS: SafetyEvent.ARM_SILENT,
     HAND_TOPIC: SafetyEvent.HAND_SILENT,
 }
+_STATES = tuple(_SILENCE)
 _TICK_DEADLINE = 20.0  # s, lockstep: longest wait for what belongs to a command
-_FAULT_REPORTS = 3  # a device that reports the same fault this often in a row cannot clear it by itself
 _REACTION = 0.02  # s, from noticing a silence to the target that ends the motion
 _GHOST = 25.0  # s; DDS forgets a killed process after 20 s
-_SAMPLES = 60_000  # bytes of a frame that are compared
+_ARM_STATE_AGE = 1.0  # s; it comes ten times a second
 _LOOK_AROUND = 0.15  # s, between two looks for somebody else who commands the robot
 _DRIVERS = ('hand_driver', 'glove_driver', 'spacemouse_driver')  # whose faults count
 
@@ -60,7 +71,7 @@ class CommandMuxNode(EpisodeNode):
         self._told_at = 0.0  # s, monotonic, when the robot last heard its targets
         self._intruder = ''  # who else publishes commands to the robot
         self._alone_at = self._looked_at = time.monotonic()
-        self._faults: dict[str, int] = {}
+        self._faults = FaultCounter()
         self._timing = Timing()
         # Silence must be noticed early enough for the motion to stop in time.
         watch_period = 1 / self.setting('watch_rate')
@@ -74,6 +85,8 @@ class CommandMuxNode(EpisodeNode):
         self.subscribe(HAND_TOPIC, self._on_hand)
         self.subscribe('teleop_command', self._on_teleop)
         self.subscribe_ticks('action_command', self._on_command)
+        self.subscribe('reset_command', self._on_reset_command)
+        self.subscribe('arm_state', self._on_arm_state)
         self.serve('command_mux/reset_stop', self._on_reset_stop)
         self.serve('command_mux/stop', self._on_stop)
         self.subscribe('/diagnostics', self._on_diagnostics)
@@ -88,19 +101,27 @@ class CommandMuxNode(EpisodeNode):
 
     # Episodes
 
+    def _on_episode(self, episode: EpisodeState) -> None:
+        if self._resetting and episode.phase != Phase.RESETTING:
+            self.end(episode)
+        super()._on_episode(episode)
+
     def begin(self, episode: EpisodeState) -> None:
         self._fresh, self._command = True, None
         if self.lockstep:
             return
-        for topic in _STATES:  # what fell silent before the episode counts, too
-            self._mux.watch.watch(topic, _SILENCE[topic], self._longest, self._heard.get(topic, 0))
+        self._watch_states()
         for topic in IMAGES.values():
             self._mux.watch.watch(topic, SafetyEvent.CAMERA_SILENT, self._longest, self._heard.get(topic, 0))
+
+    def _watch_states(self) -> None:
+        for topic in _STATES:  # what fell silent before counts, too
+            self._mux.watch.watch(topic, _SILENCE[topic], self._longest, self._heard.get(topic, 0))
 
     def end(self, episode: EpisodeState) -> None:
         for topic in (*_STATES, 'teleop_command'):
             self.arrived(self._awaited(topic))
-        for topic in ('action_command', *_STATES, *IMAGES.values()):
+        for topic in ('action_command', 'reset_command', *_STATES, *IMAGES.values()):
             self._mux.watch.forget(topic)
         if not self._fresh and not self.lockstep:
             self._mux.hold()
@@ -136,9 +157,8 @@ class CommandMuxNode(EpisodeNode):
     def _on_hand(self, message: JointState) -> None:
         position = self._joint_values(HAND_TOPIC, message, HAND_JOINTS)
         if position is not None:
-            current = (
-                np.array(message.effort) if len(message.effort) == len(HAND_JOINTS) else np.zeros(len(HAND_JOINTS))
-            )
+            measured = len(message.effort) == len(HAND_JOINTS)
+            current = np.array(message.effort) if measured else np.zeros(len(HAND_JOINTS))
             self._hear(HAND_TOPIC, message, (position.astype(np.float32), current.astype(np.float32)))
 
     def _joint_values(self, topic: str, message: JointState, names: tuple[str, ...]) -> np.ndarray | None:
@@ -160,18 +180,22 @@ class CommandMuxNode(EpisodeNode):
         self.arrived(self._awaited('teleop_command'))
         self._try()
 
+    def _on_arm_state(self, state: ArmState) -> None:
+        now = time.monotonic_ns()
+        self._mux.watch.watch('arm_state', SafetyEvent.ARM_SILENT, _ARM_STATE_AGE, now)
+        problem = arm_state.problem(state)
+        self._mux.watch.fault('arm_state', problem)  # nothing begins to move
+        if problem and self._moving:
+            self._stop(*problem)
+
     def _on_learner(self, _state: Any) -> None:
         now = time.monotonic_ns()
         self._mux.watch.watch('learner_state', SafetyEvent.LEARNER_SILENT, self._mux.limits.timing.learner_age, now)
 
     def _on_frame(self, topic: str, data: bytes) -> None:
-        pixels = np.frombuffer(data, np.uint8)
-        stride = max(1, len(pixels) // _SAMPLES)
-        stride += stride % 3 == 0  # take all three colours
-        digest = zlib.crc32(pixels[128::stride].tobytes())  # the first bytes hold the stamp
         reading = self._reading() if len(self._states) == len(_STATES) else None
         self._heard[topic] = time.monotonic_ns()
-        self._mux.watch.frame(topic, digest, reading, self._heard[topic])
+        self._mux.watch.frame(topic, picture_digest(data), reading, self._heard[topic])
 
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
         """A driver of this robot that says `fault` again and again has a device that needs a person."""
@@ -180,8 +204,7 @@ class CommandMuxNode(EpisodeNode):
             if status.name.partition(': ')[0] not in own:
                 continue
             fault = next((pair.value for pair in status.values if pair.key == 'fault'), '')
-            count = self._faults[status.name] = self._faults.get(status.name, 0) + 1 if fault else 0
-            if count == _FAULT_REPORTS:
+            if self._faults.lasts(status.name, fault):
                 self._stop(SafetyEvent.HARDWARE_ERROR, f'{status.name}: {fault}')
 
     # The tick
@@ -216,14 +239,41 @@ class CommandMuxNode(EpisodeNode):
         if self._fresh and not self._start(command, reading):
             return
         teleop = None if self.lockstep and not self._teleop_required else self._teleop
+        executed = self._execute('action_command', command, teleop, reading)
+        if executed is not None:
+            self.publish('executed_action', executed)
+
+    def _execute(self, topic: str, command: ActionCommand, *others: Any) -> ExecutedAction | None:
+        """Execute one tick and tell the robot; None when the command belongs to no new tick."""
         with self._timing:
-            executed = self._mux.step(command, teleop, reading, None if self.lockstep else self._ros_now())
-        if executed is None:
+            executed = self._mux.step(command, *others, None if self.lockstep else self._ros_now())
+        if executed is not None:
+            if self._mux.problem is None:
+                self._mux.watch.seen(topic, time.monotonic_ns())
+            self._publish_targets(executed.target_pose, command.stamp)
+        return executed
+
+    # Resetting
+
+    def _on_reset_command(self, command: ActionCommand) -> None:
+        """Follow the arm adapter while the robot is brought to a start pose; its motion passes the same filter."""
+        if self.lockstep or not self._resetting or command.episode != self.episode.episode:
             return
-        if self._mux.problem is None:
-            self._mux.watch.seen('action_command', time.monotonic_ns())
-        self._publish_targets(executed.target_pose, command.stamp)
-        self.publish('executed_action', executed)
+        if self._mux.stopped or self._missing(command.stamp) or (self._fresh and not self._start_reset(command)):
+            return
+        self._execute('reset_command', command, None, self._reading())
+
+    def _start_reset(self, command: ActionCommand) -> bool:
+        """First reset command: targets where the robot is. False while it may not move."""
+        self._watch_states()
+        now = time.monotonic_ns()
+        self._mux.watch.check(now)
+        if self._intruder or self._mux.watch.causes():
+            return False
+        self._fresh = not self._mux.begin_reset(self._reading(), command.stamp)
+        if not self._fresh:
+            self._mux.watch.watch('reset_command', SafetyEvent.COMMAND_SILENT, self._longest, now)
+        return not self._fresh
 
     def _reading(self) -> RobotReading:
         stamp, pose = self._states[CURRENT_POSE]
@@ -249,11 +299,21 @@ class CommandMuxNode(EpisodeNode):
 
     # Watching
 
+    @property
+    def _resetting(self) -> bool:
+        """Whether the arm adapter may bring the robot to a start pose."""
+        return self.episode.phase == Phase.RESETTING
+
+    @property
+    def _moving(self) -> bool:
+        """Whether targets follow commands."""
+        return (self.running or self._resetting) and not self._fresh
+
     def _watch(self) -> None:
         if time.monotonic() - self._looked_at >= _LOOK_AROUND:
             self._looked_at = time.monotonic()
             self._look_for_second_publisher()
-        if self.lockstep or not self.running:
+        if self.lockstep or not (self.running or self._resetting):
             return
         now = time.monotonic_ns()
         if self._fresh:
@@ -281,7 +341,7 @@ class CommandMuxNode(EpisodeNode):
         """
         if self._mux.stopped or self._dry_run:
             return
-        self._intruder = self._second_publisher()
+        self._intruder = other_publisher(self, _TARGETS)
         now = time.monotonic()
         if not self._intruder:
             self._alone_at = now
@@ -290,21 +350,11 @@ class CommandMuxNode(EpisodeNode):
         if self._fresh:
             self._try()
 
-    def _second_publisher(self) -> str:
-        """Who else publishes commands to the robot; empty when nobody does."""
-        mine = (self.get_name(), self.get_namespace())
-        for topic in _TARGETS:
-            publishers = self.get_publishers_info_by_topic(self.resolve_topic_name(topic))
-            if len(publishers) > 1:
-                others = [p.node_name for p in publishers if (p.node_name, p.node_namespace) != mine]
-                return f'{", ".join(others) or "another command_mux"} on {topic}'
-        return ''
-
     def _stop(self, event: SafetyEvent, detail: str = '') -> None:
         if self._mux.stopped:
             return
         self._mux.stop(event, detail)
-        if self.running and not self._fresh and not self.lockstep:
+        if self._moving and not self.lockstep:
             self._publish_targets()
         self.get_logger().error(self._mux.stop_reason)
         self._report_safety()
@@ -315,13 +365,13 @@ class CommandMuxNode(EpisodeNode):
         return response
 
     def _on_reset_stop(self, _request: Any, response: Any) -> Any:
-        intruder = '' if self._dry_run else self._second_publisher()
+        intruder = '' if self._dry_run else other_publisher(self, _TARGETS)
         if intruder:
             response.message = SafetyEvent.SECOND_PUBLISHER.sentence(intruder)
             return response
         response.message = 'the stop is released' if self._mux.stopped else 'there was no stop'
         self._mux.reset_stop()
-        self._faults.clear()
+        self._faults = FaultCounter()
         self._report_safety()
         response.success = True
         return response
@@ -329,7 +379,7 @@ class CommandMuxNode(EpisodeNode):
     # Diagnostics
 
     def _report_safety(self) -> None:
-        causes = self._mux.holding if self.running else []
+        causes = self._mux.holding if self.running or self._resetting else []
         if self._intruder and not self._mux.stopped:
             causes = [(SafetyEvent.SECOND_PUBLISHER, f'{self._intruder}; waiting for it to vanish')]
         level, message = OK, 'ok'
@@ -341,10 +391,9 @@ class CommandMuxNode(EpisodeNode):
 
     def diagnose(self) -> None:
         self._report_safety()
-        self.report(
-            'step', OK, 'dry run: nothing is published to the robot' if self._dry_run else 'ok', **self._timing.take()
-        )
-        intervened = self.running and not self._fresh and self._mux.operator_active
+        doing = 'dry run: nothing is published to the robot' if self._dry_run else 'ok'
+        self.report('step', OK, doing, **self._timing.take())
+        intervened = self._moving and self._mux.operator_active
         self.report('control', OK, 'operator' if intervened else 'policy')
 
 

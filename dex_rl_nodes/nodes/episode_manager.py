@@ -29,7 +29,6 @@ from dex_rl_nodes.run_directory import RunSettings, read_json
 
 _WATCH_PERIOD = 0.1  # s
 _LINGER = 1.0  # s from DONE to the end, so that the last messages reach the recorder
-_RESET_DEADLINE = 60.0  # s
 _TELEOP_DEADLINE = 20.0  # s, lockstep
 _STOP_REASON = (
     'safety stop; see command_mux on /diagnostics, call command_mux/reset_stop, then episode_manager/pause with false'
@@ -144,20 +143,28 @@ class EpisodeManager(Node):
         number, seed = self._series.number, self._series.seed
         self._announce(Phase.RESETTING, episode=number, seed=seed)
         request = self._reset_client.srv_type.Request(episode=number, seed=seed, purpose=self._purpose)
-        self.wait_for('reset_scene', _RESET_DEADLINE, 'is the robot ready?')
+        self.wait_for('reset_scene', self.setting('reset_deadline'), 'is the robot ready?')
         self.ask(self._reset_client, request, lambda start: self._begin(start, seed))
 
     def _begin(self, start: Any, seed: int) -> None:
         self.arrived('reset_scene')
         self._score()
         if not start.success:
-            raise UserError(f'episode_manager: the scene cannot be reset: {start.message}')
+            self._reset_failed(f'the scene cannot be reset: {start.message}')
+            return
         self._forget_episode()
         self._machine = EpisodeMachine(self._series.time_limit, self._series.ticks_after_success)
         stamp = conversions.stamp_ns(start.start)
         self._state = self._machine.begin(self._series.number, seed, stamp, np.array(start.hand_target), self._purpose)
         self._first = stamp
         self.publish('episode', self._state)
+
+    def _reset_failed(self, reason: str) -> None:
+        """On a robot a person can help, and end the pause; in simulation nobody can."""
+        if self.setting('robot') == 'sim':
+            raise UserError(f'episode_manager: {reason}')
+        self._pause, self._pause_reason = True, reason
+        self._next_episode()
 
     def _announce(self, phase: Phase, **fields: Any) -> None:
         stamp = self.get_clock().now().nanoseconds

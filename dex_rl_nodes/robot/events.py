@@ -54,6 +54,9 @@ class SafetyEvent(Enum):
     HARDWARE_ERROR = 502, _STOP, 'a device reports an error', 'clear it on the device, then reset the stop'
     OPERATOR_STOP = 503, _STOP, 'a person stopped the robot', 'reset the stop when it is safe'
     TARGET_NOT_FINITE = 504, _STOP, 'a target of the robot is not a number', 'report it with the bag; start again'
+    ARM_REFLEX = 511, _STOP, 'the arm stopped itself', 'see what it hit, reset the stop; the next start recovers it'
+    ARM_USER_STOP = 512, _STOP, 'the user stop of the arm is pressed', 'release it, then reset the stop'
+    ARM_NOT_READY = 513, _STOP, 'the arm is not moved by its controller', 'see the arm bring-up, then reset the stop'
     # fmt: on
 
     def __init__(self, number: int, reaction: Reaction, explanation: str, advice: str):

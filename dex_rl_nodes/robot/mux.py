@@ -51,6 +51,10 @@ class CommandMux:
         self._resting, self._held, self._moved_at = False, False, stamp
         return True
 
+    def begin_reset(self, reading: RobotReading, stamp: int) -> bool:
+        """Begin to follow reset commands: targets where the robot is measured. False while stopped, and as `reset`."""
+        return self._stop is None and self.reset(reading, reading.hand, stamp)
+
     def step(
         self, command: ActionCommand, teleop: TeleopCommand | None, reading: RobotReading, now: int | None = None
     ) -> ExecutedAction | None:

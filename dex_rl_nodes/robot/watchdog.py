@@ -4,6 +4,7 @@ Silence is judged by the time of arrival on a monotonic clock, never by stamps: 
 the robot or, worse, keep it going.
 """
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from dex_rl_nodes.robot.limits import TimingLimits
 
 _TURN_AS_TRAVEL = 0.2  # m per rad, and m per full hand travel below: what a camera sees change
 _HAND_AS_TRAVEL = 0.1
+_SAMPLES = 60_000  # bytes of a frame that are compared
+_FAULT_REPORTS = 3  # a device that reports a fault this often in a row cannot clear it by itself
 
 
 @dataclass
@@ -33,6 +36,26 @@ class _Picture:
     active: bool = False
 
 
+def picture_digest(data: bytes) -> int:
+    """A number that differs between two serialised images when their pixels differ."""
+    pixels = np.frombuffer(data, np.uint8)
+    stride = max(1, len(pixels) // _SAMPLES)
+    stride += stride % 3 == 0  # take all three colours
+    return zlib.crc32(pixels[128::stride].tobytes())  # the first bytes hold the stamp
+
+
+class FaultCounter:
+    """Tells a device that recovers by itself from one that needs a person."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def lasts(self, device: str, fault: str) -> bool:
+        """Whether this report of a fault (empty: none) is the one that makes it last: the third in a row."""
+        self._counts[device] = self._counts.get(device, 0) + 1 if fault else 0
+        return self._counts[device] == _FAULT_REPORTS
+
+
 class Watchdog:
     """Names what fell silent or froze. Sources must be registered; what is not registered is not watched."""
 
@@ -41,6 +64,7 @@ class Watchdog:
         self._log = log
         self._sources: dict[str, _Source] = {}
         self._pictures: dict[str, _Picture] = {}
+        self._faults: dict[str, tuple[SafetyEvent, str]] = {}
         self._clock: tuple[int, int] | None = None  # now, wall
 
     def watch(self, name: str, event: SafetyEvent, longest: float, now: int) -> None:
@@ -56,6 +80,12 @@ class Watchdog:
         if name in self._sources:
             self._sources[name].seen = now
             self._sources[name].active = False
+
+    def fault(self, name: str, problem: tuple[SafetyEvent, str] | None) -> None:
+        """A device says what is wrong with it (event and detail), or None: that all is well again."""
+        self._faults.pop(name, None)
+        if problem:
+            self._faults[name] = problem
 
     def frame(self, name: str, digest: int, reading: RobotReading | None, now: int) -> bool:
         """A camera sent a frame with this digest of its pixels while the robot was at `reading`.
@@ -103,7 +133,8 @@ class Watchdog:
     def causes(self) -> list[tuple[SafetyEvent, str]]:
         """Everything that keeps the robot from moving now: event and name."""
         silent = [(s.event, n) for n, s in self._sources.items() if s.active and s.event.reaction >= Reaction.HOLD]
-        return silent + [(SafetyEvent.CAMERA_FROZEN, n) for n, p in self._pictures.items() if p.active]
+        frozen = [(SafetyEvent.CAMERA_FROZEN, n) for n, p in self._pictures.items() if p.active]
+        return [*self._faults.values(), *silent, *frozen]
 
 
 def _travel(before: RobotReading, after: RobotReading) -> float:

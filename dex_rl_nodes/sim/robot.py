@@ -8,7 +8,7 @@ import numpy as np
 from dex_rl_nodes.config import Robot, Task
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.records import RobotReading
-from dex_rl_nodes.robot import rotations
+from dex_rl_nodes.robot.start import draw_start
 from dex_rl_nodes.sim import arm, hand, tasks, world
 from dex_rl_nodes.sim.impedance import CartesianImpedance
 from dex_rl_nodes.sim.renderer import CameraRenderer
@@ -63,9 +63,8 @@ class SimRobot:
         """Start a new episode: draw start pose and scene, let it settle, return what the robot reports."""
         rng = np.random.default_rng(seed)
         start = self.task.start
-        position = np.asarray(start.position) + rng.uniform(-1, 1, 3) * start.position_range
-        turn = rng.uniform(-1, 1, 3) * start.rotation_range
-        quaternion = rotations.turned(rotations.from_rotvec(start.rotation), turn)[[3, 0, 1, 2]]
+        pose = draw_start(start, rng)
+        position, quaternion = pose[:3], pose[[6, 3, 4, 5]]
         self._epoch += self._data.time
         mujoco.mj_resetData(self._model, self._data)
         try:

@@ -22,6 +22,7 @@ from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC  # noqa: E402
 from dex_rl_nodes.errors import UserError  # noqa: E402
 from dex_rl_nodes.nodes import command_mux, conversions, qos  # noqa: E402
 from dex_rl_nodes.nodes.command_mux import CommandMuxNode  # noqa: E402
+from dex_rl_nodes.nodes.publishers import other_publisher  # noqa: E402
 from dex_rl_nodes.records import (  # noqa: E402
     ARM_JOINTS,
     HAND_JOINTS,
@@ -329,7 +330,7 @@ def test_a_second_publisher_latches_a_stop_that_is_reset_when_it_is_gone(ros):
     refused = bench.call('command_mux/reset_stop')
     assert not refused.success and 'joystick' in refused.message
     intruder.destroy_node()
-    bench.until(lambda: not bench.node._second_publisher())
+    bench.until(lambda: not other_publisher(bench.node, ('target_pose', HAND_COMMAND)))
     assert bench.call('command_mux/reset_stop').success
     bench.until(lambda: not bench.executed()[-1].stopped and bench.executed()[-1].action[0] == 0.5)
 
@@ -368,7 +369,7 @@ def test_a_fault_a_driver_cannot_clear_latches_a_stop(ros):
     for report in range(3):
         assert not bench.node._mux.stopped
         publisher.publish(DiagnosticArray(status=[status]))
-        bench.until(lambda n=report: bench.node._faults.get('hand_driver: hand') == n + 1)
+        bench.until(lambda n=report: bench.node._faults._counts.get('hand_driver: hand') == n + 1)
     bench.until(lambda: bench.node._mux.stopped)
     assert '502' in bench.node._mux.stop_reason and 'over-temperature' in bench.node._mux.stop_reason
 

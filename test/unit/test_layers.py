@@ -33,6 +33,7 @@ ROS = {
     'geometry_msgs',
     'launch',
     'launch_ros',
+    'lifecycle_msgs',
     'rcl_interfaces',
     'rclpy',
     'rosgraph_msgs',

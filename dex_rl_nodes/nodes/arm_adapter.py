@@ -1,0 +1,279 @@
+"""Between the episodes of a real robot: error recovery, the way to the start pose, the scene."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped
+from sensor_msgs.msg import JointState
+
+from dex_rl_nodes.descriptions import CURRENT_POSE, SERVICES
+from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
+from dex_rl_nodes.drivers.settings import device_settings
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.nodes import conversions
+from dex_rl_nodes.nodes.episode_node import EpisodeNode
+from dex_rl_nodes.nodes.franka_arm import FrankaArm
+from dex_rl_nodes.nodes.late_service import LateService
+from dex_rl_nodes.nodes.node import ERROR, OK, WARN, run_node
+from dex_rl_nodes.records import HAND_JOINTS, ActionCommand, ArmState, EpisodeState, Mark, Phase, TeleopCommand
+from dex_rl_nodes.robot import arm_state
+from dex_rl_nodes.robot.reset_motion import ResetMotion
+from dex_rl_nodes.robot.start import draw_start
+
+_LOOK_PERIOD = 0.02  # s, between two looks at the state of the arm
+_REPEAT = 0.1  # s, after which an unchanged state is published again
+_FRESH = 0.5  # s; older reports do not count
+_FOLLOWED = 3.0  # s, longest time without an answer of command_mux
+_REPORTED = 5.0  # s, longest wait for the reports of arm and hand
+_ANGLE = 0.1  # rad, and normalised travel below: near enough to the start
+_TRAVEL = 0.1
+
+
+class ArmAdapter(EpisodeNode):
+    """Serves reset_scene in stages, one after the other; each has a deadline and a sentence for its failure.
+
+    It moves nothing itself: command_mux follows reset_command while an episode is being prepared.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__('arm_adapter', **options)
+        settings = device_settings(self.robot).arm
+        self._arm = FrankaArm(self, settings.controller)
+        self._state: ArmState | None = None
+        self._state_at = self._told_at = 0.0  # s, monotonic
+        self._heard: dict[str, tuple[float, np.ndarray]] = {}
+        self._stage: Callable[[], None] | None = None
+        self._until = 0.0  # s, monotonic, deadline of the stage
+        self._episode = -1
+        self._begun = False  # the episode of the request is known to be RESETTING
+        self._motion: ResetMotion | None = None
+        self._target: np.ndarray | None = None  # executed TCP target, once command_mux follows
+        self._hand = np.zeros(len(HAND_JOINTS), np.float32)
+        self._unanswered: set[int] = set()  # stamps of the commands that command_mux has not followed yet
+        self._step = 0
+        self._answered_at = 0.0
+        self._ready = False  # a person said that the scene is put back
+        self._waiting = ''
+        self.subscribe('target_pose', self._on_target)
+        self.subscribe(CURRENT_POSE, self._on_pose)
+        self.subscribe(HAND_TOPIC, self._on_hand)
+        self.subscribe('teleop_command', self._on_teleop)
+        self.advertise('reset_command', 'arm_state')
+        self.serve('arm_adapter/scene_ready', self._on_scene_ready)
+        kind = conversions.interface(SERVICES['reset_scene'])
+        replaced = self._refusal('another reset was asked for')
+        self._service = LateService(self, kind, 'reset_scene', self._guarded(self._on_request), replaced)
+        self.every(1 / self.robot.control_rate, self._cycle)
+        if not self._arm.missing:
+            self.every(_LOOK_PERIOD, self._look)
+        self.follow_episodes()
+
+    # What comes in
+
+    def _on_pose(self, message: PoseStamped) -> None:
+        self._heard[CURRENT_POSE] = time.monotonic(), conversions.pose_array(message.pose)
+
+    def _on_hand(self, message: JointState) -> None:
+        hand = self.joint_values(HAND_TOPIC, message, HAND_JOINTS)
+        if hand is not None:
+            self._heard[HAND_TOPIC] = time.monotonic(), hand
+
+    def _on_target(self, message: PoseStamped) -> None:
+        # a target with another stamp is no answer: command_mux repeats its targets while it holds
+        if conversions.stamp_ns(message.header.stamp) in self._unanswered:
+            self._target = conversions.pose_array(message.pose)
+            self._answered_at = time.monotonic()
+            self._unanswered.clear()
+
+    def _on_teleop(self, teleop: TeleopCommand) -> None:
+        self._ready |= teleop.mark == Mark.SUCCESS and self._stage == self._wait_for_scene
+
+    def _on_scene_ready(self, _request: Any, response: Any) -> Any:
+        response.success = self._stage == self._wait_for_scene
+        self._ready |= response.success
+        response.message = '' if response.success else 'nobody waits for the scene'
+        return response
+
+    def _on_episode(self, episode: EpisodeState) -> None:
+        super()._on_episode(episode)
+        if episode.phase == Phase.RESETTING:
+            self._begun |= episode.episode == self._episode
+        elif self._begun:
+            self._motion, self._begun = None, False  # from now on others move the robot, or nobody
+            if self._service.busy:
+                self._fail('the reset was called off')
+
+    def _look(self) -> None:
+        """Tell the safety supervisor what the arm says about itself."""
+        now = time.monotonic()
+        try:
+            state = self._arm.take(self.get_clock().now().nanoseconds)
+        except ValueError as error:
+            raise UserError(f'arm_adapter: {error}') from None
+        if state is None:
+            return
+        before, self._state, self._state_at = self._state, state, now
+        changed = before is None or (before.mode, before.errors) != (state.mode, state.errors)
+        if changed or now - self._told_at >= _REPEAT:
+            self._told_at = now
+            self.publish('arm_state', state)
+
+    # A reset, stage by stage
+
+    def _on_request(self, request: Any) -> None:
+        try:
+            goal = draw_start(self.task.start, np.random.default_rng(request.seed))
+            self._make_motion = lambda hand: ResetMotion(
+                self.robot, self.task, goal, hand, self.setting('speed'), self.setting('clearance')
+            )
+            self._make_motion(np.zeros(len(HAND_JOINTS)))  # says now what would be wrong with it
+        except UserError as error:
+            self._fail(str(error))
+            return
+        self._episode, self._ready = request.episode, False
+        self._begun = self.episode.phase == Phase.RESETTING and self.episode.episode == request.episode
+        self._motion = self._target = None
+        self._unanswered.clear()
+        self._step = 0
+        self._enter(self._wait_for_reports, _REPORTED)
+
+    def _enter(self, stage: Callable[[], None], seconds: float) -> None:
+        self._stage, self._until = stage, time.monotonic() + seconds
+
+    def _cycle(self) -> None:
+        if self._stage is not None:
+            self._stage()
+        if self._motion is not None:
+            self._command()
+
+    def _late(self) -> bool:
+        return time.monotonic() > self._until
+
+    def _wait_for_reports(self) -> None:
+        silent = self._silent()
+        if not silent:
+            self._waiting = ''
+            state = self._state
+            if self._arm.missing or arm_state.problem(state) is None:
+                self._start_motion()
+            elif arm_state.recoverable(state):
+                self._enter(self._wait_for_recovery, self.setting('recovery_deadline'))
+                self.get_logger().info(f'recovers the arm: {self._complaint()}')
+                self._arm.recover(self._guarded(self._on_recovered))
+            else:
+                self._fail(self._complaint())
+        elif self._late():
+            self._fail(f'{" and ".join(silent)} does not report; see the bring-up of arm and hand')
+
+    def _silent(self) -> list[str]:
+        now = time.monotonic()
+        silent = [topic for topic in (CURRENT_POSE, HAND_TOPIC) if now - self._heard.get(topic, (0.0, 0))[0] > _FRESH]
+        if not self._arm.missing and (self._state is None or now - self._state_at > _FRESH):
+            silent.append('robot_state of the arm')
+        return silent
+
+    def _complaint(self) -> str:
+        found = arm_state.problem(self._state)
+        return found[0].sentence(found[1]) if found else ''
+
+    def _on_recovered(self, problem: str) -> None:
+        if self._stage == self._wait_for_recovery and problem:
+            self._fail(f'the arm could not be recovered: {problem}; {self._complaint()}')
+
+    def _wait_for_recovery(self) -> None:
+        if not self._arm.working and arm_state.problem(self._state) is None:
+            self._start_motion()
+        elif self._late():
+            seconds = self.setting('recovery_deadline')
+            self._fail(f'the arm was not recovered within {seconds:g} s: {self._complaint()}')
+
+    def _start_motion(self) -> None:
+        self._hand = self._heard[HAND_TOPIC][1].astype(np.float32)
+        self._motion = self._make_motion(self._hand)
+        self._answered_at = time.monotonic()
+        self._enter(self._wait_for_motion, self.setting('motion_deadline'))
+
+    def _wait_for_motion(self) -> None:
+        found = None if self._arm.missing else arm_state.problem(self._state)
+        if found:
+            self._fail(found[0].sentence(found[1]))
+        elif time.monotonic() - self._answered_at > _FOLLOWED:
+            self._fail('command_mux does not follow; see its safety on /diagnostics, and command_mux/reset_stop')
+        elif self._late():
+            self._fail(f'the start was not reached within {self.setting("motion_deadline"):g} s: {self._lacking()}')
+        elif not self._lacking():
+            self._enter(self._wait_for_scene, self.setting('scene_deadline'))
+            if self.setting('scene') == 'person':
+                self.get_logger().info('put the scene back, then mark success or call arm_adapter/scene_ready')
+
+    def _lacking(self) -> str:
+        pose, hand = self._heard[CURRENT_POSE][1], self._heard[HAND_TOPIC][1]
+        return self._motion.lacking(pose, hand, self.setting('distance'), _ANGLE, _TRAVEL)
+
+    def _wait_for_scene(self) -> None:
+        if self._ready or self.setting('scene') == 'as_is':
+            self._stage = None
+            self._service.reply(self._fill_success)
+        elif self._late():
+            self._fail(f'nobody said within {self.setting("scene_deadline"):g} s that the scene is put back')
+
+    def _fill_success(self, response: Any) -> None:
+        response.success = True
+        response.start = self.get_clock().now().to_msg()
+        response.hand_target = np.asarray(self.task.start.hand, np.float32)
+        response.start_pose = conversions.pose_message(self._heard[CURRENT_POSE][1])
+
+    def _fail(self, why: str) -> None:
+        self._stage = self._motion = None
+        self.get_logger().warning(why)
+        self._service.reply(self._refusal(why))
+
+    @staticmethod
+    def _refusal(why: str) -> Callable[[Any], None]:
+        def fill(response: Any) -> None:
+            response.success, response.message = False, why
+
+        return fill
+
+    def _command(self) -> None:
+        """One tick of the way, also after it: a target that is not repeated is let go."""
+        arm = np.zeros(6, np.float32)
+        if self._target is not None and not self._unanswered:
+            step = self._motion.step(self._target)
+            arm, self._hand = step.arm, step.hand
+        stamp = self.get_clock().now().nanoseconds
+        self._unanswered.add(stamp)
+        self.publish('reset_command', ActionCommand(stamp, self._episode, self._step, arm, self._hand))
+        self._step += 1
+
+    # Diagnostics
+
+    def diagnose(self) -> None:
+        stages = {
+            self._wait_for_reports: 'waits for arm and hand',
+            self._wait_for_recovery: 'recovers the arm',
+            self._wait_for_motion: 'moves to the start',
+            self._wait_for_scene: 'waits for a person to put the scene back',
+        }
+        doing = stages.get(self._stage, 'ok')
+        self.report('reset', WARN if self._stage == self._wait_for_scene else OK, doing)
+        if self._arm.missing:
+            self.report('arm', WARN, f'{self._arm.missing} is not installed: mode and errors of the arm are not known')
+        elif self._state is None or time.monotonic() - self._state_at > _FRESH:
+            self.report('arm', ERROR, 'robot_state is silent; see the bring-up of the arm')
+        else:
+            state, complaint = self._state, self._complaint()
+            values = {'mode': arm_state.mode_name(state.mode), 'errors': ', '.join(state.errors)}
+            values |= {'success rate': state.success_rate, 'errors of the last motion': ', '.join(state.last_errors)}
+            self.report('arm', ERROR if complaint else OK, complaint or 'ok', **values)
+
+
+def main() -> None:
+    """Entry point."""
+    run_node(ArmAdapter)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,119 @@
+"""The parts of franka_ros2 that need its own message types: the state of the arm, and recovery from its errors.
+
+Names are those of franka_ros2 2.5 (Humble) and 3.4 (Jazzy); after an error a controller may still be listed as active
+(Humble), so it is deactivated first.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import rclpy.node
+from lifecycle_msgs.msg import State
+from rclpy.action import ActionClient
+from rclpy.serialization import deserialize_message
+
+from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.records import ArmState
+from dex_rl_nodes.robot.arm_state import read_arm_state
+
+ROBOT_STATE = 'franka_robot_state_broadcaster/robot_state'
+_RECOVERY = 'action_server/error_recovery'
+_SERVICES = {
+    'set_hardware_component_state': 'SetHardwareComponentState',
+    'switch_controller': 'SwitchController',
+}
+_HARDWARE = 'FrankaHardwareInterface'
+_BROADCASTERS = ('joint_state_broadcaster', 'franka_robot_state_broadcaster')
+_BEST_EFFORT = 1  # SwitchController: one controller that is already there does not spoil the others
+
+
+def _importable(*packages: str) -> str:
+    """The first package that is not installed; empty when all are."""
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            return package
+    return ''
+
+
+class FrankaArm:
+    """Reads the state of the arm and recovers it.
+
+    The state comes a thousand times a second and is large, so its bytes are kept and only read when somebody asks.
+
+    Args:
+        node: whose namespace the arm is in.
+        controller: the controller that follows target_pose.
+    """
+
+    def __init__(self, node: rclpy.node.Node, controller: str):
+        self.missing = _importable('franka_msgs.msg', 'franka_msgs.action', 'controller_manager_msgs.srv')
+        self.working = False  # on a recovery
+        self._node, self._controller = node, controller
+        self._bytes = b''
+        if self.missing:
+            return
+        self._kind = conversions.interface('franka_msgs/msg/FrankaRobotState')
+        node.create_subscription(self._kind, ROBOT_STATE, self._keep, qos.PROFILES['SENSOR'], raw=True)
+        recovery = conversions.interface('franka_msgs/action/ErrorRecovery')
+        self._recovery = ActionClient(node, recovery, _RECOVERY)
+        self._clients = {
+            service: node.create_client(
+                conversions.interface(f'controller_manager_msgs/srv/{kind}'), f'controller_manager/{service}'
+            )
+            for service, kind in _SERVICES.items()
+        }
+
+    def _keep(self, data: bytes) -> None:
+        self._bytes = data
+
+    def take(self, stamp: int) -> ArmState | None:
+        """The newest state, dated `stamp` (ns); None when nothing new came. ValueError: as read_arm_state."""
+        data, self._bytes = self._bytes, b''
+        return read_arm_state(deserialize_message(data, self._kind), stamp) if data else None
+
+    def recover(self, done: Callable[[str], None]) -> None:
+        """Clear the error and activate hardware and controllers again; calls `done` with what failed, '' if nothing."""
+
+        def switch(activate: bool, then: Callable[[], None]) -> None:
+            which = [self._controller, *_BROADCASTERS] if activate else [self._controller]
+            lists = {'activate_controllers': which} if activate else {'deactivate_controllers': which}
+            self._ask('switch_controller', then, finish, strictness=_BEST_EFFORT, **lists)
+
+        def activate_hardware() -> None:
+            target = {'name': _HARDWARE, 'target_state': State(id=State.PRIMARY_STATE_ACTIVE, label='active')}
+            self._ask('set_hardware_component_state', lambda: switch(True, finish), finish, **target)
+
+        def finish(problem: str = '') -> None:
+            self.working = False
+            done(problem)
+
+        self.working = True
+        switch(False, lambda: self._clear(activate_hardware, finish))
+
+    def _clear(self, then: Callable[[], None], fail: Callable[[str], None]) -> None:
+        if not self._recovery.server_is_ready():
+            fail(f'{_RECOVERY} does not answer')
+            return
+
+        def accepted(future: Any) -> None:
+            if not future.result().accepted:
+                fail(f'{_RECOVERY} refused')
+                return
+            future.result().get_result_async().add_done_callback(ended)
+
+        def ended(future: Any) -> None:
+            succeeded = future.result().status == 4  # action_msgs/GoalStatus STATUS_SUCCEEDED
+            then() if succeeded else fail(f'{_RECOVERY} failed')
+
+        self._recovery.send_goal_async(self._recovery._action_type.Goal()).add_done_callback(accepted)
+
+    def _ask(self, name: str, then: Callable[[], None], fail: Callable[[str], None], **fields: Any) -> None:
+        client = self._clients[name]
+        if not client.service_is_ready():
+            fail(f'controller_manager/{name} does not answer')
+            return
+        future = client.call_async(client.srv_type.Request(**fields))
+        future.add_done_callback(lambda f: then() if f.result().ok else fail(f'controller_manager/{name} refused'))

@@ -1,0 +1,224 @@
+"""arm_adapter with the real command_mux, between peers that stand in for arm, hand and episode_manager."""
+
+import time
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip('rclpy')
+
+from dex_rl_nodes.srv import ResetScene  # noqa: E402
+from harness import DEADLINE, bench, ros  # noqa: E402, F401
+from rclpy.parameter import Parameter  # noqa: E402
+
+from dex_rl_nodes.config import load_robot, load_task  # noqa: E402
+from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, MEASURED_JOINTS  # noqa: E402
+from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC  # noqa: E402
+from dex_rl_nodes.nodes import conversions  # noqa: E402
+from dex_rl_nodes.nodes.arm_adapter import ArmAdapter  # noqa: E402
+from dex_rl_nodes.nodes.command_mux import CommandMuxNode  # noqa: E402
+from dex_rl_nodes.records import (  # noqa: E402
+    ARM_JOINTS,
+    HAND_JOINTS,
+    ActionCommand,
+    ArmState,
+    EpisodeState,
+    Mark,
+    Phase,
+    TeleopCommand,
+)
+from dex_rl_nodes.robot import kinematics, rotations  # noqa: E402
+from dex_rl_nodes.robot.events import SafetyEvent  # noqa: E402
+from dex_rl_nodes.robot.start import draw_start  # noqa: E402
+
+ROBOT, TASK = load_robot('fr3_ruiyan'), load_task('pull_tissue')
+SEED = 42
+GOAL = draw_start(TASK.start, np.random.default_rng(SEED))
+QUICK = {'robot': 'fr3_ruiyan', 'scene': 'as_is', 'speed': 0.3}
+
+
+class Lab:
+    """Arm and hand that go where they are told, command_mux, and whoever prepares episodes."""
+
+    def __init__(self, bench, with_mux=True, start=(0.02, 0.03, -0.06), **parameters):  # noqa: F811
+        self.table = bench(ArmAdapter, lockstep=False, **{**QUICK, **parameters})
+        self.pose = GOAL.copy()
+        self.pose[:3] += start
+        self.hand = np.full(6, 0.3)
+        self.silent = False
+        self.arm_state = None  # mode and errors that the arm reports
+        self.mux = None
+        if with_mux:
+            overrides = [Parameter('robot', value='fr3_ruiyan')]
+            self.mux = CommandMuxNode(parameter_overrides=overrides)
+            self.table.executor.add_node(self.mux)
+        self.targets = self.table.listen('target_pose')
+        self.hand_targets = self.table.listen(HAND_COMMAND)
+        self.client = self.table.peer.create_client(ResetScene, 'reset_scene')
+        self.table.peer.create_timer(0.01, self.report)
+
+    def report(self):
+        """The robot is where it was told to be."""
+        if self.silent:
+            return
+        if self.targets:
+            self.pose = conversions.pose_array(self.targets[-1].pose)
+        if self.hand_targets:
+            self.hand = np.array(self.hand_targets[-1].position)
+        now = self.table.peer.get_clock().now().nanoseconds
+        if self.arm_state:
+            self.table.send('arm_state', ArmState(now, *self.arm_state))
+        joints = kinematics.HOME
+        self.table.send(CURRENT_POSE, conversions.pose_stamped(self.pose, now, 'base'))
+        self.table.send(MEASURED_JOINTS, conversions.joint_state(ARM_JOINTS, joints, now)) if self.mux else None
+        self.table.send(HAND_TOPIC, conversions.joint_state(HAND_JOINTS, self.hand, now))
+
+    def reset(self, episode=0):
+        """Ask for a reset; the future of its answer."""
+        self.table.send('episode', EpisodeState(time.time_ns(), episode, Phase.RESETTING, seed=SEED))
+        self.table.until(self.client.service_is_ready, 'reset_scene')
+        return self.client.call_async(ResetScene.Request(episode=episode, seed=SEED, purpose='demos'))
+
+    def answer(self, future):
+        self.table.until(future.done, 'an answer of reset_scene')
+        return future.result()
+
+    def close(self):
+        if self.mux:
+            self.table.executor.remove_node(self.mux)
+            self.mux.destroy_node()
+
+
+@pytest.fixture
+def lab(bench):  # noqa: F811
+    labs = []
+
+    def make(**options):
+        labs.append(Lab(bench, **options))
+        return labs[-1]
+
+    yield make
+    for made in labs:
+        made.close()
+
+
+def test_the_robot_is_brought_to_the_start_of_the_seed(lab):
+    lab = lab()
+    answer = lab.answer(lab.reset())
+    assert answer.success, answer.message
+    assert np.linalg.norm(lab.pose[:3] - GOAL[:3]) < 0.003
+    assert np.linalg.norm(rotations.difference(lab.pose[3:], GOAL[3:])) < 0.02
+    assert np.allclose(answer.hand_target, TASK.start.hand) and np.allclose(lab.hand, TASK.start.hand, atol=1e-6)
+    assert np.allclose(conversions.pose_array(answer.start_pose)[:3], GOAL[:3], atol=0.003)
+    heights = [message.pose.position.z for message in lab.targets]
+    assert max(heights) > GOAL[2] + 0.045, 'it came from above'
+    heard = len(lab.targets)
+    lab.table.until(lambda: len(lab.targets) > heard + 2, 'the targets are repeated until the episode runs')
+    lab.table.run_episode(stamp=time.time_ns())
+    lab.table.until(lambda: lab.table.node._motion is None, 'the adapter lets go')
+    lab.table.until(lambda: lab.mux._fresh, 'the mux waits for the policy')
+    assert not lab.mux._mux.stopped
+
+
+def test_a_person_puts_the_scene_back(lab):
+    lab = lab(scene='person', start=(0, 0, 0))
+    future = lab.reset()
+    adapter = lab.table.node
+    lab.table.until(lambda: adapter._stage == adapter._wait_for_scene, 'the wait for the person')
+    lab.table.send('teleop_command', TeleopCommand(time.time_ns(), mark=Mark.DISCARD))
+    assert not future.done()
+    lab.table.send('teleop_command', TeleopCommand(time.time_ns(), mark=Mark.SUCCESS))
+    assert lab.answer(future).success
+    assert not lab.table.call('arm_adapter/scene_ready').success, 'nobody waits any more'
+    future = lab.reset(episode=1)
+    lab.table.until(lambda: adapter._stage == adapter._wait_for_scene, 'the wait for the person')
+    assert lab.table.call('arm_adapter/scene_ready').success
+    assert lab.answer(future).success
+
+
+def test_a_reset_that_is_called_off_moves_nothing_any_more(lab):
+    lab = lab()
+    future = lab.reset()
+    lab.table.until(lambda: len(lab.targets) > 2, 'motion')
+    lab.table.send('episode', EpisodeState(time.time_ns(), 0, Phase.PAUSED))
+    assert 'called off' in lab.answer(future).message
+    lab.table.until(lambda: lab.mux._fresh, 'the hold of the mux')
+    lab.table.send('reset_command', ActionCommand(time.time_ns(), 0, 99, np.ones(6, np.float32), np.zeros(6)))
+    before = lab.mux._mux.target_pose
+    future = lab.reset(episode=1)
+    lab.table.until(lambda: lab.table.node._target is not None, 'the next reset')
+    assert np.linalg.norm(lab.mux._mux.target_pose[:3] - before[:3]) < 0.04
+    lab.table.send('episode', EpisodeState(time.time_ns(), 1, Phase.PAUSED))
+    lab.answer(future)
+
+
+def test_a_latched_stop_is_not_overruled(lab):
+    lab = lab()
+    lab.table.until(lambda: len(lab.mux._states) == 3, 'reports of the robot')
+    lab.mux._stop(SafetyEvent.OPERATOR_STOP)
+    answer = lab.answer(lab.reset())
+    assert not answer.success and 'command_mux does not follow' in answer.message
+    assert not lab.targets, 'nothing moved'
+
+
+def test_a_reflex_on_the_way_latches_a_stop_with_its_number(lab):
+    lab = lab(clearance=0.2)
+    future = lab.reset()
+    lab.table.until(lambda: len(lab.targets) > 2, 'motion')
+    lab.arm_state = 4, ['cartesian_reflex']
+    lab.table.until(lambda: lab.mux._mux.stopped, 'the stop')
+    assert 'safety event 511: the arm stopped itself (cartesian_reflex)' in lab.mux._mux.stop_reason
+    halted = lab.mux._mux.target_pose
+    assert 'command_mux does not follow' in lab.answer(future).message
+    assert np.array_equal(lab.mux._mux.target_pose, halted), 'nothing moves until somebody releases the stop'
+
+
+def test_nothing_begins_to_move_while_the_arm_is_in_its_user_stop(lab):
+    lab = lab()
+    lab.arm_state = 5, []
+    lab.table.until(lambda: lab.mux._mux.holding, 'the user stop')
+    assert 'command_mux does not follow' in lab.answer(lab.reset()).message
+    assert not lab.targets and not lab.mux._mux.stopped, 'what did not move need not be stopped'
+    lab.arm_state = 2, []
+    lab.table.until(lambda: not lab.mux._mux.holding, 'the arm to be ready')
+    assert lab.answer(lab.reset(episode=1)).success
+
+
+def test_without_reports_the_answer_names_what_is_silent(lab, monkeypatch):
+    monkeypatch.setattr('dex_rl_nodes.nodes.arm_adapter._REPORTED', 0.5)
+    lab = lab(with_mux=False)
+    lab.silent = True
+    answer = lab.answer(lab.reset())
+    assert not answer.success
+    assert f'{CURRENT_POSE} and {HAND_TOPIC} does not report' in answer.message
+
+
+def test_a_second_request_replaces_the_first(lab):
+    lab = lab(scene='person', start=(0, 0, 0))
+    first = lab.reset()
+    adapter = lab.table.node
+    lab.table.until(lambda: adapter._stage is not None, 'the first request')
+    second = lab.reset()
+    assert lab.answer(first).message == 'another reset was asked for'
+    lab.table.until(lambda: adapter._stage == adapter._wait_for_scene, 'the wait for the person')
+    assert lab.table.call('arm_adapter/scene_ready').success
+    assert lab.answer(second).success
+
+
+def test_a_start_outside_of_the_workspace_is_refused_at_once(lab, monkeypatch):
+    lab = lab(with_mux=False)
+    monkeypatch.setitem(lab.table.node.__dict__, 'task', TASK.model_copy(update={'workspace_high': [0.4, 0.3, 0.5]}))
+    answer = lab.answer(lab.reset())
+    assert not answer.success and 'outside the workspace' in answer.message
+
+
+def test_the_missing_package_is_named_on_diagnostics(lab):
+    lab = lab(with_mux=False)
+    heard = lab.table.listen('/diagnostics')
+
+    def said():
+        return [s.message for array in heard for s in array.status if s.name == 'arm_adapter: arm']
+
+    lab.table.until(said, 'diagnostics of the arm', DEADLINE)
+    if lab.table.node._arm.missing:
+        assert 'franka_msgs.msg is not installed' in said()[0]
