@@ -18,7 +18,7 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.checkpoint import load_checkpoint, module_shapes, save_checkpoint
 from dex_rl_nodes.learning.encoder import VisualEncoder
 from dex_rl_nodes.learning.schedule import Progress, no_progress
-from dex_rl_nodes.learning.vision import VIEWS
+from dex_rl_nodes.learning.vision import VIEWS, Augmentation
 from dex_rl_nodes.records import PolicyStep, Reward
 
 _CURVE = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.99)
@@ -34,9 +34,10 @@ class RewardSettings(Model):
     learning_rate: float = Field(1e-4, gt=0, description='Adam')
     batch: int = Field(256, ge=2, description='half positives, half negatives')
     steps: int = Field(250, ge=1, description='minibatches of the paper, and between two checks on held-out episodes')
-    max_steps: int = Field(3000, ge=1, description='minibatches at most, where precision or recall are below target')
-    target: float = Field(0.98, gt=0, le=1, description='held-out precision and recall at which training stops')
-    patience: int = Field(3, ge=1, description='checks without a better held-out loss after which training stops')
+    max_steps: int = Field(2000, ge=1, description='minibatches at most')
+    patience: int = Field(2, ge=1, description='checks without a better held-out loss after which training stops')
+    copies: int = Field(2, ge=0, description='changed copies of every training image beside the image itself')
+    augmentation: Augmentation = Field(Augmentation(shift=8), description='of these copies')
     held_out: float = Field(0.2, gt=0, lt=1, description='share of the episodes kept for measuring')
     threshold: float = Field(0.9, gt=0, lt=1, description='probability that counts as success (Eq. C.2)')
 
@@ -49,14 +50,16 @@ class RewardExamples:
         features: (N, F) features of the frozen encoder, both views.
         success: bool (N,).
         episode: int (N,) episode each came from; whole episodes are held out.
+        changed: bool (N,) the image is an augmented copy; trained on, never measured on.
     """
 
     features: np.ndarray
     success: np.ndarray
     episode: np.ndarray
+    changed: np.ndarray
 
     def where(self, mask: np.ndarray) -> 'RewardExamples':
-        return RewardExamples(self.features[mask], self.success[mask], self.episode[mask])
+        return RewardExamples(self.features[mask], self.success[mask], self.episode[mask], self.changed[mask])
 
 
 class SpatialEmbedding(nn.Module):
@@ -121,7 +124,7 @@ def hold_out_episodes(examples: RewardExamples, held_out: float, seed: int) -> t
         count = min(max(1, round(held_out * len(group))), len(group) - 1)
         held.append(random.permutation(group)[: max(count, 0)])
     mask = np.isin(examples.episode, np.concatenate(held))
-    return examples.where(~mask), examples.where(mask)
+    return examples.where(~mask), examples.where(mask & ~examples.changed)
 
 
 def scores(probability: np.ndarray, success: np.ndarray, threshold: float) -> dict[str, float | None]:
@@ -146,8 +149,9 @@ def train_reward(
 ) -> tuple[RewardModel, dict]:
     """Fit the classifier.
 
-    Trains for the paper's number of steps, then, unless held-out precision and recall reach the target, on until the
-    held-out loss stops falling; the best of the checked models is returned.
+    Trains until the loss on held-out episodes stops falling, checked every `steps` minibatches; the best of the checked
+    models is returned. Held-out precision and recall alone say little: they are perfect long before the model is sure
+    enough of what a policy does that no person showed.
 
     Args:
         examples: labelled observations.
@@ -171,9 +175,10 @@ def train_reward(
         model = RewardModel(shape, settings)
         steps, checks = _fit(model, train, held, settings, np.random.default_rng(seed), progress)
     metrics = _measured(model, held, settings)
+    labels = examples.success[~examples.changed]
     counts = {
-        'positives': int(examples.success.sum()),
-        'negatives': int((~examples.success).sum()),
+        'positives': int(labels.sum()),
+        'negatives': int((~labels).sum()),
         'episodes': len(np.unique(examples.episode)),
         'held_out_episodes': len(np.unique(held.episode)),
         'held_out_positives': int(held.success.sum()),
@@ -216,8 +221,7 @@ def _fit(
             best_steps, stale = step, 0
         else:
             stale += 1
-        good = all((measured[name] or 0) >= settings.target for name in ('precision', 'recall'))
-        if good or stale >= settings.patience:
+        if stale >= settings.patience:
             break
     model.load_state_dict(best_state)
     model.eval().requires_grad_(False)

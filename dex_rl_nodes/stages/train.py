@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.dataset import Episode
@@ -15,7 +16,8 @@ from dex_rl_nodes.learning.encoder_choice import build_encoder
 from dex_rl_nodes.learning.interfaces import PriorSettings, save_interface
 from dex_rl_nodes.learning.policy import save_policy, train_policy
 from dex_rl_nodes.learning.prior import train_prior, train_prior_from_npz
-from dex_rl_nodes.learning.reward import RewardExamples, save_reward, train_reward
+from dex_rl_nodes.learning.reward import RewardExamples, RewardSettings, save_reward, train_reward
+from dex_rl_nodes.learning.vision import augment
 from dex_rl_nodes.run_directory import RunDirectory, file_hash, read_json
 from dex_rl_nodes.stages.inputs import is_current, stage_inputs
 from dex_rl_nodes.stages.job import Job
@@ -77,18 +79,25 @@ def policy_stage(job: Job, tell: Tell, again: bool = False) -> dict:
     return metrics
 
 
-def reward_examples(encoder: VisualEncoder, episodes: list[Episode]) -> RewardExamples:
+def reward_examples(
+    encoder: VisualEncoder, episodes: list[Episode], settings: RewardSettings, seed: int
+) -> RewardExamples:
     """Labelled frames: positives from the operator's mark on, negatives the others but for the moments before."""
-    features, labels, numbers = [], [], []
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
     for number, episode in enumerate(episodes):
-        marked = episode.success_step
         known = np.ones(len(episode) + 1, bool)
-        if marked is not None:
+        if (marked := episode.success_step) is not None:
             known[max(0, marked - UNCERTAIN_TICKS) : marked] = False
-        features.append(encoder.encode_batch({view: frames[known] for view, frames in episode.images.items()}))
-        labels.append(episode.success[known])
-        numbers.append(np.full(known.sum(), number))
-    return RewardExamples(np.concatenate(features), np.concatenate(labels), np.concatenate(numbers))
+        images = {view: frames[known] for view, frames in episode.images.items()}
+        for copy in range(1 + settings.copies):
+            seen = images
+            if copy:
+                seen = {view: augment(frames, settings.augmentation, generator) for view, frames in images.items()}
+            features = encoder.encode_batch(seen)
+            count = len(features)
+            parts.append((features, episode.success[known], np.full(count, number), np.full(count, copy > 0)))
+    return RewardExamples(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def reward_stage(job: Job, tell: Tell, again: bool = False) -> dict:
@@ -97,7 +106,7 @@ def reward_stage(job: Job, tell: Tell, again: bool = False) -> dict:
         return kept
     sessions, settings = job.episodes('reward'), job.reward_settings
     encoder, started = job.encoder(), time.monotonic()
-    examples = reward_examples(encoder, sessions + job.demonstrations())
+    examples = reward_examples(encoder, sessions + job.demonstrations(), settings, job.settings.seed)
     model, metrics = train_reward(examples, encoder.spatial_shape, settings, job.settings.seed, tell)
     metrics['seconds'] = round(time.monotonic() - started, 2)
     save_reward(job.run.file('reward.safetensors'), model, encoder, settings, {**_about(job, 'reward'), **metrics})

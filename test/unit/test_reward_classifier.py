@@ -1,5 +1,6 @@
 """The reward classifier learns, measures itself on other episodes, and holds before it calls a success (T30)."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -37,7 +38,8 @@ def examples(episodes: int = 40, steps: int = 20, seed: int = 0) -> RewardExampl
     success[::2, -steps // 4 :] = True
     features[success, 20] += 6
     episode = np.repeat(np.arange(episodes), steps)
-    return RewardExamples(features.reshape(-1, FEATURES).astype(np.float16), success.reshape(-1), episode)
+    rows = features.reshape(-1, FEATURES).astype(np.float16)
+    return RewardExamples(rows, success.reshape(-1), episode, np.zeros(len(rows), bool))
 
 
 @pytest.fixture(scope='module')
@@ -61,7 +63,9 @@ def test_stricter_thresholds_never_call_more(trained):
 
 def test_overfits_eight_and_eight():
     random = np.random.default_rng(0)
-    few = RewardExamples(random.normal(size=(32, FEATURES)), np.arange(32) % 2 == 0, np.arange(32) // 8)
+    few = RewardExamples(
+        random.normal(size=(32, FEATURES)), np.arange(32) % 2 == 0, np.arange(32) // 8, np.zeros(32, bool)
+    )
     model, _ = train_reward(few, SHAPE, SETTINGS.model_copy(update={'patience': 100}), seed=0)
     train, _ = hold_out_episodes(few, SETTINGS.held_out, seed=0)
     logit = model(torch.from_numpy(train.features.astype(np.float32)))
@@ -74,6 +78,14 @@ def test_whole_episodes_are_held_out_with_both_labels():
     assert len(train.episode) + len(held.episode) == 800
     for part in (train, held):
         assert part.success.any() and not part.success.all()
+
+
+def test_changed_copies_are_trained_on_and_never_measured_on():
+    some = replace(examples(), changed=np.arange(800) % 3 == 0)
+    train, held = hold_out_episodes(some, 0.2, seed=3)
+    assert train.changed.any() and not held.changed.any()
+    measured = train_reward(some, SHAPE, SETTINGS.model_copy(update={'max_steps': 50}), seed=0)[1]
+    assert measured['positives'] + measured['negatives'] == int((~some.changed).sum())
 
 
 def test_training_repeats_itself(trained):
