@@ -103,6 +103,8 @@ class Method(Model):
     residual: dict = Field(default_factory=dict, description='settings of residual actor, critic and algorithm')
 
 
+EMULATED = '_emulated'  # behind the name of a robot: the same robot, of emulated devices and a simulated arm
+
 Kind = Literal['tasks', 'robots', 'methods']
 _MODELS: dict[str, type[Model]] = {'tasks': Task, 'robots': Robot, 'methods': Method}
 M = TypeVar('M', bound=Model)
@@ -143,9 +145,30 @@ def load_task(name: str) -> Task:
     return _load('tasks', name)
 
 
+def is_simulated(robot: str) -> bool:
+    """Whether no real robot of this name can move."""
+    return robot == 'sim' or robot.endswith(EMULATED)
+
+
+def robot_names() -> list[str]:
+    """Names of all robots, and of those with emulated devices."""
+    known = names('robots')
+    return known + [f'{name}{EMULATED}' for name in known if name != 'sim']
+
+
 def load_robot(name: str) -> Robot:
-    """Configuration of a robot; UserError names the valid ones."""
-    return _load('robots', name)
+    """Configuration of a robot; UserError names the valid ones.
+
+    With emulated devices all values are those of the robot, but its cameras are as small and slow as those of the
+    simulated robot: they are drawn in software.
+    """
+    robot = _load('robots', name.removesuffix(EMULATED))
+    if not name.endswith(EMULATED):
+        return robot
+    usual = {key: Camera.model_fields[key].default for key in ('width', 'height', 'rate')}
+    return robot.model_copy(
+        update={'cameras': {view: camera.model_copy(update=usual) for view, camera in robot.cameras.items()}}
+    )
 
 
 def load_method(name: str) -> Method:

@@ -93,6 +93,10 @@ SERVICES = {
 
 _THREADS = Parameter('threads', 1, 'threads of PyTorch', minimum=1, maximum=64)
 
+_DEVICE_FOLDER = Parameter(
+    'device_folder', '', 'folder in which emulated devices appear and are used instead of their topics; empty: none'
+)
+
 SIM_ROBOT = NodeDescription(
     'sim_robot',
     'The simulated robot: arm, hand and cameras with the topics of their drivers.',
@@ -113,6 +117,7 @@ SIM_ROBOT = NodeDescription(
     parameters=(
         Parameter('state_rate', 50.0, 'rate of pose and joint topics in real time', 'Hz', 10.0, 500.0),
         Parameter('command_deadline', 30.0, 'lockstep: longest wait for the commands of a tick', 's', 1.0, 600.0),
+        _DEVICE_FOLDER,
     ),
 )
 
@@ -132,6 +137,7 @@ SCRIPTED_OPERATOR = NodeDescription(
         Parameter(
             'presence', 0.3, 'intervene: share of the episodes in which somebody watches', minimum=0.0, maximum=1.0
         ),
+        _DEVICE_FOLDER,
     ),
 )
 
@@ -324,7 +330,10 @@ HAND_DRIVER = NodeDescription(
     'Driver of the six-motor hand (Ruiyan, Inspire).',
     publishes=(HAND_JOINTS,),
     subscribes=(HAND_COMMAND,),
-    parameters=(_PORT,),
+    parameters=(
+        _PORT,
+        Parameter('start_deadline', 0.0, 'longest wait at the start for the hand to appear', 's', 0.0, 600.0),
+    ),
 )
 
 GLOVE_DRIVER = NodeDescription(

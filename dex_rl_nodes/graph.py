@@ -6,6 +6,7 @@ An application has typed arguments; from their values it builds the list of its 
 
 import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -63,7 +64,12 @@ class Application:
         Raises:
             UserError: an unknown argument (names the valid ones) or a value that is not allowed.
         """
-        return parse_all(f'{self.name}.launch.py', self.arguments, texts)
+        values = parse_all(f'{self.name}.launch.py', self.arguments, texts)
+        if values.get('devices') == 'emulated':
+            if values['robot'] == 'sim':
+                raise UserError('robot:=sim has no devices to emulate; use devices:=emulated with robot:=fr3_ruiyan')
+            values['robot'] = f'{values["robot"]}{config.EMULATED}'
+        return values
 
 
 _common = {parameter.name: parameter for parameter in COMMON}
@@ -83,6 +89,12 @@ CAMERAS = Parameter(
     'auto',
     'robot: who reads RealSense cameras; auto: realsense2_camera where it is installed',
     choices=('auto', 'realsense2_camera', 'camera_driver'),
+)
+DEVICES = Parameter(
+    'devices',
+    'real',
+    'robot: real, or emulated: its drivers speak with emulated devices, which are wired to a simulated arm and scene',
+    choices=('real', 'emulated'),
 )
 EPISODES = Parameter('episodes', 0, 'number of episodes; 0: as the task says', minimum=0, maximum=100000)
 PARAMETER_FILE = Parameter('parameter_file', '', 'YAML file of node parameters, read after the ones given here')
@@ -126,12 +138,24 @@ def _node(name: str, values: dict[str, Value], **options) -> Process:
     return Process(name, name, parameters=parameters, remaps=remaps, namespace=str(values['namespace']), **options)
 
 
+def device_folder(values: Mapping[str, Value]) -> str:
+    """Where the emulated devices of a graph appear: only one such graph runs per domain and namespace."""
+    return f'{_place_of(str(values.get("namespace", "")), os.environ)}-devices'
+
+
 def _robot(values: dict[str, Value]) -> list[Process]:
     """The robot itself: the simulated one, or the drivers of hand and cameras (the arm has its own bring-up)."""
     if values['robot'] == 'sim':
         return [_node('sim_robot', values)]
     if values['lockstep']:
-        raise UserError('lockstep:=true needs robot:=sim: a real robot does not wait for commands')
+        raise UserError('lockstep:=true needs robot:=sim: real and emulated devices do not wait for commands')
+    if config.is_simulated(str(values['robot'])):
+        folder = device_folder(values)
+        hand = {'port': f'{folder}/hand', 'start_deadline': _HAND_DEADLINE}
+        return [
+            _node('sim_robot', values, parameters={'device_folder': folder}),
+            _node('hand_driver', values, parameters=hand, on_exit='restart'),
+        ]
     drivers = [_node(name, values, on_exit='restart') for name in ('arm_adapter', 'hand_driver')]
     return [*drivers, *_cameras(values)]
 
@@ -164,17 +188,25 @@ def _cameras(values: dict[str, Value]) -> list[Process]:
 def _operator(values: dict[str, Value], mode: str) -> list[Process]:
     """Whoever holds SpaceMouse and glove, and the node that reads them."""
     who = values['operator']
+    simulated, ports = config.is_simulated(str(values['robot'])), {}
     if who == 'auto':
-        who = 'scripted' if values['robot'] == 'sim' else 'human'
-    if who == 'scripted' and values['robot'] != 'sim':
-        raise UserError(f'operator:=scripted needs robot:=sim; with robot:={values["robot"]} use operator:=human')
+        who = 'scripted' if simulated else 'human'
+    if who == 'scripted' and not simulated:
+        raise UserError(
+            'operator:=scripted needs robot:=sim or devices:=emulated; '
+            f'with robot:={values["robot"]} use operator:=human'
+        )
     scripted = {'mode': mode} | ({'presence': values['presence']} if 'presence' in values else {})
+    if who == 'scripted' and values['robot'] != 'sim':
+        folder = scripted['device_folder'] = device_folder(values)
+        ports = {name: {'port': f'{folder}/{name}'} for name in ('spacemouse', 'glove')}
+    drivers = [
+        _node(f'{name}_driver', values, parameters=ports.get(name, {}), on_exit='restart')
+        for name in ('spacemouse', 'glove')
+    ]
     devices = {
-        'scripted': [_node('scripted_operator', values, parameters=scripted)],
-        'human': [
-            _node('spacemouse_driver', values, on_exit='restart'),
-            _node('glove_driver', values, on_exit='restart'),
-        ],
+        'scripted': [_node('scripted_operator', values, parameters=scripted), *(drivers if ports else [])],
+        'human': drivers,
         'none': [],
     }
     return [*devices[str(who)], _node('teleop', values)]
@@ -185,7 +217,7 @@ def _episodes(values: dict[str, Value], purpose: str) -> list[Process]:
     operated = values.get('operator', 'none') != 'none'
     manager = {name: values[name] for name in ('episodes', 'steps', 'residual') if name in values}
     manager |= {'purpose': purpose, 'teleop_required': operated}
-    if values['robot'] != 'sim':
+    if not config.is_simulated(str(values['robot'])):
         manager['reset_deadline'] = _RESET_DEADLINE
     return [
         _node('command_mux', values, parameters={'teleop_required': operated}),
@@ -224,7 +256,7 @@ def _train(values: dict[str, Value]) -> list[Process]:
 
 def _online_rl(values: dict[str, Value]) -> list[Process]:
     first = [_stage(values, 'prepare', runs_first=True)] if values['prepare'] else []
-    if first and values['robot'] != 'sim':
+    if first and not config.is_simulated(str(values['robot'])):
         # on a robot a person collects: say what is missing, do not start it
         first = [_stage(values, 'check', runs_first=True)]
     return [
@@ -261,6 +293,7 @@ def _view(values: dict[str, Value]) -> list[Process]:
     ]
 
 
+_HAND_DEADLINE = 120.0  # s until the emulated hand is there, which comes with the simulation
 _STAGE = Parameter('stage', 'all', 'what to train', choices=COMMANDS['train'].words)
 _PURPOSE = Parameter(
     'purpose',
@@ -273,14 +306,18 @@ _PREPARE = Parameter('prepare', True, 'run the missing stages first (simulation)
 _VIEWER = Parameter('viewer', 'rviz', 'program to look with', choices=('rviz', 'rqt', 'foxglove'))
 _RESIDUAL = next(parameter for parameter in NODES['residual_actor'].parameters if parameter.name == 'residual')
 _PRESENCE = next(parameter for parameter in NODES['scripted_operator'].parameters if parameter.name == 'presence')
-_GRAPH = (*SETTINGS, CAMERAS, LOCKSTEP, NAMESPACE, PARAMETER_FILE)
+_GRAPH = (*SETTINGS, DEVICES, CAMERAS, LOCKSTEP, NAMESPACE, PARAMETER_FILE)
 
 APPLICATIONS = {
     application.name: application
     for application in (
         Application('collect_demos', 'Record demonstrations.', (*_GRAPH, OPERATOR, EPISODES, _PURPOSE), _collect_demos),
         Application(
-            'train', 'Train prior, base policy and reward classifier from bags.', (*SETTINGS, _STAGE), _train, False
+            'train',
+            'Train prior, base policy and reward classifier from bags.',
+            (*SETTINGS, DEVICES, _STAGE),
+            _train,
+            False,
         ),
         Application(
             'online_rl',
@@ -292,7 +329,7 @@ APPLICATIONS = {
         Application(
             'robot',
             'The robot alone: the simulated one, or its drivers.',
-            (ROBOT, TASK, SEED, CAMERAS, LOCKSTEP, NAMESPACE, PARAMETER_FILE),
+            (ROBOT, TASK, SEED, DEVICES, CAMERAS, LOCKSTEP, NAMESPACE, PARAMETER_FILE),
             _robot,
         ),
         Application('view', 'Look at a running graph.', (_VIEWER, NAMESPACE), _view, False),
@@ -321,10 +358,8 @@ def sole_graph(app: Application, namespace: str, variables: Mapping[str, str]) -
     if not app.drives_robot:
         yield
         return
-    domain = variables.get('ROS_DOMAIN_ID') or '0'
-    name = namespace.strip('/').replace('/', '-')
-    path = Path(tempfile.gettempdir()) / f'dexrl-{os.getuid()}-domain-{domain}{"-" * bool(name)}{name}.lock'
-    with path.open('a+') as file:
+    domain, place = variables.get('ROS_DOMAIN_ID') or '0', _place_of(namespace, variables)
+    with Path(f'{place}.lock').open('a+') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -337,4 +372,15 @@ def sole_graph(app: Application, namespace: str, variables: Mapping[str, str]) -
         file.truncate(0)
         file.write(f'{app.name}.launch.py (process {os.getpid()})')
         file.flush()
-        yield
+        # a killed graph leaves links to terminals that may be somebody else's by now
+        shutil.rmtree(f'{place}-devices', ignore_errors=True)
+        try:
+            yield
+        finally:
+            shutil.rmtree(f'{place}-devices', ignore_errors=True)
+
+
+def _place_of(namespace: str, variables: Mapping[str, str]) -> Path:
+    """Path, without its end, of what belongs to the one graph of a domain and namespace."""
+    domain, name = variables.get('ROS_DOMAIN_ID') or '0', namespace.strip('/').replace('/', '-')
+    return Path(tempfile.gettempdir()) / f'dexrl-{os.getuid()}-domain-{domain}{"-" * bool(name)}{name}'

@@ -5,15 +5,18 @@ Order: thumb rotation, thumb bend, index, middle, ring, pinky; 0 open, 1 closed.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from dex_rl_nodes.drivers import inspire, ruiyan
+from dex_rl_nodes.drivers.hand_reading import HandReading
 from dex_rl_nodes.drivers.link import LinkLost, SerialLink
 from dex_rl_nodes.errors import UserError
 
+_FIRST_READS = 4  # a position counts when two readings agree, and a reply may be lost
+_STOP_SENDS = 10  # a stop is commanded so often, for a command may be lost
 JOINTS = ('thumb_rotation', 'thumb_bend', 'index', 'middle', 'ring', 'pinky')
 
 
@@ -28,20 +31,6 @@ class HandSettings:
     reply_timeout: float = 0.015  # s
     stale_after: float = 0.5  # feedback older than this counts as missing (s)
     hand_id: int = 1  # Inspire only
-
-
-@dataclass
-class HandReading:
-    """What the hand reports, per motor in the order of JOINTS."""
-
-    position: np.ndarray = field(default_factory=lambda: np.full(6, np.nan, np.float32))  # normalised travel
-    current: np.ndarray = field(default_factory=lambda: np.zeros(6, np.float32))  # raw unit of the hand
-    time: np.ndarray = field(default_factory=lambda: np.full(6, -np.inf))  # of the last reply (s, monotonic)
-    status: list[int] = field(default_factory=lambda: [0] * 6)  # code of the hand, 0 is well
-
-    def age(self, now: float) -> np.ndarray:
-        """Seconds since each motor last answered, (6,)."""
-        return now - self.time
 
 
 class Hand(Protocol):
@@ -79,36 +68,34 @@ class RuiyanHand:
             else:
                 counts = round(float(target[index]) * ruiyan.FULL_TRAVEL)
                 request = ruiyan.encode_move(motor, counts, round(1000 * self._settings.speed), self._settings.current)
-            self._link.write(request)
-            self._receive(motor)
+            self._ask(motor, request)
 
-    def _receive(self, motor: int) -> None:
+    def _ask(self, motor: int, request: bytes) -> None:
+        """One request and its reply; what else comes on the bus is late or damaged."""
+        self._link.discard_input()
+        self._parser.clear()
+        self._link.write(request)
         deadline = time.monotonic() + self._settings.reply_timeout
         while time.monotonic() < deadline:
-            replies = self._parser.feed(self._link.read(ruiyan.FRAME_LENGTH))
-            for reply in replies:
-                self._store(reply)
-            if any(reply.motor == motor for reply in replies):
-                return
-        self._parser.clear()
+            for reply in self._parser.feed(self._link.read(ruiyan.FRAME_LENGTH)):
+                if reply.motor == motor and reply.command == request[ruiyan.COMMAND]:
+                    self._store(reply)
+                    return
 
     def _store(self, reply: ruiyan.Feedback) -> None:
+        if reply.status and reply.status not in ruiyan.WARNINGS and reply.status not in ruiyan.FAULTS:
+            return  # there is no such status: a damaged frame
         index = reply.motor - 1
-        now = time.monotonic()
         position = reply.position / ruiyan.FULL_TRAVEL
-        if not _plausible(self.reading, index, position, now, self._settings.speed):
-            return
-        self.reading.position[index] = position
-        self.reading.current[index] = reply.current
-        self.reading.status[index] = reply.status
-        self.reading.time[index] = now
+        self.reading.tell_position(index, position, time.monotonic(), self._settings.speed)
+        self.reading.tell_current(index, reply.current)
+        self.reading.tell_status(index, reply.status)
 
     def clear_faults(self) -> None:
         """Clear the fault of every motor that has one."""
         for index, status in enumerate(self.reading.status):
             if status in ruiyan.FAULTS:
-                self._link.write(ruiyan.encode_clear(index + 1))
-                self._receive(index + 1)
+                self._ask(index + 1, ruiyan.encode_clear(index + 1))
 
     def faults(self) -> dict[str, str]:
         """See Hand."""
@@ -150,16 +137,16 @@ class InspireHand:
         self._cycle += 1
         if block == inspire.CURRENT:
             if data := self._read(block, 12):
-                self.reading.current[:] = inspire.words(data)[::-1]
+                for motor, current in enumerate(inspire.words(data)[::-1]):
+                    self.reading.tell_current(motor, current)
         elif data := self._read(block, 6):
-            self.reading.status[:] = list(data[::-1])
+            for motor, status in enumerate(data[::-1]):
+                self.reading.tell_status(motor, status)
 
     def _store(self, travel: list[float]) -> None:
         now = time.monotonic()
-        for index, position in enumerate(travel):
-            if _plausible(self.reading, index, position, now, self._settings.speed):
-                self.reading.position[index] = position
-                self.reading.time[index] = now
+        for motor, position in enumerate(travel):
+            self.reading.tell_position(motor, position, now, self._settings.speed)
 
     def _read(self, address: int, count: int) -> bytes:
         """Data bytes of registers; empty when no reply came in time."""
@@ -197,20 +184,6 @@ class InspireHand:
         self._link.close()
 
 
-def _plausible(reading: HandReading, index: int, position: float, now: float, speed: float) -> bool:
-    """Whether a motor can have come this far since its last reply.
-
-    The checksum is one byte, so about one damaged frame in 256 passes it; a jump that the motor's speed does not
-    allow is such a frame.
-    """
-    if not 0 <= position <= 1:
-        return False
-    elapsed = now - reading.time[index]
-    if not np.isfinite(elapsed):
-        return True
-    return bool(abs(position - reading.position[index]) <= 0.05 + 2 * speed * elapsed)
-
-
 def _probe(
     settings: HandSettings, bauds: tuple[int, ...], request: bytes, answered: Callable[[bytes], bool]
 ) -> SerialLink:
@@ -233,9 +206,10 @@ def _probe(
 class HandController:
     """Keeps a hand safe: no motion at start, limits, faults, silence, unplugging.
 
-    At connection the measured pose becomes the target. A target is approached with at most `largest_step` per cycle.
-    Without a command for `command_timeout` the hand stops where it is. A fault stops the motor where it is, and is
-    cleared at most once per `clear_interval`. A lost link is opened again until it works.
+    Without a command the hand is only read. A first command starts from the measured pose; a target is approached with
+    at most `largest_step` per cycle. Without a command for `command_timeout` the hand stops where it is. A fault stops
+    the motor where it is, and is cleared at most once per `clear_interval`. A lost link is opened again until it works;
+    a hand that is not there at first is waited for `patience` seconds.
     """
 
     def __init__(
@@ -245,12 +219,17 @@ class HandController:
         command_timeout: float,
         clear_interval: float = 1.0,
         reconnect_interval: float = 0.5,
+        patience: float = 0.0,
     ):
         self._connect = connect
         self._largest_step = largest_step
         self._command_timeout = command_timeout
         self._clear_interval = clear_interval
         self._reconnect_interval = reconnect_interval
+        self._patience = patience
+        self._first_try = np.inf
+        self._connected = False  # at least once
+        self._stops_left = 0
         self._goal: np.ndarray | None = None
         self._commanded_at = -np.inf
         self._cleared_at = -np.inf
@@ -283,18 +262,19 @@ class HandController:
         if now - self._tried_at < self._reconnect_interval:
             return False
         self._tried_at = now
-        first = self.target is None and not self.problem
+        self._first_try = min(self._first_try, now)
         try:
             self.hand = self._connect()
         except LinkLost as error:
             self.problem = str(error)
             return False
         except UserError as error:
-            if first:
+            if not self._connected and now - self._first_try >= self._patience:
                 raise
             self.problem = str(error)
             return False
-        self.reconnections += not first
+        self.reconnections += self._connected
+        self._connected = True
         self.target = self._goal = None
         return True
 
@@ -305,23 +285,36 @@ class HandController:
 
     def _exchange(self, now: float) -> None:
         reading = self.hand.reading
-        if self.target is None:
-            self.hand.exchange(None)
-            missing = [JOINTS[index] for index in np.flatnonzero(~np.isfinite(reading.position))]
-            if missing:
-                self.problem = f'no answer from motor {", ".join(missing)}; check its cable and its id'
-                return
-            self.problem = ''
-            self.target = reading.position.astype(np.float64)
+        if self.target is None and not self._read_first():
             return
-        goal = self._goal
-        if goal is not None and now - self._commanded_at > self._command_timeout:
-            self._goal = goal = None
+        if self._goal is not None and now - self._commanded_at > self._command_timeout:
+            self._goal, self._stops_left = None, _STOP_SENDS
             self.target = reading.position.astype(np.float64)
-        if goal is not None:
-            self.target = self.target + np.clip(goal - self.target, -self._largest_step, self._largest_step)
+        moving = self._goal is not None or self._stops_left > 0
+        if self._goal is not None:
+            self.target = self.target + np.clip(self._goal - self.target, -self._largest_step, self._largest_step)
+        elif moving:
+            self._stops_left -= 1
         self._hold_faulty(reading, now)
-        self.hand.exchange(self.target)
+        self.hand.exchange(self.target if moving else None)
+        if not moving:
+            # the hand holds by itself; wherever it is, the next command starts there
+            self.target = reading.position.astype(np.float64)
+
+    def _read_first(self) -> bool:
+        """Take the measured pose as target; False while a motor does not answer."""
+        reading = self.hand.reading
+        for _ in range(_FIRST_READS):
+            self.hand.exchange(None)
+            if np.isfinite(reading.position).all():
+                break
+        missing = [JOINTS[index] for index in np.flatnonzero(~np.isfinite(reading.position))]
+        if missing:
+            self.problem = f'no answer from motor {", ".join(missing)}; check its cable and its id'
+            return False
+        self.problem, self._stops_left = '', 0
+        self.target = reading.position.astype(np.float64)
+        return True
 
     def _hold_faulty(self, reading: HandReading, now: float) -> None:
         faults = self.hand.faults()

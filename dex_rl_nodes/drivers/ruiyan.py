@@ -8,6 +8,7 @@ thumb bend, index, middle, ring, pinky; position 0 is open, 4095 closed.
 from dataclasses import dataclass
 
 HEADER = 0xA5
+COMMAND = 4  # where the command code stands in a frame
 FRAME_LENGTH = 13
 MOTORS = (1, 2, 3, 4, 5, 6)
 FULL_TRAVEL = 4095

@@ -1,12 +1,15 @@
 """SpaceMouse through its HID reports, for machines without spacenavd.
 
 Report 1 holds the translation (older models) or all six axes, report 2 the rotation of older models, report 3 the
-buttons (bit 0 left, bit 1 right). Counts are about plus or minus 350 at full deflection.
+buttons (bit 0 left, bit 1 right, then those of larger models). Counts are about plus or minus 350 at full deflection.
 """
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 FULL_SCALE = 350.0
+REPORT_SIZE = 64  # bytes; no report is longer
 
 # vendor id, product id -> model
 MODELS = {
@@ -25,11 +28,10 @@ MODELS = {
 
 @dataclass(frozen=True)
 class MouseState:
-    """Axes in device convention, [-1, 1]: x, y, z, then rotations about them; buttons."""
+    """Axes in device convention, [-1, 1]: x, y, z, then rotations about them; buttons, left first."""
 
     axes: tuple[float, ...] = (0.0,) * 6
-    left: bool = False
-    right: bool = False
+    buttons: tuple[bool, ...] = (False, False)
 
 
 def _axes(data: bytes) -> tuple[float, ...]:
@@ -49,5 +51,12 @@ def decode_report(report: bytes, state: MouseState) -> MouseState:
     if kind == 2 and len(data) >= 6:
         return replace(state, axes=state.axes[:3] + _axes(data[:6]))
     if kind == 3 and data:
-        return replace(state, left=bool(data[0] & 1), right=bool(data[0] & 2))
+        bits = int.from_bytes(data[:2], 'little')
+        return replace(state, buttons=tuple(bool(bits >> index & 1) for index in range(max(2, bits.bit_length()))))
     return state
+
+
+def ros_axes(axes) -> np.ndarray:
+    """Axes (6,) of the device (right, towards the operator, down) in those of REP-103 (forward, left, up)."""
+    right, back, down, about_right, about_back, about_down = axes
+    return -np.array([back, right, down, about_back, about_right, about_down])

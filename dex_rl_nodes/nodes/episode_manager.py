@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from rclpy.clock import Clock, ClockType
 
+from dex_rl_nodes import config
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.evaluation.episodes import EpisodeMachine
 from dex_rl_nodes.evaluation.report import EpisodeRow, save_report
@@ -161,7 +162,7 @@ class EpisodeManager(Node):
 
     def _reset_failed(self, reason: str) -> None:
         """On a robot a person can help, and end the pause; in simulation nobody can."""
-        if self.setting('robot') == 'sim':
+        if config.is_simulated(self.setting('robot')):
             raise UserError(f'episode_manager: {reason}')
         self._pause, self._pause_reason = True, reason
         self._next_episode()

@@ -31,7 +31,10 @@ class HandDriver(Node):
         def connect() -> Hand:
             return MODELS[settings.model](hand)
 
-        self._controller = HandController(connect, settings.largest_step, settings.command_timeout)
+        patience = self.setting('start_deadline')
+        self._controller = HandController(
+            connect, settings.largest_step, settings.command_timeout, patience=patience
+        )
         self.subscribe(HAND_COMMAND, self._command)
         self.advertise(HAND_JOINTS)
         self._controller.cycle(time.monotonic())
@@ -66,7 +69,7 @@ class HandDriver(Node):
         values = {'rate (Hz)': rate, 'reconnections': controller.reconnections, 'commands refused': self._refused}
         if controller.hand is not None:
             ages = controller.hand.reading.age(now)
-            values |= {'baud': controller.hand.baud}
+            values |= {'baud': controller.hand.baud, 'readings not believed': controller.hand.reading.doubted}
             values |= {f'{joint} age (s)': float(age) for joint, age in zip(JOINTS, ages)}
             values |= {'fault': '; '.join(f'{joint} {fault}' for joint, fault in controller.hand.faults().items())}
         if controller.problem:

@@ -8,6 +8,9 @@ from sensor_msgs.msg import JointState, Joy
 
 from dex_rl_nodes.descriptions import CURRENT_POSE, GLOVE, JOY, TWIST
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
+from dex_rl_nodes.drivers.emulators.operator_devices import OperatorDevices
+from dex_rl_nodes.drivers.emulators.serial_device import private_folder
+from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.node import run_node
@@ -19,7 +22,10 @@ _SKILLS = {'demonstrate': 'demonstrate', 'negative': 'negative', 'intervene': 'a
 
 
 class ScriptedOperatorNode(EpisodeNode):
-    """Wraps ScriptedOperator; acts once per SimState, with its stamp."""
+    """Wraps ScriptedOperator; acts once per SimState, with its stamp.
+
+    With a `device_folder` it holds an emulated SpaceMouse and glove, and their drivers publish what it does.
+    """
 
     def __init__(self, core: ScriptedOperator | None = None, **options: Any):
         super().__init__('scripted_operator', **options)
@@ -29,7 +35,12 @@ class ScriptedOperatorNode(EpisodeNode):
         self._scene: SimState | None = None
         self._pose: tuple[int, np.ndarray] | None = None  # stamp and value, also below
         self._hand: tuple[int, np.ndarray] | None = None
-        self.advertise(TWIST, JOY, GLOVE)
+        self._devices: OperatorDevices | None = None
+        if folder := self.setting('device_folder'):
+            self._devices = OperatorDevices(private_folder(folder), device_settings(self.robot).glove)
+            self._devices.plug_in()
+        else:
+            self.advertise(TWIST, JOY, GLOVE)
         self.subscribe(CURRENT_POSE, self._on_pose)
         self.subscribe(HAND_TOPIC, self._on_hand)
         self.subscribe_ticks('sim_state', self._on_scene)
@@ -41,6 +52,10 @@ class ScriptedOperatorNode(EpisodeNode):
         somebody = np.random.default_rng([episode.seed, 0x1A]).random() < self.setting('presence')
         self._present = self._mode in ('demonstrate', 'negative') or (self._mode == 'intervene' and somebody)
         self._scene = None
+
+    def end(self, episode: EpisodeState) -> None:
+        if self._devices is not None:  # they go on telling what was done last
+            self._devices.show(np.zeros(6), [], None)
 
     def _on_pose(self, message: PoseStamped) -> None:
         self._pose = conversions.stamp_ns(message.header.stamp), conversions.pose_array(message.pose)
@@ -71,6 +86,9 @@ class ScriptedOperatorNode(EpisodeNode):
         self._publish(action, scene.stamp)
 
     def _publish(self, action: OperatorInput, stamp: int) -> None:
+        if self._devices is not None:
+            self._devices.show(action.twist, joy_buttons(action), action.glove)
+            return
         twist, joy = TwistStamped(), Joy(buttons=joy_buttons(action))
         twist.header.stamp = joy.header.stamp = conversions.time_message(stamp)
         twist.header.frame_id = self.robot.base_frame
@@ -80,6 +98,10 @@ class ScriptedOperatorNode(EpisodeNode):
         self.publish(JOY, joy)
         self.publish(GLOVE, conversions.joint_state(HAND_JOINTS, action.glove, stamp))
         self.publish(TWIST, twist)
+
+    def close(self) -> None:
+        if self._devices is not None:
+            self._devices.unplug()
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The simulated robot, below the drivers: topics, types and units of cameras, arm and hand."""
 
+import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -12,14 +13,20 @@ from sensor_msgs.msg import CameraInfo, JointState
 
 from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES, INFOS, MEASURED_JOINTS
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
+from dex_rl_nodes.drivers.emulators.hands import HANDS, EmulatedHand, FollowedMotors
+from dex_rl_nodes.drivers.emulators.serial_device import private_folder
+from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.node import OK, WARN, run_node
 from dex_rl_nodes.nodes.timing import Timing
 from dex_rl_nodes.records import ARM_JOINTS, HAND_JOINTS, EpisodeState, RobotReading, SimState
+from dex_rl_nodes.sim.renderer import CameraNoise
 from dex_rl_nodes.sim.robot import SimRobot
 
+_HAND_RATE = 100.0  # Hz, at which an emulated hand and the simulated one agree
+_LET_GO, _LET_GO_DEADLINE = 0.1, 3.0  # s; without a command for so long the hand is let go, and how long that may take
 _LONGEST_STEP = 0.1  # s; physics that is further behind real time skips the rest
 _COMMANDS = ('target_pose', HAND_COMMAND)
 
@@ -30,6 +37,8 @@ class SimRobotNode(EpisodeNode):
     Real time: physics follows the steady clock in small steps on the executor's thread; images are rendered from a
     copy of the state on a second thread, so that neither waits for the other.
     Lockstep: the observation of a tick is published, then time stands still until the commands with its stamp come.
+    With a `device_folder` the hand is an emulated device, which its driver commands and reads, and the cameras are as
+    noisy as real ones.
     """
 
     def __init__(self, core: SimRobot | None = None, **options: Any):
@@ -42,9 +51,12 @@ class SimRobotNode(EpisodeNode):
         self._targets: dict[str, np.ndarray] = {}
         self._frames = Timing()
         self._skipped_frames = self._behind = 0
-        self.advertise(*(topic for topic in self.description.publishes if self.lockstep or topic != '/clock'))
+        self._hand = self._plug_in_hand()
+        left_out = (['/clock'] if not self.lockstep else []) + ([HAND_TOPIC] if self._hand else [])
+        self.advertise(*(topic for topic in self.description.publishes if topic not in left_out))
         self.subscribe('target_pose', self._on_target_pose)
-        self.subscribe(HAND_COMMAND, self._on_hand_command)
+        if self._hand is None:
+            self.subscribe(HAND_COMMAND, self._on_hand_command)
         self.serve('reset_scene', self._on_reset_scene)
         if not self.lockstep:
             self._start_real_time()
@@ -56,10 +68,14 @@ class SimRobotNode(EpisodeNode):
         self._stop_tick()
         self._targets.clear()
         try:
+            self._let_go_of_hand()
             reading = self._core.reset(request.seed)
         except UserError as error:
             response.message = str(error)
             return response
+        if self._hand is not None:
+            self._hand.motors.target = self._core.start_hand.tolist()
+            self._move_hand()
         self._prepared = request.episode
         response.success = True
         response.start = conversions.time_message(reading.stamp if self.lockstep else self._now())
@@ -89,6 +105,9 @@ class SimRobotNode(EpisodeNode):
             if stamp != self._tick:
                 return
             self.arrived(self._awaited(topic))
+        if self._hand is not None:
+            self._core.set_arm_target(target)
+            return
         self._targets[topic] = target
         if len(self._targets) < len(_COMMANDS):
             return
@@ -122,6 +141,34 @@ class SimRobotNode(EpisodeNode):
             self._targets.clear()
 
     # Real time
+
+    def _plug_in_hand(self) -> EmulatedHand | None:
+        """The emulated hand whose motors are those of the simulation; None where the hand has topics."""
+        folder = self.setting('device_folder')
+        if not folder:
+            return None
+        # the hand answers in a thread, six times per exchange, and shall not wait long for its turn
+        sys.setswitchinterval(0.001)
+        emulator = HANDS[device_settings(self.robot).hand.model]
+        start = FollowedMotors(self._core.start_hand.tolist())
+        self._noise = CameraNoise(self.setting('seed'))
+        hand = emulator(private_folder(folder) / 'hand', motors=start)
+        hand.plug_in()
+        self.every(1 / _HAND_RATE, self._move_hand)
+        return hand
+
+    def _move_hand(self) -> None:
+        self._catch_up()
+        self._core.set_hand_target(self._hand.motors.target)
+        self._hand.motors.position = self._core.read().hand.tolist()
+
+    def _let_go_of_hand(self) -> None:
+        """Wait until the driver only reads: a hand that is put to its start by nobody would be driven back."""
+        end = time.monotonic() + _LET_GO_DEADLINE
+        while self._hand is not None and time.monotonic() - self._hand.moved_at < _LET_GO:
+            if time.monotonic() > end:
+                raise UserError('the hand is still commanded between two episodes; stop whoever publishes hand/command')
+            time.sleep(0.01)
 
     def _start_real_time(self) -> None:
         self._renderer = ThreadPoolExecutor(1, thread_name_prefix='renderer')
@@ -163,6 +210,8 @@ class SimRobotNode(EpisodeNode):
     def _render(self, snapshot: Any, stamp: int, views: list[str]) -> None:
         with self._frames:
             images = {view: self._core.render(view, snapshot) for view in views}
+            if self._hand is not None:
+                images = {view: self._noise.add(image) for view, image in images.items()}
         self._publish_frames(stamp, images)
 
     # Topics
@@ -173,7 +222,8 @@ class SimRobotNode(EpisodeNode):
         self.publish(CURRENT_POSE, conversions.pose_stamped(reading.tcp_pose, stamp, self.robot.base_frame))
         measured = joint_state(ARM_JOINTS, reading.joint_position, velocity=reading.joint_velocity)
         self.publish(MEASURED_JOINTS, measured)
-        self.publish(HAND_TOPIC, joint_state(HAND_JOINTS, reading.hand))
+        if self._hand is None:
+            self.publish(HAND_TOPIC, joint_state(HAND_JOINTS, reading.hand))
         self.publish('joint_states', joint_state(core.joint_names, core.joint_positions))
 
     def _publish_scene(self, stamp: int) -> None:
@@ -210,6 +260,8 @@ class SimRobotNode(EpisodeNode):
         self.report('real time', WARN if late else OK, 'too slow' if late else 'ok', **counts, **self._frames.take())
 
     def close(self) -> None:
+        if self._hand is not None:
+            self._hand.unplug()
         if not self.lockstep:
             self._renderer.submit(self._core.close)
             self._renderer.shutdown()

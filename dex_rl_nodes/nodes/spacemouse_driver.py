@@ -8,6 +8,7 @@ from sensor_msgs.msg import Joy
 from dex_rl_nodes.descriptions import JOY, TWIST
 from dex_rl_nodes.drivers.devices import Reconnecting, SpaceMouseReader, find_spacemouse
 from dex_rl_nodes.drivers.settings import device_settings
+from dex_rl_nodes.drivers.spacemouse import ros_axes
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.node import ERROR, Node, run_node
 
@@ -29,16 +30,13 @@ class SpaceMouseDriver(Node):
         if state is None:
             return
         self._published += 1
-        # Device axes are right, towards the operator, down; REP-103 wants forward, left, up.
-        right, back, down, roll, pitch, yaw = state.axes
+        axes = ros_axes(state.axes).tolist()
         twist = TwistStamped()
         twist.header.stamp = conversions.time_message(self.get_clock().now().nanoseconds)
         linear, angular = twist.twist.linear, twist.twist.angular
-        linear.x, linear.y, linear.z = -back, -right, -down
-        angular.x, angular.y, angular.z = -pitch, -roll, -yaw
+        linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = axes
         self.publish(TWIST, twist)
-        axes = [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]
-        self.publish(JOY, Joy(header=twist.header, axes=axes, buttons=[int(state.left), int(state.right)]))
+        self.publish(JOY, Joy(header=twist.header, axes=axes, buttons=[int(pressed) for pressed in state.buttons]))
 
     def diagnose(self) -> None:
         """Presence and rate."""

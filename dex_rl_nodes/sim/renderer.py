@@ -45,6 +45,18 @@ def _import_context(backend: str):
     return importlib.import_module(f'mujoco.{backend}').GLContext
 
 
+class CameraNoise:
+    """Noise of a camera sensor, one grey level up or down: two images of a scene at rest differ, as real ones do."""
+
+    def __init__(self, seed: int):
+        self._random = np.random.default_rng([seed, 0x2E])
+
+    def add(self, image: np.ndarray) -> np.ndarray:
+        """The image with noise; both uint8."""
+        noise = self._random.integers(-1, 2, image.shape, np.int8)
+        return np.clip(image.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+
+
 class CameraRenderer:
     """Renders the cameras of one model. Use it only from the thread that created it."""
 

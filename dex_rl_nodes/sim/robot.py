@@ -87,8 +87,16 @@ class SimRobot:
 
     def set_targets(self, target_pose: np.ndarray, hand_target: np.ndarray) -> None:
         """Where arm (7,) and hand (6,) shall go; they hold the last targets."""
+        self.set_arm_target(target_pose)
+        self.set_hand_target(hand_target)
+
+    def set_arm_target(self, target_pose: np.ndarray) -> None:
+        """Where the TCP shall go (7,)."""
         pose = np.asarray(target_pose, float)
         self._controller.set_target(pose[:3], pose[[6, 3, 4, 5]] / np.linalg.norm(pose[3:]))
+
+    def set_hand_target(self, hand_target: np.ndarray) -> None:
+        """Where the motors of the hand shall go (6,), normalised travel."""
         self._hand_target[:] = np.clip(hand_target, 0.0, 1.0)
 
     def advance(self, seconds: float) -> None:

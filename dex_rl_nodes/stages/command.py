@@ -13,12 +13,11 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all, split_argument
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings
 
-_KINDS = {'task': 'tasks', 'robot': 'robots', 'method': 'methods'}
+_CHOICES = {'task': config.names('tasks'), 'robot': config.robot_names(), 'method': config.names('methods')}
 
 
 def _with_choices(parameter: Parameter) -> Parameter:
-    kind = _KINDS.get(parameter.name)
-    return replace(parameter, choices=tuple(config.names(kind))) if kind else parameter
+    return replace(parameter, choices=tuple(_CHOICES.get(parameter.name, ())) or parameter.choices)
 
 
 SETTINGS = tuple(_with_choices(parameter) for parameter in COMMON if parameter.name != 'lockstep')
@@ -53,7 +52,7 @@ def _settings(values: dict[str, Value]) -> RunSettings:
 
 def _simulated(command: str, values: dict[str, Value]):
     """The run, for a command that simulates; UserError for one of a robot."""
-    if values['robot'] != 'sim':
+    if not config.is_simulated(str(values['robot'])):
         raise UserError(f'{command} in one process is simulated; with robot:={values["robot"]} use the launch files')
     return _job(values)
 
@@ -111,7 +110,7 @@ def _check(_word: str, values: dict[str, Value]) -> None:
     from dex_rl_nodes.stages.prepare import check
 
     check(*_open(values))
-    if values['robot'] != 'sim':
+    if not config.is_simulated(str(values['robot'])):
         print(f'robot {values["robot"]}: no node of this package serves reset_scene; start yours (docs/hardware.md)')
 
 

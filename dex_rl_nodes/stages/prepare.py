@@ -32,7 +32,7 @@ def prepare(run: RunDirectory, settings: RunSettings, amounts: Amounts = USUAL, 
     todo = missing(run, settings, amounts)
     if not todo:
         return []
-    if settings.robot != 'sim':
+    if not config.is_simulated(settings.robot):
         check(run, settings)
         return []
     from dex_rl_nodes.stages.job import Job  # heavy, and not needed where everything is there
@@ -101,7 +101,7 @@ def _short(value: object) -> str:
 def check(run: RunDirectory, settings: RunSettings) -> None:
     """Name the command of the first stage that is missing; UserError when there is one."""
     config.load_task(settings.task)
-    amounts = USUAL if settings.robot == 'sim' else Amounts(rollouts=0)
+    amounts = USUAL if config.is_simulated(settings.robot) else Amounts(rollouts=0)
     for stage in missing(run, settings, amounts):
         words = f'task:={settings.task} robot:={settings.robot} interface:={settings.interface} run:={run.name}'
         raise UserError(f'run "{run.name}": {stage} missing or out of date; run: ./dexrl {_COMMANDS[stage]} {words}')

@@ -2,10 +2,16 @@
 
 import time
 
+import numpy as np
 import pytest
 
+from dex_rl_nodes.config import load_robot
 from dex_rl_nodes.drivers.devices import GloveReader, Reconnecting, SpaceMouseReader, find_spacemouse
-from dex_rl_nodes.drivers.emulators.operator_devices import GloveEmulator, SpaceMouseEmulator
+from dex_rl_nodes.drivers.emulators.operator_devices import GloveEmulator, OperatorDevices, SpaceMouseEmulator
+from dex_rl_nodes.drivers.emulators.serial_device import private_folder
+from dex_rl_nodes.drivers.glove import Calibration
+from dex_rl_nodes.drivers.settings import device_settings
+from dex_rl_nodes.drivers.spacemouse import ros_axes
 from dex_rl_nodes.errors import UserError
 
 
@@ -76,8 +82,8 @@ def test_spacemouse_reports_the_newest_state(tmp_path):
     reader = SpaceMouseReader(str(device.path))
     device.move([0.1, 0, 0, 0, 0, 0])
     wait_for(reader.read, lambda state: state.axes[0] > 0)
-    device.press(left=False, right=True)
-    assert wait_for(reader.read, lambda state: state.right).axes[0] == pytest.approx(0.1)
+    device.press(False, True)
+    assert wait_for(reader.read, lambda state: state.buttons[1]).axes[0] == pytest.approx(0.1)
     device.unplug()
     reader.close()
 
@@ -100,3 +106,30 @@ def test_spacemouse_is_found_by_its_ids(tmp_path):
     assert find_spacemouse(tmp_path) == ('/dev/hidraw3', 'SpaceMouse Compact')
     with pytest.raises(UserError, match='no SpaceMouse found'):
         find_spacemouse(tmp_path / 'hidraw3')
+
+
+def test_operator_devices_say_what_the_drivers_read(tmp_path):
+    settings = device_settings(load_robot('fr3_ruiyan')).glove
+    devices = OperatorDevices(tmp_path, settings)
+    devices.plug_in()
+    mouse = SpaceMouseReader(str(tmp_path / 'spacemouse'))
+    glove = GloveReader(str(tmp_path / 'glove'), channels=tuple(settings.channels))
+    twist, fingers = np.array([0.1, -0.2, 0.3, -0.4, 0.5, -0.6]), np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    devices.show(twist, [0, 1, 0, 1, 0, 0], fingers)
+    state = wait_for(mouse.read, lambda state: len(state.buttons) == 4)
+    assert ros_axes(state.axes) == pytest.approx(twist, abs=0.002)
+    assert state.buttons == (False, True, False, True)
+    read = Calibration(np.array(settings.open), np.array(settings.closed)).normalise(glove.read())
+    assert read == pytest.approx(fingers, abs=0.01)
+    mouse.close()
+    glove.close()
+    devices.unplug()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_device_folder_of_somebody_else_is_refused(tmp_path, monkeypatch):
+    folder = private_folder(str(tmp_path / 'devices'))
+    assert folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr('os.getuid', lambda: -1)
+    with pytest.raises(UserError, match='belongs to somebody else'):
+        private_folder(str(folder))

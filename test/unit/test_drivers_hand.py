@@ -5,8 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from dex_rl_nodes.drivers.emulators.hands import InspireEmulator, RuiyanEmulator
+from dex_rl_nodes.drivers.emulators.hands import FollowedMotors, InspireEmulator, RuiyanEmulator
 from dex_rl_nodes.drivers.hand import HandController, HandSettings, InspireHand, RuiyanHand
+from dex_rl_nodes.drivers.hand_reading import HandReading
 from dex_rl_nodes.drivers.link import LinkLost
 from dex_rl_nodes.errors import UserError
 
@@ -107,6 +108,73 @@ def test_damaged_bytes_never_give_a_wrong_position(tmp_path):
             controller.command(np.array(START), time.monotonic())
             reading = controller.cycle(time.monotonic())
             assert reading.position == pytest.approx(START, abs=0.05)
+
+
+def test_a_hand_that_comes_late_is_waited_for(tmp_path):
+    device = RuiyanEmulator(tmp_path / 'hand', start=START)
+    controller = controller_of(RuiyanHand, device.path, reconnect_interval=0.01, patience=5.0)
+    assert controller.cycle(time.monotonic()) is None
+    assert 'does not exist' in controller.problem
+    device.plug_in()
+    cycle_until(controller, lambda reading: reading is not None)
+    assert controller.reconnections == 0
+    device.unplug()
+
+
+def test_without_a_command_the_hand_is_only_read_and_the_next_command_starts_where_it_is(tmp_path):
+    with RuiyanEmulator(tmp_path / 'hand', start=START, motors=FollowedMotors(START)) as device:
+        controller = controller_of(RuiyanHand, device.path, command_timeout=0.02)
+        cycle_until(controller, lambda reading: controller.target is not None)
+        controller.command(np.ones(6), time.monotonic())
+        cycle_until(controller, lambda reading: device.moves and time.monotonic() - device.moved_at > 0.1)
+        moves = device.moves
+        device.motors.position = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]  # somebody moves the fingers
+        cycle_until(controller, lambda reading: reading.position == pytest.approx(device.motors.position, abs=1e-3))
+        assert device.moves == moves
+        controller.command(np.zeros(6), time.monotonic())
+        controller.cycle(time.monotonic())
+        assert device.motors.target == pytest.approx(np.array(device.motors.position) - 0.1, abs=2e-3)
+
+
+def test_a_jump_needs_a_witness_and_an_impossible_one_needs_two():
+    reading = HandReading()
+    for now in (0.00, 0.01):
+        reading.tell_position(0, 0.5, now, speed=2.0)
+    assert reading.position[0] == 0.5
+
+    def told(now, position):
+        reading.tell_position(0, position, now, speed=2.0)
+        return reading.position[0]
+
+    assert told(0.02, 0.52) == 0.5
+    assert told(0.03, 0.5) == 0.5  # the other one was damaged
+    assert told(0.04, 0.52) == 0.5
+    assert told(0.05, np.float32(0.54)) == np.float32(0.54)  # it does move
+    assert told(0.06, 0.9) == told(0.07, 0.9) == np.float32(0.54)
+    assert told(0.08, 0.9) == np.float32(0.9)
+    assert told(0.09, 1.2) == np.float32(0.9)
+    assert reading.doubted == 6  # one of them before the first position was believed
+
+
+def test_a_status_counts_when_it_comes_twice_and_a_current_when_it_is_not_alone():
+    reading = HandReading()
+    for status, current in ((0, 10), (5, 4000), (0, 12)):
+        reading.tell_status(1, status)
+        reading.tell_current(1, current)
+        assert reading.status[1] == 0
+        assert reading.current[1] < 20
+    for _ in range(2):
+        reading.tell_status(1, 5)
+    assert reading.status[1] == 5
+
+
+def test_bytes_take_their_time_on_the_bus(tmp_path):
+    with RuiyanEmulator(tmp_path / 'hand', start=START, baud=115200) as device:
+        hand = RuiyanHand(HandSettings(str(device.path), baud=115200))
+        started = time.monotonic()
+        for _ in range(10):
+            hand.exchange(None)
+        assert time.monotonic() - started > 10 * 6 * 26 * 10 / 115200
 
 
 def test_wrong_port_and_silent_port_are_one_sentence(tmp_path):

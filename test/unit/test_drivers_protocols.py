@@ -129,6 +129,6 @@ def test_spacemouse_reports():
     state = spacemouse.decode_report(report(1, 350, -175, 0), spacemouse.MouseState())
     state = spacemouse.decode_report(report(2, 0, 0, 700), state)
     state = spacemouse.decode_report(bytes((3, 2)), state)
-    assert state == spacemouse.MouseState((1.0, -0.5, 0.0, 0.0, 0.0, 1.0), False, True)
+    assert state == spacemouse.MouseState((1.0, -0.5, 0.0, 0.0, 0.0, 1.0), (False, True))
     assert spacemouse.decode_report(report(1, 1, 2, 3, 4, 5, 6), state).axes[5] == pytest.approx(6 / 350)
     assert spacemouse.decode_report(b'', state) is state

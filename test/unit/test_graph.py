@@ -1,6 +1,8 @@
 """Graphs: typed arguments, and processes that fit the declarations of their nodes."""
 
+import os
 import re
+import tempfile
 from itertools import product
 from pathlib import Path
 
@@ -9,11 +11,12 @@ import pytest
 from dex_rl_nodes import config
 from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.graph import APPLICATIONS, PACKAGE, application, environment, sole_graph
+from dex_rl_nodes.graph import APPLICATIONS, PACKAGE, application, device_folder, environment, sole_graph
 from dex_rl_nodes.launch_command import run, show_arguments
 from dex_rl_nodes.parameters import COMMON
 
 ROOT = Path(__file__).parents[2]
+EXPECTED_REFUSALS = ('operator:=human', 'lockstep:=true needs robot:=sim', 'robot:=sim has no devices to emulate')
 FIXED_NAMES = {'collect_demos', 'train', 'online_rl', 'evaluate', 'robot', 'view'}
 
 
@@ -33,7 +36,7 @@ def graphs():
                     try:
                         yield app, app.build(app.values({**texts, **extra}))
                     except UserError as error:
-                        assert 'operator:=human' in str(error) or 'lockstep:=true needs robot:=sim' in str(error)
+                        assert any(words in str(error) for words in EXPECTED_REFUSALS), error
 
 
 def test_the_launch_files_people_know_exist():
@@ -176,6 +179,52 @@ def test_a_camera_that_is_no_realsense_is_read_by_our_driver(monkeypatch):
         'camera_driver': 'front',
         'wrist': None,
     }
+
+
+def test_emulated_devices_run_the_drivers_of_the_robot_against_the_simulation():
+    app = APPLICATIONS['collect_demos']
+    values = {'robot': 'fr3_ruiyan', 'devices': 'emulated', 'namespace': 'left'}
+    started = {process.name: process.parameters for process in app.build(app.values(values))}
+    folder = started['sim_robot']['device_folder']
+    assert folder == started['scripted_operator']['device_folder'] and folder.endswith('-left-devices')
+    for name in ('hand', 'glove', 'spacemouse'):
+        assert started[f'{name}_driver']['port'] == f'{folder}/{name}'
+    assert {parameters['robot'] for parameters in started.values()} == {'fr3_ruiyan_emulated'}
+    robot, real = config.load_robot('fr3_ruiyan_emulated'), config.load_robot('fr3_ruiyan')
+    assert (robot.limits, robot.teleop, robot.devices) == (real.limits, real.teleop, real.devices)
+    assert {camera.topic for camera in robot.cameras.values()} == {camera.topic for camera in real.cameras.values()}
+
+
+def test_a_person_may_hold_real_devices_at_an_emulated_robot():
+    app = APPLICATIONS['collect_demos']
+    values = {'robot': 'fr3_ruiyan', 'devices': 'emulated', 'operator': 'human'}
+    started = {process.name: process.parameters for process in app.build(app.values(values))}
+    assert 'port' not in started['glove_driver'] and 'scripted_operator' not in started
+
+
+def test_prepare_trains_for_emulated_devices_in_simulation():
+    app = APPLICATIONS['online_rl']
+    processes = app.build(app.values({'robot': 'fr3_ruiyan', 'devices': 'emulated'}))
+    (first,) = [process for process in processes if process.runs_first]
+    assert first.arguments[0] == 'prepare' and 'robot:=fr3_ruiyan_emulated' in first.arguments
+
+
+def test_the_simulated_robot_has_no_devices_to_emulate():
+    with pytest.raises(UserError, match='use devices:=emulated with robot:=fr3_ruiyan'):
+        APPLICATIONS['robot'].values({'devices': 'emulated'})
+
+
+def test_devices_that_a_killed_graph_left_are_removed(monkeypatch, tmp_path):
+    monkeypatch.setenv('TMPDIR', str(tmp_path))
+    monkeypatch.setattr(tempfile, 'tempdir', None)
+    monkeypatch.setenv('ROS_DOMAIN_ID', '202')
+    folder = Path(device_folder({}))
+    folder.mkdir()
+    (folder / 'hand').symlink_to('/dev/pts/0')
+    with sole_graph(APPLICATIONS['robot'], '', os.environ):
+        assert not folder.exists()
+        folder.mkdir()
+    assert not folder.exists()
 
 
 def test_a_scripted_operator_needs_the_simulation():

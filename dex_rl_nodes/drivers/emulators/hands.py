@@ -1,10 +1,13 @@
 """Emulated hands: motors that move at their commanded speed, and answer in the hand's protocol."""
 
+import math
 import time
 from pathlib import Path
 
 from dex_rl_nodes.drivers import inspire, ruiyan
 from dex_rl_nodes.drivers.emulators.serial_device import SerialDevice
+
+_FASTEST = 5.0  # full travels per second, whatever is commanded
 
 
 class Motors:
@@ -26,15 +29,40 @@ class Motors:
             self.position[index] += min(max(error, -step), step)
 
 
-class RuiyanEmulator(SerialDevice):
+class FollowedMotors(Motors):
+    """Motors that something else moves, such as a simulated hand: it reads `target` and writes `position`."""
+
+    def advance(self) -> None:
+        """Nothing: they are moved from outside."""
+
+
+class EmulatedHand(SerialDevice):
+    """What the emulated hands have in common.
+
+    Attributes:
+        motors: what moves.
+        moves: move commands received.
+        moved_at: when the last one came (s, monotonic).
+    """
+
+    def __init__(self, path: Path, start: list[float] | None = None, motors: Motors | None = None, **options):
+        super().__init__(path, **options)
+        self.motors = motors or Motors(start or [0.0] * 6)
+        self.moves = 0
+        self.moved_at = -math.inf
+
+    def _move(self) -> None:
+        self.moves += 1
+        self.moved_at = time.monotonic()
+
+
+class RuiyanEmulator(EmulatedHand):
     """Ruiyan RH6. `status` and `silent` (motor ids) can be set while it runs."""
 
     def __init__(self, path: Path, start: list[float] | None = None, echo: bool = False, **options):
-        super().__init__(path, **options)
-        self.motors = Motors(start or [0.0] * 6)
+        super().__init__(path, start, **options)
         self.status = [0] * 6
         self.silent: set[int] = set()
-        self.moves = 0  # move commands received
         self._echo = echo
         self._buffer = bytearray()
 
@@ -44,7 +72,7 @@ class RuiyanEmulator(SerialDevice):
         answer = b''
         while len(self._buffer) >= ruiyan.FRAME_LENGTH:
             frame = bytes(self._buffer[: ruiyan.FRAME_LENGTH])
-            if frame[0] != ruiyan.HEADER or sum(frame[:-1]) & 0xFF != frame[-1]:
+            if frame[0] != ruiyan.HEADER or frame[2:4] != b'\0\x08' or sum(frame[:-1]) & 0xFF != frame[-1]:
                 del self._buffer[:1]
                 continue
             del self._buffer[: ruiyan.FRAME_LENGTH]
@@ -58,10 +86,10 @@ class RuiyanEmulator(SerialDevice):
         index = motor - 1
         self.motors.advance()
         if command == ruiyan.MOVE:
-            self.moves += 1
+            self._move()
             if self.status[index] not in ruiyan.FAULTS:
-                self.motors.target[index] = int.from_bytes(frame[5:7], 'little') / ruiyan.FULL_TRAVEL
-                self.motors.speed[index] = int.from_bytes(frame[7:9], 'little') / 1000
+                self.motors.target[index] = min(int.from_bytes(frame[5:7], 'little') / ruiyan.FULL_TRAVEL, 1.0)
+                self.motors.speed[index] = min(int.from_bytes(frame[7:9], 'little') / 1000, _FASTEST)
         elif command == ruiyan.CLEAR:
             self.status[index] = 0
         position = round(self.motors.position[index] * ruiyan.FULL_TRAVEL)
@@ -70,12 +98,11 @@ class RuiyanEmulator(SerialDevice):
         return body + bytes((sum(body) & 0xFF,))
 
 
-class InspireEmulator(SerialDevice):
+class InspireEmulator(EmulatedHand):
     """Inspire RH56. `errors` (one byte per finger, device order) can be set while it runs."""
 
     def __init__(self, path: Path, start: list[float] | None = None, hand: int = 1, **options):
-        super().__init__(path, **options)
-        self.motors = Motors(start or [0.0] * 6)
+        super().__init__(path, start, **options)
         self.errors = bytearray(6)
         self._hand = hand
         self._buffer = bytearray()
@@ -112,6 +139,7 @@ class InspireEmulator(SerialDevice):
 
     def _write(self, address: int, data: bytes) -> None:
         if address == inspire.ANGLE_SET:
+            self._move()
             self.motors.target = inspire.travel_from_angles(inspire.words(data))
         elif address == inspire.SPEED_SET:
             self.motors.speed = [2 * word / 1000 for word in reversed(inspire.words(data))]
@@ -125,3 +153,6 @@ class InspireEmulator(SerialDevice):
         if address == inspire.ERROR:
             return bytes(self.errors)
         return bytes(12)
+
+
+HANDS = {'ruiyan': RuiyanEmulator, 'inspire': InspireEmulator}  # by the model of config/robots/

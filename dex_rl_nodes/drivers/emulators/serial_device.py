@@ -4,8 +4,22 @@ import os
 import random
 import select
 import threading
+import time
 import tty
 from pathlib import Path
+
+from dex_rl_nodes.errors import UserError
+
+_BITS_PER_BYTE = 10  # with start and stop bit
+
+
+def private_folder(path: str) -> Path:
+    """The folder in which devices of this user appear, made where there is none; UserError when it is another's."""
+    folder = Path(path)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise UserError(f'{folder} belongs to somebody else; remove it, or set another TMPDIR')
+    return folder
 
 
 class SerialDevice:
@@ -13,13 +27,16 @@ class SerialDevice:
 
     Args:
         path: where the port appears (a link to the pseudo-terminal), like a udev name.
-        corruption: probability that a byte sent by the device is flipped, dropped or doubled.
+        corruption: probability that a byte is flipped, dropped or doubled on its way, in either direction.
         seed: of the corruption.
+        baud: bytes take the time they take on a half-duplex bus with so many bits per second; 0: none.
     """
 
-    def __init__(self, path: Path, corruption: float = 0.0, seed: int = 0):
+    def __init__(self, path: Path, corruption: float = 0.0, seed: int = 0, baud: int = 0):
         self.path = path
         self.corruption = corruption
+        self.baud = baud
+        self.damaged = 0  # bytes
         self._random = random.Random(seed)
         self._master = -1
         self._stop = threading.Event()
@@ -58,18 +75,30 @@ class SerialDevice:
         try:
             while not self._stop.is_set():
                 ready, _, _ = select.select([master], [], [], 0.02)
-                if ready and (answer := self.receive(os.read(master, 4096))):
-                    os.write(master, self._damage(answer) if self.corruption else answer)
+                if ready:
+                    self._exchange(master, os.read(master, 4096))
         finally:
             os.close(slave)
             os.close(master)
 
+    def _exchange(self, master: int, data: bytes) -> None:
+        started = time.monotonic()
+        answer = self.receive(self._damage(data))
+        if self.baud:
+            duration = _BITS_PER_BYTE * (len(data) + len(answer)) / self.baud
+            time.sleep(max(0.0, started + duration - time.monotonic()))
+        if answer := self._damage(answer):
+            os.write(master, answer)
+
     def _damage(self, data: bytes) -> bytes:
+        if not self.corruption:
+            return data
         result = bytearray()
         for byte in data:
             if self._random.random() >= self.corruption:
                 result.append(byte)
                 continue
+            self.damaged += 1
             kind = self._random.randrange(3)
             if kind == 0:
                 result.append(byte ^ 1 << self._random.randrange(8))
