@@ -255,6 +255,9 @@ EPISODE_MANAGER = NodeDescription(
         Parameter(
             'steps', 0, 'online: number of transitions, earlier sessions included; 0: as the task says', '', 0, 10**9
         ),
+        Parameter(
+            'attempts', 0, 'collecting: episodes per wanted one, then it is given up; 0: any number', '', 0, 1000
+        ),
         Parameter('residual', 'learned', 'evaluation: which residual is scored', choices=('learned', 'none')),
         Parameter('teleop_required', True, 'lockstep: every tick waits for the teleop command with its stamp'),
         Parameter('start_deadline', 120.0, 'longest wait for the other nodes at the start', 's', 1.0, 3600.0),

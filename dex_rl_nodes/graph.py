@@ -17,6 +17,7 @@ from typing import Literal
 from dex_rl_nodes import config
 from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.evaluation.series import ATTEMPTS, COLLECTING
 from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all
 from dex_rl_nodes.paths import config_directory
 from dex_rl_nodes.stages.command import COMMANDS
@@ -95,6 +96,11 @@ DEVICES = Parameter(
     'real',
     'robot: real, or emulated: its drivers speak with emulated devices, which are wired to a simulated arm and scene',
     choices=('real', 'emulated'),
+)
+WATCHER = replace(
+    OPERATOR,
+    description='who stands by to stop, pause, discard and mark; auto: nobody in simulation, human on a robot',
+    choices=('auto', 'human', 'none'),
 )
 EPISODES = Parameter('episodes', 0, 'number of episodes; 0: as the task says', minimum=0, maximum=100000)
 PARAMETER_FILE = Parameter('parameter_file', '', 'YAML file of node parameters, read after the ones given here')
@@ -185,12 +191,16 @@ def _cameras(values: dict[str, Value]) -> list[Process]:
     return processes
 
 
+def _who(values: dict[str, Value]) -> str:
+    """Who holds SpaceMouse and glove."""
+    auto = 'scripted' if config.is_simulated(str(values['robot'])) else 'human'
+    return auto if values['operator'] == 'auto' else str(values['operator'])
+
+
 def _operator(values: dict[str, Value], mode: str) -> list[Process]:
     """Whoever holds SpaceMouse and glove, and the node that reads them."""
-    who = values['operator']
+    who = _who(values)
     simulated, ports = config.is_simulated(str(values['robot'])), {}
-    if who == 'auto':
-        who = 'scripted' if simulated else 'human'
     if who == 'scripted' and not simulated:
         raise UserError(
             'operator:=scripted needs robot:=sim or devices:=emulated; '
@@ -209,14 +219,16 @@ def _operator(values: dict[str, Value], mode: str) -> list[Process]:
         'human': drivers,
         'none': [],
     }
-    return [*devices[str(who)], _node('teleop', values)]
+    return [*devices[who], _node('teleop', values)]
 
 
 def _episodes(values: dict[str, Value], purpose: str) -> list[Process]:
     """What keeps episodes and records them, whatever acts."""
-    operated = values.get('operator', 'none') != 'none'
+    operated = values['operator'] != 'none'
     manager = {name: values[name] for name in ('episodes', 'steps', 'residual') if name in values}
     manager |= {'purpose': purpose, 'teleop_required': operated}
+    if purpose in COLLECTING and _who(values) == 'scripted':
+        manager['attempts'] = ATTEMPTS
     if not config.is_simulated(str(values['robot'])):
         manager['reset_deadline'] = _RESET_DEADLINE
     return [
@@ -270,9 +282,16 @@ def _online_rl(values: dict[str, Value]) -> list[Process]:
 
 
 def _evaluate(values: dict[str, Value]) -> list[Process]:
+    simulated = config.is_simulated(str(values['robot']))
+    if values['operator'] == 'auto':
+        values = {**values, 'operator': 'none' if simulated else 'human'}
+    if values['operator'] == 'none' and not simulated:
+        raise UserError(
+            'an evaluation on a robot needs somebody who puts the scene back and can stop it; use operator:=human'
+        )
     return [
         *_robot(values),
-        *_operator({**values, 'operator': 'none'}, 'idle'),
+        *_operator(values, 'idle'),
         *_learned_action(values, str(values['residual'])),
         *_episodes(values, 'evaluation'),
     ]
@@ -325,7 +344,9 @@ APPLICATIONS = {
             (*_GRAPH, OPERATOR, _PRESENCE, EPISODES, _STEPS, _PREPARE),
             _online_rl,
         ),
-        Application('evaluate', 'Score a run over held-out starts.', (*_GRAPH, EPISODES, _RESIDUAL), _evaluate),
+        Application(
+            'evaluate', 'Score a run over held-out starts.', (*_GRAPH, WATCHER, EPISODES, _RESIDUAL), _evaluate
+        ),
         Application(
             'robot',
             'The robot alone: the simulated one, or its drivers.',

@@ -18,7 +18,7 @@ class EpisodeRow:
 
     `success` is the verdict of the classifier. `sim_success` is the truth of the simulation when the episode ended,
     None on a robot; it checks the classifier and decides nothing. `failure` (arm, hand, stall) says who kept a failed
-    episode from succeeding.
+    episode from succeeding. An episode in which a person took over is not autonomous, and no success of the policy.
     """
 
     episode: int
@@ -28,7 +28,8 @@ class EpisodeRow:
     steps: int
     failure: str | None = None
     sim_success: bool | None = None
-    interventions: int = 0
+    interventions: int = 0  # ticks in which a person moved arm or hand
+    autonomous: bool = True
     jitter: float = 0.0
     hand_targets: list[list[float]] = field(default_factory=list)
 
@@ -38,6 +39,7 @@ class EpisodeRow:
         success = outcome == Outcome.SUCCESS
         if success:
             more['failure'] = None
+        more['autonomous'] = not more.get('interventions')
         return cls(
             episode,
             seed,
@@ -53,10 +55,11 @@ class EpisodeRow:
 def summarise(rows: Sequence[EpisodeRow]) -> dict:
     """The content of evaluation.json."""
     scored = [row for row in rows if row.outcome not in ('discarded', 'stopped')]  # their starts are repeated
-    successes = sum(row.success for row in scored)
+    won = [row for row in scored if row.success and row.autonomous]
+    successes = len(won)
     low, high = wilson_interval(successes, len(scored))
     known = [row for row in scored if row.sim_success is not None]
-    failures = Counter(row.failure or 'unknown' for row in scored if not row.success)
+    failures = Counter(_failure(row) for row in scored if row not in won)
     return {
         'n': len(scored),
         'successes': successes,
@@ -64,13 +67,18 @@ def summarise(rows: Sequence[EpisodeRow]) -> dict:
         'wilson_low': low,
         'wilson_high': high,
         'failures': {name: failures.get(name, 0) for name in (*FAILURES, *sorted(set(failures) - set(FAILURES)))},
+        'taken_over': sum(not row.autonomous for row in scored),
         'sim_successes': sum(row.sim_success for row in known) if known else None,
         'classifier_agrees': mean([row.sim_success == row.success for row in known]),
         'jitter': mean([row.jitter for row in scored]),
         'steps': mean([row.steps for row in scored]),
-        'steps_of_successes': mean([row.steps for row in scored if row.success]),
+        'steps_of_successes': mean([row.steps for row in won]),
         'episodes': [asdict(row) for row in scored],
     }
+
+
+def _failure(row: EpisodeRow) -> str:
+    return (row.failure or 'unknown') if row.autonomous else 'takeover'
 
 
 def save_report(

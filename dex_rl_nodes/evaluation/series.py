@@ -8,6 +8,7 @@ from dex_rl_nodes.seeds import start_seed
 
 REWARD_EPISODES = 20  # recordings for the classifier when nobody says how many
 TICKS_AFTER_SUCCESS = 15  # recorded for the classifier after the operator's mark
+ATTEMPTS = 3  # of a scripted operator per wanted episode, at most, on average
 COLLECTING = ('demos', 'reward')  # purposes in which the operator acts and decides
 
 
@@ -24,6 +25,7 @@ class EpisodeSeries:
         number: number of the next episode.
         counted: episodes that count so far.
         ticks: ticks so far.
+        attempts: episodes of this session per wanted one at most, on average; 0: any number.
     """
 
     task: Task
@@ -34,6 +36,7 @@ class EpisodeSeries:
     number: int = 0
     counted: int = 0
     ticks: int = 0
+    attempts: int = 0
 
     def __post_init__(self) -> None:
         defaults = {
@@ -46,12 +49,22 @@ class EpisodeSeries:
         if self.purpose == 'online':
             # asked for episodes alone, nobody waits for the budget of the task
             self.steps = self.steps or (0 if self.episodes else self.task.online_steps)
+        self._tried = 0
+        self._before = self.counted
 
     @property
     def done(self) -> bool:
         """Whether it is enough."""
         enough_episodes = bool(self.episodes) and self.counted >= self.episodes
         return enough_episodes or self.ticks_left == 0
+
+    @property
+    def hopeless(self) -> str:
+        """Why to give up; empty while there is hope."""
+        if self.done or not self.attempts:
+            return ''
+        done = self.counted - self._before
+        return hopeless(self.task, done, self._tried, self.episodes - self._before, self.attempts)
 
     @property
     def ticks_left(self) -> int | None:
@@ -78,6 +91,7 @@ class EpisodeSeries:
     def finish(self, outcome: int, ticks: int) -> None:
         """Count a finished episode."""
         self.number += 1
+        self._tried += 1
         self.ticks += ticks
         if self.purpose == 'demos':
             self.counted += outcome == Outcome.SUCCESS
@@ -89,3 +103,13 @@ class EpisodeSeries:
         if self.episodes:
             return f'{self.counted} of {self.episodes} episodes'
         return f'{self.ticks} of {self.steps} steps'
+
+
+def hopeless(task: Task, done: int, tried: int, wanted: int, attempts: int = ATTEMPTS) -> str:
+    """Why to give up when `done` of `tried` scripted episodes count and `wanted` should; empty while there is hope."""
+    if tried < max(attempts * wanted, attempts + 2):
+        return ''
+    return (
+        f'only {done} of {tried} scripted demonstrations of {task.name} succeeded; '
+        f'check config/tasks/{task.name}.yaml and its scene'
+    )

@@ -47,7 +47,7 @@ class EpisodeManager(Node):
         super().__init__('episode_manager', **options)
         self._purpose = self.setting('purpose')
         self._operator_decides = self._purpose in COLLECTING
-        self._series = self._continue_series()
+        self._series: EpisodeSeries | None = None  # until the recorder has repaired the bags of earlier sessions
         self._machine = EpisodeMachine(0)
         self._first = 0  # stamp of the first tick of the episode
         self._state = EpisodeState(purpose=self._purpose)
@@ -89,6 +89,7 @@ class EpisodeManager(Node):
             number=past.next_episode,
             counted=past.successes if self._purpose == 'demos' else past.episodes,
             ticks=past.steps,
+            attempts=self.setting('attempts'),
         )
 
     def _forget_episode(self) -> None:
@@ -105,7 +106,9 @@ class EpisodeManager(Node):
 
     def _start_when_ready(self) -> None:
         """Wait for everybody whose messages an episode needs: who is late would miss its start."""
-        if self._series.done:
+        if self._series is None and self.count_publishers('transitions'):
+            self._series = self._continue_series()
+        if self._series is not None and self._series.done:
             more = 'ask for more with episodes:=N or steps:=N, or use another run:=NAME'
             self.get_logger().info(f'nothing is left to do; {more}')
             self._begin_series()
@@ -116,7 +119,7 @@ class EpisodeManager(Node):
         missing = [topic for topic in needed if not self.count_publishers(topic)]
         if not self._reset_client.service_is_ready():
             missing.append('reset_scene')
-        if missing:
+        if missing or self._series is None:
             if time.monotonic() > self._start_by:
                 deadline = self.setting('start_deadline')
                 what = ', '.join(missing)
@@ -134,6 +137,8 @@ class EpisodeManager(Node):
         """Start the next episode, unless there are enough or somebody wants a pause."""
         if self._series.done:
             self._finish()
+        elif reason := self._series.hopeless:
+            raise UserError(f'episode_manager: {reason}')
         elif self._pause:
             self._announce(Phase.PAUSED, reason=self._pause_reason)
             self.get_logger().info(f'pause: {self._pause_reason or "asked for by a person"}')
@@ -169,7 +174,7 @@ class EpisodeManager(Node):
 
     def _announce(self, phase: Phase, **fields: Any) -> None:
         stamp = self.get_clock().now().nanoseconds
-        fields = {'episode': self._series.number, **fields}
+        fields = {'episode': self._series.number if self._series else 0, **fields}
         self._state = EpisodeState(stamp=stamp, phase=phase, purpose=self._purpose, **fields)
         self.publish('episode', self._state)
 
@@ -306,7 +311,7 @@ class EpisodeManager(Node):
         self.create_timer(_LINGER, self.finish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def diagnose(self) -> None:
-        if self._missing:
+        if self._series is None or self._missing:
             self.report('episodes', WARN, f'waits for {", ".join(self._missing)}')
         else:
             phase = Phase(self._state.phase).name.lower()

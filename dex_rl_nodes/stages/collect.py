@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.evaluation.series import hopeless
 from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import Mark, OperatorInput, Outcome, RobotReading
 from dex_rl_nodes.seeds import start_seed
@@ -25,7 +26,6 @@ SESSION = 5  # demonstrations of a session
 _SIDE_BY_SIDE = 2  # sessions of every kind of reward episodes
 _BLOCK = 1000  # numbers of the episodes of one session, or of one kind
 _SURE = 5  # ticks of success before a watching person marks it
-_ATTEMPTS = 3  # per demonstration, at most, on average
 
 
 class Watcher:
@@ -72,11 +72,8 @@ def collect_session(job: Job, first: int, wanted: int, tell: Tell) -> int:
     number, done = first, 0
     while done < wanted:
         tell(done, wanted)
-        if number - first >= max(_ATTEMPTS * wanted, _ATTEMPTS + 2):
-            raise UserError(
-                f'only {done} of {number - first} scripted demonstrations of {job.task.name} succeeded; '
-                f'check config/tasks/{job.task.name}.yaml and its scene'
-            )
+        if reason := hopeless(job.task, done, number - first, wanted):
+            raise UserError(reason)
         done += _record(job, loop, 'demos', number)
         number += 1
     return number - first

@@ -92,6 +92,22 @@ def is_current(run: RunDirectory, settings: RunSettings, stage: str) -> bool:
         return False
 
 
+def outdated(run: RunDirectory, settings: RunSettings) -> dict[str, list[str]]:
+    """Training stages that were done from something else than what there is now, and the inputs that differ."""
+    found = {}
+    for stage in TRAINED:
+        path = run.file(f'{stage}.json')
+        if path.exists() and not is_current(run, settings, stage):
+            before, now = read_json(path).get('inputs', {}), stage_inputs(run, settings, stage)
+            found[stage] = [key for key in now if before.get(key) != now[key]]
+    return found
+
+
+def has_learned(run: RunDirectory) -> bool:
+    """Whether online learning has begun: there are transitions or checkpoints."""
+    return any(run.file('learner').glob('step_*')) or any(run.bags('online').glob('*_transitions/*.mcap'))
+
+
 def missing(run: RunDirectory, settings: RunSettings, amounts: Amounts) -> list[str]:
     """Stages before online learning that are missing or out of date, in order."""
     wanted = amounts.demonstrations or config.load_task(settings.task).demonstrations

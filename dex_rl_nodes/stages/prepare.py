@@ -3,7 +3,7 @@
 from dex_rl_nodes import config
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings
-from dex_rl_nodes.stages.inputs import USUAL, Amounts, missing, report
+from dex_rl_nodes.stages.inputs import USUAL, Amounts, has_learned, missing, outdated, report
 from dex_rl_nodes.stages.progress import ProgressBoard
 
 _COMMANDS = {
@@ -32,6 +32,7 @@ def prepare(run: RunDirectory, settings: RunSettings, amounts: Amounts = USUAL, 
     todo = missing(run, settings, amounts)
     if not todo:
         return []
+    refuse_after_learning(run, settings, todo)
     if not config.is_simulated(settings.robot):
         check(run, settings)
         return []
@@ -98,10 +99,34 @@ def _short(value: object) -> str:
     return f'{value:.3g}' if isinstance(value, float) else str(value)
 
 
+_INPUTS = {
+    'settings': 'its settings in config/methods', 'seed': 'the seed', 'demos': 'the demonstrations',
+    'interface': 'the interface', 'encoder': 'the encoder', 'prior': 'the prior', 'reward': 'the reward sessions',
+}  # fmt: skip
+
+
+def refuse_after_learning(run: RunDirectory, settings: RunSettings, todo: list[str]) -> None:
+    """Nothing below a residual that was learned on top of it is made anew; UserError says what changed."""
+    if not has_learned(run):
+        return
+    changed = [
+        f'{stage} ({", ".join(_INPUTS.get(key, key) for key in keys)} changed)' if keys else stage
+        for stage, keys in outdated(run, settings).items()
+    ]
+    raise UserError(
+        f'run "{run.name}" has learned online, and {", ".join(changed or todo)} would have to be made again, '
+        'which makes its transitions and checkpoints useless; put back what was changed, choose a new run:=NAME, '
+        f'or delete {run.file("learner")} and {run.bags("online")} to learn anew'
+    )
+
+
 def check(run: RunDirectory, settings: RunSettings) -> None:
     """Name the command of the first stage that is missing; UserError when there is one."""
     config.load_task(settings.task)
     amounts = USUAL if config.is_simulated(settings.robot) else Amounts(rollouts=0)
-    for stage in missing(run, settings, amounts):
+    todo = missing(run, settings, amounts)
+    if todo:
+        refuse_after_learning(run, settings, todo)
+    for stage in todo:
         words = f'task:={settings.task} robot:={settings.robot} interface:={settings.interface} run:={run.name}'
         raise UserError(f'run "{run.name}": {stage} missing or out of date; run: ./dexrl {_COMMANDS[stage]} {words}')

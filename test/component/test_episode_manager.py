@@ -25,6 +25,7 @@ from dex_rl_nodes.records import (  # noqa: E402
     PolicyStep,
     Reward,
     SimState,
+    Source,
     TeleopCommand,
 )
 from dex_rl_nodes.run_directory import RunDirectory  # noqa: E402
@@ -41,7 +42,7 @@ def runs(tmp_path, monkeypatch):
 class Graph:
     """The rest of the graph: answers resets, and sends ticks when told to."""
 
-    def __init__(self, bench, purpose, **parameters):  # noqa: F811
+    def __init__(self, bench, purpose, late=(), **parameters):  # noqa: F811
         self.table = bench(EpisodeManager, **{'purpose': purpose, 'teleop_required': False, **parameters})
         self.resets = []
         self.refusal = ''
@@ -59,9 +60,14 @@ class Graph:
             'hand_prior',
             'reward',
         )
-        for topic in (*partners, 'core_action', 'hand_prior', 'reward', 'learner_state'):
+        self.join(*(topic for topic in (*partners, 'learner_state') if topic not in late))
+
+    def join(self, *topics):
+        """Nodes that publish these topics are there."""
+        for topic in topics:
             message = conversions.interface(TOPICS[topic].type)
-            self.table._publishers[topic] = peer.create_publisher(message, topic, qos.profile(TOPICS[topic].qos, True))
+            publisher = self.table.peer.create_publisher(message, topic, qos.profile(TOPICS[topic].qos, True))
+            self.table._publishers[topic] = publisher
 
     def _reset(self, request, response):
         self.resets.append(request)
@@ -131,6 +137,81 @@ def test_evaluation_by_the_classifier(bench, runs):  # noqa: F811
     assert [(state.outcome, state.final_step) for state in ended] == [(Outcome.SUCCESS, 3), (Outcome.TIMEOUT, 120)]
 
 
+def test_a_takeover_is_no_success_and_a_discarded_start_comes_again(bench, runs):  # noqa: F811
+    graph = Graph(bench, 'evaluation', episodes=2)
+    graph.wait_phase(Phase.RUNNING, 0)
+    graph.tick(0, 0)
+    graph.table.send('executed_action', ExecutedAction(graph.first, 0, 0, source=Source.ARM))
+    graph.table.until(lambda: 0 in graph.table.node._executed, 'the takeover')
+    graph.table.send('reward', Reward(graph.first + 100 * MS, 0, 1, success=True))
+    graph.wait_phase(Phase.RUNNING, 1)
+    graph.tick(1, 0)
+    graph.mark(Mark.DISCARD, 1)
+    graph.tick(1, 1)
+    graph.wait_phase(Phase.RUNNING, 2)
+    graph.tick(2, 0)
+    graph.tick(2, 1, success=True)
+    graph.done()
+    graph.table.node.close()
+    assert [request.seed for request in graph.resets] == [900000, 900001, 900001]
+    report = json.loads((runs / 'default' / 'evaluation.json').read_text())
+    assert (report['n'], report['successes'], report['taken_over']) == (2, 1, 1)
+    assert report['failures']['takeover'] == 1
+    assert [(row['episode'], row['autonomous'], row['interventions']) for row in report['episodes']] == [
+        (0, False, 1), (2, True, 0),
+    ]  # fmt: skip
+
+
+def test_an_evaluation_after_a_kill_begins_at_its_first_start(bench, runs):  # noqa: F811
+    killed = Graph(bench, 'evaluation', episodes=2)
+    killed.wait_phase(Phase.RUNNING, 0)
+    killed.tick(0, 0)
+    killed.tick(0, 1, success=True)
+    killed.wait_phase(Phase.RUNNING, 1)
+    killed.tick(1, 0)
+    killed.table.node.close = lambda: None  # nothing more is written
+    killed.table.close()
+    partial, final = runs / 'default' / 'evaluation_partial.json', runs / 'default' / 'evaluation.json'
+    assert json.loads(partial.read_text())['n'] == 1 and not final.exists()
+    graph = Graph(bench, 'evaluation', episodes=2)
+    for episode in range(2):
+        graph.wait_phase(Phase.RUNNING, episode)
+        graph.tick(episode, 0)
+        graph.tick(episode, 1)
+        graph.tick(episode, 2, success=True)
+    graph.done()
+    graph.table.node.close()
+    report = json.loads(final.read_text())
+    assert [(row['seed'], row['steps']) for row in report['episodes']] == [(900000, 2), (900001, 2)]
+    assert not partial.exists()
+
+
+def test_a_scripted_operator_that_always_fails_is_given_up(bench):  # noqa: F811
+    graph = Graph(bench, 'demos', episodes=1, attempts=1)
+    for episode in range(3):
+        graph.wait_phase(Phase.RUNNING, episode)
+        graph.tick(episode, 0)
+        graph.mark(Mark.FAILURE, 1)
+        if episode < 2:
+            graph.tick(episode, 1)
+    with pytest.raises(UserError, match='only 0 of 3 scripted demonstrations of pull_tissue succeeded; check'):
+        graph.tick(2, 1)
+        graph.table.until(lambda: False, 'the end')
+
+
+def test_bags_are_read_when_the_recorder_has_repaired_them(bench, runs):  # noqa: F811
+    late = ('transitions',)
+    graph = Graph(bench, 'demos', late=late, episodes=2)
+    node = graph.table.node
+    graph.table.until(lambda: node._missing == ['transitions'], 'all the others')
+    with BagWriter(RunDirectory('default').bags('demos') / '00000') as bag:  # what the recorder saves
+        bag.write('/episode', EpisodeState(1, 0, Phase.RUNNING))
+        bag.write('/episode', EpisodeState(2, 0, Phase.ENDED, Outcome.SUCCESS, final_step=5))
+    graph.join(*late)
+    assert graph.wait_phase(Phase.RUNNING).episode == 1
+    assert node._series.counted == 1
+
+
 def test_operator_decides_while_collecting(bench):  # noqa: F811
     graph = Graph(bench, 'demos', episodes=1)
     graph.wait_phase(Phase.RUNNING, 0)
@@ -190,6 +271,9 @@ def test_safety_stop_ends_the_episode_and_pauses(bench):  # noqa: F811
     graph.table.send('reward', Reward(graph.first + 100 * MS, 0, 1))
     assert 'reset_stop' in graph.wait_phase(Phase.PAUSED).reason
     assert (graph.results[-1].truncated, graph.results[-1].terminated) == (True, False)
+    (ended,) = (state for state in graph.states if state.phase == Phase.ENDED)
+    assert (ended.outcome, ended.final_step) == (Outcome.STOPPED, 1)
+    assert ended.reason == graph.states[-1].reason and ended.reason.startswith('safety stop; see command_mux')
     graph.table.call('episode_manager/pause', data=False)
     graph.wait_phase(Phase.RUNNING, 1)
     graph.table.call('episode_manager/pause', data=True)

@@ -40,8 +40,10 @@ def test_summary_counts_what_the_classifier_decided():
         row(3, Outcome.TIMEOUT, failure='stall', sim_success=False),
         row(4, Outcome.DISCARDED, failure='arm', sim_success=False),
         row(5, Outcome.STOPPED, sim_success=False),
+        row(6, Outcome.SUCCESS, sim_success=True, interventions=3),
+        row(7, Outcome.TIMEOUT, failure='arm', sim_success=False, interventions=1),
     ])  # fmt: skip
-    assert (found['n'], found['successes'], found['sim_successes']) == (4, 2, 1)
-    assert found['failures'] == {'arm': 0, 'hand': 1, 'stall': 1}
-    assert found['classifier_agrees'] == 0.75
+    assert (found['n'], found['successes'], found['sim_successes'], found['taken_over']) == (6, 2, 2, 2)
+    assert found['failures'] == {'arm': 0, 'hand': 1, 'stall': 1, 'takeover': 2}
+    assert found['classifier_agrees'] == pytest.approx(5 / 6)
     assert found['episodes'][0]['failure'] is None and found['episodes'][2]['seed'] == 900_002

@@ -144,6 +144,28 @@ def test_recording_needs_an_operator():
         app.build(app.values({'operator': 'none'}))
 
 
+def test_only_a_scripted_operator_gives_up():
+    app = APPLICATIONS['collect_demos']
+    for who, attempts in (('scripted', 3), ('human', None)):
+        manager = next(p for p in app.build(app.values({'operator': who})) if p.name == 'episode_manager')
+        assert manager.parameters.get('attempts') == attempts
+
+
+def test_somebody_stands_by_when_a_robot_is_evaluated():
+    app = APPLICATIONS['evaluate']
+
+    def build(**texts):
+        return {process.name: process for process in app.build(app.values(texts))}
+
+    nobody, somebody = build(), build(robot='fr3_ruiyan')
+    assert 'spacemouse_driver' not in nobody and not nobody['command_mux'].parameters['teleop_required']
+    assert {'spacemouse_driver', 'glove_driver', 'teleop'} <= set(somebody)
+    assert somebody['episode_manager'].parameters['teleop_required']
+    assert 'spacemouse_driver' in build(operator='human')
+    with pytest.raises(UserError, match='an evaluation on a robot needs somebody'):
+        build(robot='fr3_ruiyan', operator='none')
+
+
 def test_presence_reaches_the_scripted_operator():
     app = APPLICATIONS['online_rl']
     started = {process.name: process for process in app.build(app.values({'presence': '0.7'}))}

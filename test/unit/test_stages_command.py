@@ -72,6 +72,24 @@ def test_recordings_of_the_graph_are_enough_on_a_robot(runs, monkeypatch, capsys
     assert json.loads((runs / 'real' / 'demos.json').read_text())['successes'] == 20
 
 
+def test_nothing_is_made_again_below_what_was_learned(runs, capsys, monkeypatch):
+    monkeypatch.setattr('dex_rl_nodes.stages.workers.run_all', lambda *_, **__: pytest.fail('work was started'))
+    settings = RunSettings('pull_tissue', 'sim', 'latent_prior', 'smoke', 0)
+    run = RunDirectory('learned').create(settings)
+    policy = {'inputs': {**inputs.stage_inputs(run, settings, 'policy'), 'prior': 'another'}}
+    run.file('policy.json').write_text(json.dumps(policy))
+    run.file('learner').mkdir()
+    run.file('learner/step_50.safetensors').touch()
+    for command in ('prepare', 'check'):
+        assert main([command, 'run:=learned', 'method:=smoke', 'task:=pull_tissue']) == 2
+        error = capsys.readouterr().err
+        assert 'run "learned" has learned online, and policy (the prior changed) would have to be made again' in error
+        assert 'new run:=NAME' in error
+    run.file('learner/step_50.safetensors').unlink()
+    with pytest.raises(pytest.fail.Exception, match='work was started'):
+        main(['prepare', 'run:=learned', 'method:=smoke', 'task:=pull_tissue'])
+
+
 def test_recording_in_one_process_leaves_sessions_of_the_graph_alone(runs):
     settings = RunSettings('pull_tissue', 'sim', 'latent_prior', 'lamp', 0)
     job = SimpleNamespace(run=RunDirectory('mixed').create(settings), settings=settings, task=load_task('pull_tissue'))
