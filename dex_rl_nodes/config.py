@@ -119,7 +119,13 @@ def _load(kind: Kind, name: str) -> Model:
     path = config_directory() / kind / f'{name}.yaml'
     if name not in names(kind):
         raise UserError(f'unknown {kind[:-1]} "{name}"; choose one of: {", ".join(names(kind))}')
-    return read(path, _MODELS[kind])
+    loaded = read(path, _MODELS[kind])
+    if loaded.name != name:
+        raise UserError(
+            f'{path} describes the {kind[:-1]} "{loaded.name}", not "{name}"; put the right file there, '
+            'or correct its name'
+        )
+    return loaded
 
 
 def read(path: Path, model: type[M]) -> M:

@@ -1,15 +1,23 @@
 """The part of `./dexrl doctor` that runs in the environment; prints its findings as one line of JSON."""
 
-import glob
+import dataclasses
 import importlib
 import importlib.util
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from importlib import metadata
+from typing import Any
+
+from dex_rl_nodes.descriptions import CURRENT_POSE, IMAGES, MEASURED_JOINTS
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.findings import Finding, refusal
 
 Row = tuple[str, str, str, str]  # level, subject, text, fix
+_PROBE_DEADLINE = 30.0  # s
 LIBRARIES = ('numpy', 'torch', 'mujoco', 'safetensors', 'rosbags', 'pydantic')
 
 
@@ -64,41 +72,81 @@ def weights() -> Iterator[Row]:
         yield 'good', f'weights, {network}', text, ''
 
 
-def devices(robot: str) -> Iterator[Row]:
-    """Whether the devices of a real robot can be opened."""
-    from dex_rl_nodes.config import load_robot
+def robot_findings(name: str) -> Iterator[Finding]:
+    """The preflight of a real robot: limits, arm, hand, glove, SpaceMouse, cameras. Nothing moves."""
+    from dex_rl_nodes import config
+    from dex_rl_nodes.drivers.preflight import hand, operator
     from dex_rl_nodes.drivers.settings import device_settings
+    from dex_rl_nodes.robot import preflight
+    from dex_rl_nodes.robot.teleop import read_teleop
 
-    settings = device_settings(load_robot(robot))
-    for name in ('hand', 'glove'):
-        port = getattr(settings, name).port
-        if not os.path.exists(port):
-            found = ', '.join(sorted(glob.glob('/dev/ttyUSB*') + glob.glob('/dev/ttyACM*'))) or 'none'
-            fix = f'plug it in, or set devices.{name}.port in config/robots/{robot}.yaml (serial ports now: {found})'
-            yield 'bad', name, f'{port} does not exist', fix
-        elif not os.access(port, os.R_OK | os.W_OK):
-            yield 'bad', name, f'no permission for {port}', 'sudo usermod -aG dialout $USER, then log in again'
-        else:
-            yield 'good', name, port, ''
-    readable = [path for path in sorted(glob.glob('/dev/hidraw*')) if os.access(path, os.R_OK)]
-    fix = '' if readable else 'plug it in and allow reading /dev/hidraw* (udev rule, docs/hardware.md)'
-    yield 'good' if readable else 'bad', 'SpaceMouse', ', '.join(readable) or 'no readable /dev/hidraw*', fix
-    cameras = load_robot(robot).cameras
-    present = sorted(glob.glob('/dev/video*'))
-    fix = '' if present else 'plug in the RealSense cameras and install ros-$ROS_DISTRO-realsense2-camera'
-    text = f'{len(cameras)} expected; video devices: {", ".join(present) or "none"}'
-    yield 'good' if present else 'bad', 'cameras', text, fix
+    file = f'config/robots/{name}.yaml'
+    try:
+        robot = config.load_robot(name)
+        yield from preflight.check_limits(robot, [config.load_task(task) for task in config.names('tasks')])
+        settings, dead_zone = device_settings(robot), read_teleop(robot).dead_zone
+    except UserError as error:
+        yield refusal('robot', error)
+        return
+    heard, controllers = _heard(name)
+    yield from preflight.check_arm(robot, heard[CURRENT_POSE], heard[MEASURED_JOINTS])
+    if controllers is not None:
+        yield from preflight.check_controllers(controllers, settings.arm.controller)
+    yield from hand.check_hand(settings.hand, file)
+    yield from operator.check_glove(settings.glove, settings.side, file)
+    yield from operator.check_spacemouse(settings.spacemouse, dead_zone)
+    yield from camera_findings(robot.cameras, heard, file)
+
+
+def camera_findings(cameras: dict[str, Any], heard: Mapping[str, Any], file: str) -> Iterator[Finding]:
+    """Cameras that are being published as they are heard, all others as devices."""
+    from dex_rl_nodes.drivers.preflight.cameras import check_cameras
+    from dex_rl_nodes.graph import is_installed
+    from dex_rl_nodes.robot.preflight import check_topic
+
+    silent = {}
     for view, camera in cameras.items():
-        if not camera.serial:
-            fix = f'set cameras.{view}.serial in config/robots/{robot}.yaml'
-            yield 'warning', f'camera {view}', 'no serial number: two cameras cannot be told apart', fix
+        sample = heard.get(IMAGES.get(view, ''))
+        if sample is not None and sample.count:
+            frames = (f'{view}_color_optical_frame',)
+            yield from check_topic(f'camera {view}', sample, camera.rate, frames)
+        elif (
+            camera.driver == 'realsense'
+            and is_installed('realsense2_camera')
+            and not importlib.util.find_spec('pyrealsense2')
+        ):
+            text = 'is read by realsense2_camera; start robot.launch.py and run this again to have it checked'
+            yield Finding('warning', f'camera {view}', text)
+        else:
+            silent[view] = camera
+    yield from check_cameras(silent, file)
+
+
+def _heard(robot: str) -> tuple[dict[str, Any], dict[str, str] | None]:
+    """What ROS says, from a process of its own: topic to TopicSample, and the controllers of the arm."""
+    from dex_rl_nodes.graph import environment
+    from dex_rl_nodes.robot.preflight import TopicSample
+
+    command = [sys.executable, '-m', 'dex_rl_nodes.nodes.topic_probe', robot]
+    variables = {**os.environ, **environment(os.environ)}
+    try:
+        result = subprocess.run(
+            command, env=variables, capture_output=True, text=True, check=False, timeout=_PROBE_DEADLINE
+        )
+        answer = json.loads(result.stdout.splitlines()[-1])
+    except (subprocess.TimeoutExpired, IndexError, ValueError):  # `messages` says what is wrong with ROS
+        answer = {'topics': {}, 'controllers': None}
+    samples = {
+        topic: TopicSample(**{**found, 'frames': set(found['frames'])}) for topic, found in answer['topics'].items()
+    }
+    return defaultdict(TopicSample, samples), answer['controllers']
 
 
 def main() -> None:
     """Print every finding for the robot named on the command line."""
     rows = [*versions(), *messages(), *drawing(), *weights()]
     if (robot := sys.argv[1]) != 'sim':
-        rows += devices(robot)
+        rows += [dataclasses.astuple(finding) for finding in robot_findings(robot)]
     print(json.dumps(rows))
 
 

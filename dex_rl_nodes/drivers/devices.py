@@ -115,7 +115,7 @@ def find_spacemouse(sysfs: Path = Path('/sys/class/hidraw')) -> tuple[str, str]:
                 model = spacemouse.MODELS.get((int(vendor, 16), int(product, 16)))
                 if model:
                     return f'/dev/{entry.name}', model
-    raise UserError('no SpaceMouse found; plug it in, or start spacenavd and use teleop:=spacenav')
+    raise UserError('no SpaceMouse found; plug it in, and see its rule in config/udev/99-dex-rl-nodes.rules')
 
 
 class Reconnecting:

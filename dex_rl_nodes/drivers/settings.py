@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from dex_rl_nodes.config import Model, Robot
 from dex_rl_nodes.errors import UserError
@@ -19,6 +19,7 @@ class HandDevice(Model):
     speed: float = Field(2.0, gt=0, le=5, description='full travels per second')
     current: int = Field(600, gt=0, le=1000, description='current limit per motor (mA)')
     current_unit: float = Field(0.001, gt=0, description='one count of current feedback (A); calibrate')
+    hand_id: int = Field(1, ge=1, le=254, description='Inspire: address of the hand on its bus')
     rate: float = Field(100.0, gt=0, le=200, description='exchanges per second (Hz)')
     largest_step: float = Field(
         0.05, gt=0, le=1, description='largest change of the target per exchange, normalised travel'
@@ -64,6 +65,15 @@ class Devices(Model):
     hand: HandDevice
     glove: GloveDevice
     spacemouse: SpaceMouseDevice = Field(SpaceMouseDevice())
+    side: Literal['left', 'right'] = Field('right', description='which hand it is; the glove must be of the same side')
+
+    @model_validator(mode='after')
+    def _one_side(self) -> 'Devices':
+        other = 'left' if self.side == 'right' else 'right'
+        for name, port in (('hand', self.hand.port), ('glove', self.glove.port)):
+            if other in port:
+                raise ValueError(f'{name}.port {port} is named after the {other} hand, but side is {self.side}')
+        return self
 
 
 def device_settings(robot: Robot) -> Devices:
@@ -76,5 +86,5 @@ def device_settings(robot: Robot) -> Devices:
         return Devices.model_validate(robot.devices)
     except ValidationError as error:
         first = error.errors()[0]
-        where = '.'.join(str(part) for part in first['loc'])
-        raise UserError(f'config/robots/{robot.name}.yaml: devices.{where}: {first["msg"]}') from None
+        where = '.'.join(['devices', *(str(part) for part in first['loc'])])
+        raise UserError(f'config/robots/{robot.name}.yaml: {where}: {first["msg"]}') from None

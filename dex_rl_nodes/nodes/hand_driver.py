@@ -26,7 +26,7 @@ class HandDriver(Node):
         self._refused = 0
         self._exchanges = 0
         port = self.setting('port') or settings.port
-        hand = HandSettings(port, settings.baud, settings.speed, settings.current)
+        hand = HandSettings(port, settings.baud, settings.speed, settings.current, hand_id=settings.hand_id)
 
         def connect() -> Hand:
             return MODELS[settings.model](hand)

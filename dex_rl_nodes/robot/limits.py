@@ -12,6 +12,11 @@ from pydantic import Field, ValidationError, model_validator
 from dex_rl_nodes.config import Model, Robot, Vector6
 from dex_rl_nodes.errors import UserError
 
+# What no FR3 can do: the widest joint ranges (rad) of any system image, and the velocities (rad/s).
+FR3_LOW = (-2.9007, -1.8361, -2.9007, -3.0770, -2.8763, 0.4398, -3.0508)
+FR3_HIGH = (2.9007, 1.8361, 2.9007, -0.1169, 2.8763, 4.6216, 3.0508)
+FR3_VELOCITY = (2.62, 2.62, 2.62, 2.62, 5.26, 4.18, 5.26)
+
 Vector7 = Annotated[list[float], Field(min_length=7, max_length=7)]
 
 
@@ -43,6 +48,14 @@ class ArmLimits(Model):
     @model_validator(mode='after')
     def _ordered(self) -> 'ArmLimits':
         _check_order('joint', self.joint_low, self.joint_high)
+        for index in range(7):
+            low, high, velocity = self.joint_low[index], self.joint_high[index], self.joint_velocity[index]
+            if low < FR3_LOW[index] or high > FR3_HIGH[index] or not 0 < velocity <= FR3_VELOCITY[index]:
+                raise ValueError(
+                    f'joint {index + 1} may go from {low} to {high} rad with {velocity} rad/s, that of an FR3 only '
+                    f'from {FR3_LOW[index]} to {FR3_HIGH[index]} with {FR3_VELOCITY[index]}: is it the file of '
+                    'another robot?'
+                )
         return self
 
 

@@ -6,10 +6,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.findings import Finding
 from dex_rl_nodes.setup import system
 from dex_rl_nodes.setup.build import run_variables
 from dex_rl_nodes.setup.places import CHECKOUT, Places, home
@@ -18,16 +18,6 @@ MINIMUM_DISK = 5  # GiB: environment 2, build and logs, a run's bags
 MINIMUM_MEMORY = 4  # GiB: eleven nodes, a replay buffer of cached features
 MINIMUM_SHARED_MEMORY = 512  # MiB: a segment of 32 MB for each participant
 MARKS = {'good': 'ok  ', 'warning': 'warn', 'bad': 'BAD '}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report: its level is `good`, `warning` or `bad`."""
-
-    level: str
-    subject: str
-    text: str
-    fix: str = ''
 
 
 def examine(places: Places, arguments: list[str]) -> int:
@@ -39,7 +29,6 @@ def examine(places: Places, arguments: list[str]) -> int:
         lambda: _resources(places),
         _graph_variables,
         lambda: _environment(places, robot),
-        lambda: _arm(robot),
     ]
     bad = 0
     for check in checks:
@@ -133,12 +122,6 @@ def _graph_variables() -> Iterator[Finding]:
     yield Finding('warning' if fix else 'good', 'middleware', middleware, fix)
     reach = os.environ.get('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     yield Finding('good', 'discovery range', reach)
-
-
-def _arm(robot: str) -> Iterator[Finding]:
-    if robot != 'sim':
-        text = 'no node of this package serves reset_scene for it; episodes wait for one (docs/hardware.md)'
-        yield Finding('warning', 'arm', text)
 
 
 def _environment(places: Places, robot: str) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ ORDER = [
     {'evaluation'},
     {'descriptions', 'parameters', 'records', 'config', 'seeds', 'run_directory', 'paths'},
     {'setup'},
+    {'findings'},
     {'errors', '__init__'},
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
