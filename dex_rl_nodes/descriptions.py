@@ -308,7 +308,7 @@ ARM_ADAPTER = NodeDescription(
     'arm_adapter',
     'Between episodes of a real robot: recovers the arm from errors, brings it to the start pose, waits for the scene.',
     publishes=('reset_command', 'arm_state'),
-    subscribes=('target_pose', CURRENT_POSE, HAND_JOINTS, 'teleop_command', 'episode'),
+    subscribes=('target_pose', CURRENT_POSE, MEASURED_JOINTS, HAND_JOINTS, 'teleop_command', 'episode'),
     serves=('reset_scene', 'arm_adapter/scene_ready'),
     parameters=(
         Parameter(

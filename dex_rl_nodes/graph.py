@@ -10,43 +10,21 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from dex_rl_nodes import config
+from dex_rl_nodes.arm_bringup import arm_bringup
 from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.evaluation.series import ATTEMPTS, COLLECTING
 from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all
 from dex_rl_nodes.paths import config_directory
+from dex_rl_nodes.process import Process
 from dex_rl_nodes.stages.command import COMMANDS
 
-PACKAGE = 'dex_rl_nodes'
 _RESET_DEADLINE = 900.0  # s; on a robot a person puts the scene back
 STAGES = 'stages'  # the executable that runs one stage in one process
-
-
-@dataclass(frozen=True)
-class Process:
-    """One process of a graph: a ROS node, or a program that runs to its end.
-
-    `on_exit` says what an unexpected end means: `stop` ends the whole graph, `restart` starts the process again,
-    at most `max_restarts` times. Exit code 2 (a person has to act) always ends the graph.
-    """
-
-    name: str
-    executable: str
-    package: str = PACKAGE
-    is_node: bool = True
-    arguments: tuple[str, ...] = ()
-    parameters: Mapping[str, Value] = field(default_factory=dict)
-    remaps: tuple[tuple[str, str], ...] = ()
-    namespace: str = ''
-    on_exit: Literal['stop', 'restart'] = 'stop'
-    max_restarts: int = 5
-    runs_first: bool = False  # the others start when it has ended with code 0
-    ends_graph: bool = False  # its end with code 0 ends the graph, also with code 0
 
 
 @dataclass(frozen=True)
@@ -163,7 +141,8 @@ def _robot(values: dict[str, Value]) -> list[Process]:
             _node('hand_driver', values, parameters=hand, on_exit='restart'),
         ]
     drivers = [_node(name, values, on_exit='restart') for name in ('arm_adapter', 'hand_driver')]
-    return [*drivers, *_cameras(values)]
+    arm = arm_bringup(config.load_robot(str(values['robot'])), str(values['namespace']))
+    return [*arm, *drivers, *_cameras(values)]
 
 
 def _cameras(values: dict[str, Value]) -> list[Process]:

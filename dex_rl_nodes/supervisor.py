@@ -22,7 +22,7 @@ from circus.watcher import Watcher
 from tornado.ioloop import IOLoop, PeriodicCallback
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.graph import PACKAGE, Process
+from dex_rl_nodes.process import PACKAGE, Process
 
 GRACE = 4.5  # s between SIGINT and SIGKILL, so that everything is gone within 5 s
 CHECK_PERIOD = 0.1  # s between two looks for ended processes
@@ -238,6 +238,12 @@ def command_line(process: Process, folder: Path, parameter_file: str = '') -> li
     Raises:
         UserError: the process belongs to a package that only a ROS installation has.
     """
+    if process.is_launch_file:
+        raise UserError(
+            f'the {process.name} is started by {process.executable} of {process.package}, which needs a ROS '
+            f'installation; install and source it, or start the {process.name} on another machine and leave '
+            f'devices.{process.name}.bringup in config/robots/ empty'
+        )
     if process.package != PACKAGE:
         raise UserError(
             f'{process.name} is an executable of {process.package}, which needs a ROS installation; '

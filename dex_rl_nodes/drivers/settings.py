@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from dex_rl_nodes.config import Model, Robot
+from dex_rl_nodes.config import Model, Robot, is_simulated, load_robot
 from dex_rl_nodes.errors import UserError
 
 Counts = Annotated[list[int], Field(min_length=6, max_length=6)]
@@ -53,9 +53,19 @@ class ArmDevice(Model):
 
     robot_ip: str = Field('172.16.0.3', description='address of the arm')
     robot_type: str = Field('fr3', description='robot_type of the bring-up')
-    bringup: str = Field('franka_bringup/franka.launch.py', pattern='^[^/]+/[^/]+$', description='package/launch file')
+    bringup: str = Field(
+        'franka_bringup/franka.launch.py',
+        pattern='^([^/]+/[^/]+)?$',
+        description='package/launch file; empty: the arm is started elsewhere, for example on its own computer',
+    )
+    arguments: dict[str, str] = Field(
+        default_factory=dict, description='more arguments of that launch file, or other names; an empty one is left out'
+    )
     controllers: str = Field('fr3_impedance.yaml', description='file in config/controllers/: controllers and gains')
     controller: str = Field('cartesian_impedance_controller', description='the controller that follows target_pose')
+    controller_frame: Literal['flange', 'tcp'] = Field(
+        'tcp', description='what that controller moves to target_pose: the TCP, or the flange (poses are converted)'
+    )
 
 
 class Devices(Model):
@@ -74,6 +84,11 @@ class Devices(Model):
             if other in port:
                 raise ValueError(f'{name}.port {port} is named after the {other} hand, but side is {self.side}')
         return self
+
+
+def moves_flange(robot: str) -> bool:
+    """Whether target_pose of the robot of this name is a pose of the flange, and not of the TCP."""
+    return not is_simulated(robot) and device_settings(load_robot(robot)).arm.controller_frame == 'flange'
 
 
 def device_settings(robot: Robot) -> Devices:

@@ -1,5 +1,6 @@
 """Between the episodes of a real robot: error recovery, the way to the start pose, the scene."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,25 +9,36 @@ import numpy as np
 from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import JointState
 
-from dex_rl_nodes.descriptions import CURRENT_POSE, SERVICES
+from dex_rl_nodes.descriptions import CURRENT_POSE, MEASURED_JOINTS, SERVICES
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
-from dex_rl_nodes.drivers.settings import device_settings
+from dex_rl_nodes.drivers.settings import device_settings, moves_flange
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.franka_arm import FrankaArm
 from dex_rl_nodes.nodes.late_service import LateService
 from dex_rl_nodes.nodes.node import ERROR, OK, WARN, run_node
-from dex_rl_nodes.records import HAND_JOINTS, ActionCommand, ArmState, EpisodeState, Mark, Phase, TeleopCommand
+from dex_rl_nodes.records import (
+    ARM_JOINTS,
+    HAND_JOINTS,
+    ActionCommand,
+    ArmState,
+    EpisodeState,
+    Mark,
+    Phase,
+    TeleopCommand,
+)
 from dex_rl_nodes.robot import arm_state
 from dex_rl_nodes.robot.reset_motion import ResetMotion
 from dex_rl_nodes.robot.start import draw_start
+from dex_rl_nodes.robot.tool import tcp_mismatch, tcp_of
 
 _LOOK_PERIOD = 0.02  # s, between two looks at the state of the arm
 _REPEAT = 0.1  # s, after which an unchanged state is published again
 _FRESH = 0.5  # s; older reports do not count
 _FOLLOWED = 3.0  # s, longest time without an answer of command_mux
 _REPORTED = 5.0  # s, longest wait for the reports of arm and hand
+_MISMATCH = 0.01  # m, between the pose that the arm reports and the one of its joints
 _ANGLE = 0.1  # rad, and normalised travel below: near enough to the start
 _TRAVEL = 0.1
 
@@ -40,6 +52,7 @@ class ArmAdapter(EpisodeNode):
     def __init__(self, **options: Any):
         super().__init__('arm_adapter', **options)
         settings = device_settings(self.robot).arm
+        self._of_tcp = tcp_of if moves_flange(self.setting('robot')) else np.asarray
         self._arm = FrankaArm(self, settings.controller)
         self._state: ArmState | None = None
         self._state_at = self._told_at = 0.0  # s, monotonic
@@ -55,9 +68,9 @@ class ArmAdapter(EpisodeNode):
         self._step = 0
         self._answered_at = 0.0
         self._ready = False  # a person said that the scene is put back
-        self._waiting = ''
         self.subscribe('target_pose', self._on_target)
         self.subscribe(CURRENT_POSE, self._on_pose)
+        self.subscribe(MEASURED_JOINTS, self._on_joints)
         self.subscribe(HAND_TOPIC, self._on_hand)
         self.subscribe('teleop_command', self._on_teleop)
         self.advertise('reset_command', 'arm_state')
@@ -75,6 +88,11 @@ class ArmAdapter(EpisodeNode):
     def _on_pose(self, message: PoseStamped) -> None:
         self._heard[CURRENT_POSE] = time.monotonic(), conversions.pose_array(message.pose)
 
+    def _on_joints(self, message: JointState) -> None:
+        joints = self.joint_values(MEASURED_JOINTS, message, ARM_JOINTS)
+        if joints is not None:
+            self._heard[MEASURED_JOINTS] = time.monotonic(), joints
+
     def _on_hand(self, message: JointState) -> None:
         hand = self.joint_values(HAND_TOPIC, message, HAND_JOINTS)
         if hand is not None:
@@ -83,7 +101,7 @@ class ArmAdapter(EpisodeNode):
     def _on_target(self, message: PoseStamped) -> None:
         # a target with another stamp is no answer: command_mux repeats its targets while it holds
         if conversions.stamp_ns(message.header.stamp) in self._unanswered:
-            self._target = conversions.pose_array(message.pose)
+            self._target = self._of_tcp(conversions.pose_array(message.pose))
             self._answered_at = time.monotonic()
             self._unanswered.clear()
 
@@ -154,9 +172,14 @@ class ArmAdapter(EpisodeNode):
     def _wait_for_reports(self) -> None:
         silent = self._silent()
         if not silent:
-            self._waiting = ''
             state = self._state
-            if self._arm.missing or arm_state.problem(state) is None:
+            away, turned = tcp_mismatch(self._heard[CURRENT_POSE][1], self._heard[MEASURED_JOINTS][1])
+            if away > _MISMATCH or turned > _ANGLE:
+                self._fail(
+                    f'current_pose is {1000 * away:.0f} mm and {math.degrees(turned):.0f} degrees from where the '
+                    'joints put the TCP; set the end effector of the arm as docs/hardware.md says'
+                )
+            elif self._arm.missing or arm_state.problem(state) is None:
                 self._start_motion()
             elif arm_state.recoverable(state):
                 self._enter(self._wait_for_recovery, self.setting('recovery_deadline'))
@@ -169,7 +192,8 @@ class ArmAdapter(EpisodeNode):
 
     def _silent(self) -> list[str]:
         now = time.monotonic()
-        silent = [topic for topic in (CURRENT_POSE, HAND_TOPIC) if now - self._heard.get(topic, (0.0, 0))[0] > _FRESH]
+        topics = (CURRENT_POSE, MEASURED_JOINTS, HAND_TOPIC)
+        silent = [topic for topic in topics if now - self._heard.get(topic, (0.0, 0))[0] > _FRESH]
         if not self._arm.missing and (self._state is None or now - self._state_at > _FRESH):
             silent.append('robot_state of the arm')
         return silent

@@ -11,6 +11,7 @@ from sensor_msgs.msg import Image, JointState
 
 from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES, MEASURED_JOINTS
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
+from dex_rl_nodes.drivers.settings import moves_flange
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
@@ -28,9 +29,9 @@ from dex_rl_nodes.records import (
     RobotReading,
     TeleopCommand,
 )
-from dex_rl_nodes.robot import arm_state
 from dex_rl_nodes.robot.events import Reaction, SafetyEvent
 from dex_rl_nodes.robot.mux import CommandMux
+from dex_rl_nodes.robot.tool import flange_of
 from dex_rl_nodes.robot.watchdog import FaultCounter, picture_digest
 
 _TARGETS = ('target_pose', HAND_COMMAND)
@@ -40,10 +41,10 @@ _SILENCE = {
     HAND_TOPIC: SafetyEvent.HAND_SILENT,
 }
 _STATES = tuple(_SILENCE)
+_SILENCE |= dict.fromkeys(IMAGES.values(), SafetyEvent.CAMERA_SILENT)
 _TICK_DEADLINE = 20.0  # s, lockstep: longest wait for what belongs to a command
 _REACTION = 0.02  # s, from noticing a silence to the target that ends the motion
 _GHOST = 25.0  # s; DDS forgets a killed process after 20 s
-_ARM_STATE_AGE = 1.0  # s; it comes ten times a second
 _LOOK_AROUND = 0.15  # s, between two looks for somebody else who commands the robot
 _DRIVERS = ('hand_driver', 'glove_driver', 'spacemouse_driver')  # whose faults count
 
@@ -61,6 +62,7 @@ class CommandMuxNode(EpisodeNode):
         self._dry_run = self.setting('dry_run')
         if self._dry_run and self.lockstep:
             raise UserError('command_mux: a simulation in lockstep waits for commands; dry_run needs lockstep:=false')
+        self._of_controller = flange_of if moves_flange(self.setting('robot')) else np.asarray
         self._command: ActionCommand | None = None  # waits for what belongs to its tick
         self._teleop: TeleopCommand | None = None
         self._states: dict[str, tuple[int, Any]] = {}  # stamp and value
@@ -93,8 +95,7 @@ class CommandMuxNode(EpisodeNode):
         if not self.lockstep:
             for topic in IMAGES.values():
                 # raw: only the bytes are compared, so a message need not be built from them
-                profile = qos.PROFILES['SENSOR']
-                self.create_subscription(Image, topic, partial(self._on_frame, topic), profile, raw=True)
+                self.create_subscription(Image, topic, partial(self._on_frame, topic), qos.PROFILES['SENSOR'], raw=True)
             self.subscribe('learner_state', self._on_learner)
         self.every(watch_period, self._watch)
         self.follow_episodes()
@@ -110,18 +111,16 @@ class CommandMuxNode(EpisodeNode):
         self._fresh, self._command = True, None
         if self.lockstep:
             return
-        self._watch_states()
-        for topic in IMAGES.values():
-            self._mux.watch.watch(topic, SafetyEvent.CAMERA_SILENT, self._longest, self._heard.get(topic, 0))
+        self._expect(*_SILENCE)
 
-    def _watch_states(self) -> None:
-        for topic in _STATES:  # what fell silent before counts, too
+    def _expect(self, *topics: str) -> None:
+        for topic in topics:  # what fell silent before counts, too
             self._mux.watch.watch(topic, _SILENCE[topic], self._longest, self._heard.get(topic, 0))
 
     def end(self, episode: EpisodeState) -> None:
         for topic in (*_STATES, 'teleop_command'):
             self.arrived(self._awaited(topic))
-        for topic in ('action_command', 'reset_command', *_STATES, *IMAGES.values()):
+        for topic in ('action_command', 'reset_command', *_SILENCE):
             self._mux.watch.forget(topic)
         if not self._fresh and not self.lockstep:
             self._mux.hold()
@@ -130,13 +129,11 @@ class CommandMuxNode(EpisodeNode):
 
     def _start(self, command: ActionCommand, reading: RobotReading) -> bool:
         """First command of the episode: targets at the measured pose. False while that pose cannot be believed."""
-        now = time.monotonic_ns()
+        now, first = time.monotonic_ns(), self.episode.stamp
         if not self.lockstep:
             self._mux.watch.check(now)
             if self._mux.watch.causes():
                 return False
-        first = self.episode.stamp
-        if not self.lockstep:
             # after a restart in the middle of an episode, its old commands come again
             first = max(first, self._ros_now() - round(2e9 / self.robot.control_rate))
         self._fresh = not self._mux.reset(reading, self.episode.hand_target, min(first, command.stamp))
@@ -181,10 +178,7 @@ class CommandMuxNode(EpisodeNode):
         self._try()
 
     def _on_arm_state(self, state: ArmState) -> None:
-        now = time.monotonic_ns()
-        self._mux.watch.watch('arm_state', SafetyEvent.ARM_SILENT, _ARM_STATE_AGE, now)
-        problem = arm_state.problem(state)
-        self._mux.watch.fault('arm_state', problem)  # nothing begins to move
+        problem = self._mux.hear_arm(state, time.monotonic_ns())
         if problem and self._moving:
             self._stop(*problem)
 
@@ -259,19 +253,20 @@ class CommandMuxNode(EpisodeNode):
         """Follow the arm adapter while the robot is brought to a start pose; its motion passes the same filter."""
         if self.lockstep or not self._resetting or command.episode != self.episode.episode:
             return
-        if self._mux.stopped or self._missing(command.stamp) or (self._fresh and not self._start_reset(command)):
-            return
-        self._execute('reset_command', command, None, self._reading())
+        if self._mux.stopped:
+            self._mux.watch.seen('reset_command', time.monotonic_ns())
+        elif not self._missing(command.stamp) and (not self._fresh or self._start_reset(command)):
+            self._execute('reset_command', command, None, self._reading())
 
     def _start_reset(self, command: ActionCommand) -> bool:
         """First reset command: targets where the robot is. False while it may not move."""
-        self._watch_states()
+        self._expect(*_STATES)
         now = time.monotonic_ns()
         self._mux.watch.check(now)
         if self._intruder or self._mux.watch.causes():
             return False
-        self._fresh = not self._mux.begin_reset(self._reading(), command.stamp)
-        if not self._fresh:
+        if self._mux.begin_reset(self._reading(), command.stamp):
+            self._fresh = False
             self._mux.watch.watch('reset_command', SafetyEvent.COMMAND_SILENT, self._longest, now)
         return not self._fresh
 
@@ -293,7 +288,7 @@ class CommandMuxNode(EpisodeNode):
         if not (np.isfinite(pose).all() and np.isfinite(self._mux.hand_target).all()):  # must not happen; never send it
             self._stop(SafetyEvent.TARGET_NOT_FINITE)
             return
-        self.publish('target_pose', conversions.pose_stamped(pose, stamp, self.robot.base_frame))
+        self.publish('target_pose', conversions.pose_stamped(self._of_controller(pose), stamp, self.robot.base_frame))
         self.publish(HAND_COMMAND, conversions.joint_state(HAND_JOINTS, self._mux.hand_target, stamp))
         self._told_at = time.monotonic()
 
@@ -393,8 +388,7 @@ class CommandMuxNode(EpisodeNode):
         self._report_safety()
         doing = 'dry run: nothing is published to the robot' if self._dry_run else 'ok'
         self.report('step', OK, doing, **self._timing.take())
-        intervened = self._moving and self._mux.operator_active
-        self.report('control', OK, 'operator' if intervened else 'policy')
+        self.report('control', OK, 'operator' if self._moving and self._mux.operator_active else 'policy')
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import inspect
 import os
 import sys
 
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
 from launch.actions import (
@@ -12,6 +13,7 @@ from launch.actions import (
     EmitEvent,
     ExecuteLocal,
     ExecuteProcess,
+    IncludeLaunchDescription,
     LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
@@ -20,13 +22,15 @@ from launch.actions import (
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.events.process import ProcessExited
+from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.substitutions import ExecutableInPackage
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.graph import APPLICATIONS, Application, Process, check_parameter_file, environment, sole_graph
+from dex_rl_nodes.graph import APPLICATIONS, Application, check_parameter_file, environment, sole_graph
 from dex_rl_nodes.parameters import Parameter, split_argument
+from dex_rl_nodes.process import Process
 
 RESTART_DELAY = 1.0  # s
 _held = contextlib.ExitStack()  # the domain, as long as this process lives
@@ -71,8 +75,23 @@ def _refuse_undeclared(context: LaunchContext, app: Application) -> None:
         app.values(dict(split_argument(word) for word in context.argv))
 
 
+def _include(process: Process) -> IncludeLaunchDescription:
+    """A launch file of another package; UserError when that is not installed."""
+    try:
+        share = get_package_share_directory(process.package)
+    except PackageNotFoundError:
+        raise UserError(
+            f'the {process.name} is started by {process.executable} of {process.package}, which is not installed; install '
+            f'it, or start the {process.name} elsewhere and leave devices.{process.name}.bringup in config/robots/ empty'
+        ) from None
+    source = PythonLaunchDescriptionSource(os.path.join(share, 'launch', process.executable))
+    return IncludeLaunchDescription(source, launch_arguments=[split_argument(text) for text in process.arguments])
+
+
 def _start(process: Process, parameter_file: str = '', then: list[Action] | None = None) -> list[Action]:
     """Actions that start a process and watch its end; `then` are started when it has ended well."""
+    if process.is_launch_file:
+        return [_include(process)]
     options = {'name': process.name, 'output': 'screen'}
     if process.on_exit == 'restart':
         options |= {'respawn': True, 'respawn_delay': RESTART_DELAY}
@@ -95,8 +114,8 @@ def _start(process: Process, parameter_file: str = '', then: list[Action] | None
     def ended(event: ProcessExited, event_context: LaunchContext) -> list[Action]:
         if event_context.is_shutdown or (process.on_exit == 'restart' and event.returncode != 2):
             return []
-        if event.returncode == 0 and then is not None:
-            return then
+        if event.returncode == 0 and (process.may_end or then is not None):
+            return then or []
         if event.returncode == 0 and process.ends_graph:
             reason = f'{process.name} is done'
             return [LogInfo(msg=reason), EmitEvent(event=Shutdown(reason=reason))]

@@ -9,13 +9,25 @@ target by more than one tick's limit.
 import numpy as np
 
 from dex_rl_nodes.config import Robot, Task
-from dex_rl_nodes.records import ARM_DIM, HAND_DIM, ActionCommand, ExecutedAction, RobotReading, Source, TeleopCommand
+from dex_rl_nodes.records import (
+    ARM_DIM,
+    HAND_DIM,
+    ActionCommand,
+    ArmState,
+    ExecutedAction,
+    RobotReading,
+    Source,
+    TeleopCommand,
+)
+from dex_rl_nodes.robot import arm_state
 from dex_rl_nodes.robot.events import EventLog, Reaction, SafetyEvent
 from dex_rl_nodes.robot.gate import VALUE_PROBLEMS, CommandGate
 from dex_rl_nodes.robot.limits import Limits
 from dex_rl_nodes.robot.safety import SafetyFilter, Step
 from dex_rl_nodes.robot.units import join_action
 from dex_rl_nodes.robot.watchdog import Watchdog
+
+_ARM_STATE_AGE = 1.0  # s; it comes ten times a second
 
 
 class CommandMux:
@@ -50,6 +62,16 @@ class CommandMux:
         self._hand_base = self.filter.hand_target
         self._resting, self._held, self._moved_at = False, False, stamp
         return True
+
+    def hear_arm(self, state: ArmState, now: int) -> tuple[SafetyEvent, str] | None:
+        """Take note of what the arm says about itself (monotonic `now`, ns): why it may not be moved, or None.
+
+        Nothing begins to move while there is a reason, and none of it may fall silent once it was heard.
+        """
+        found = arm_state.problem(state)
+        self.watch.watch('arm_state', SafetyEvent.ARM_SILENT, _ARM_STATE_AGE, now)
+        self.watch.fault('arm_state', found)
+        return found
 
     def begin_reset(self, reading: RobotReading, stamp: int) -> bool:
         """Begin to follow reset commands: targets where the robot is measured. False while stopped, and as `reset`."""

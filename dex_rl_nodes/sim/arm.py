@@ -6,27 +6,16 @@ Kinematics, limits and masses are Franka's published ones; shapes are capsules, 
 import mujoco
 import numpy as np
 
+from dex_rl_nodes.robot.arm_model import BASE, CAPSULES, JOINT_NAMES
 from dex_rl_nodes.robot.kinematics import DH, FLANGE_OFFSET, HOME
 from dex_rl_nodes.robot.limits import ArmLimits
 
-JOINT_NAMES = tuple(f'fr3_joint{i}' for i in range(1, 8))
 POSITION_MIN, POSITION_MAX = np.array(ArmLimits().joint_low), np.array(ArmLimits().joint_high)
 TORQUE_MAX = np.array([87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0])
 MASSES = (2.9275, 2.9355, 2.2449, 2.6156, 2.3271, 1.8170, 0.6271)
 # Reflected inertia of motor and gear (kg m^2) and joint friction as viscous damping (N m s/rad).
 ARMATURE = 0.1
 DAMPING = 1.0
-
-# Capsules of link i in its own frame: from, to, radius (m). The first one carries the mass.
-_CAPSULES = (
-    (((0, 0, -0.19), (0, 0, 0), 0.062),),
-    (((0, 0, 0), (0, -0.19, 0), 0.060),),
-    (((0, 0, -0.12), (0, 0, -0.02), 0.058), ((0, 0, -0.02), (0.0825, 0, 0), 0.055)),
-    (((0, 0, 0), (-0.0825, 0.10, 0), 0.055),),
-    (((0, 0.02, -0.28), (0, 0.055, -0.08), 0.050), ((0, 0.055, -0.08), (0, 0, 0), 0.046)),
-    (((0, 0, 0), (0.088, 0, 0), 0.050),),
-    (((0, 0, -0.03), (0, 0, 0.075), 0.040),),
-)
 
 
 def mjcf(tool: str) -> str:
@@ -43,14 +32,14 @@ def mjcf(tool: str) -> str:
         )
     return (
         '<body name="fr3_link0">'
-        '<geom class="arm" type="cylinder" fromto="0 0 0 0 0 0.10" size="0.085" mass="2.3966"/>'
+        f'<geom class="arm" type="cylinder" fromto="0 0 0 0 0 {BASE[1]}" size="{BASE[0]}" mass="2.3966"/>'
         f'{text}</body>'
     )
 
 
 def _geoms(i: int) -> str:
     text = ''
-    for k, (start, end, radius) in enumerate(_CAPSULES[i]):
+    for k, (start, end, radius) in enumerate(CAPSULES[i]):
         mass = MASSES[i] if k == 0 else 0.0
         tint = 'rgba="0.25 0.27 0.30 1"' if i == 6 else ''
         text += f'<geom class="arm" fromto="{_numbers(start + end)}" size="{radius}" mass="{mass}" {tint}/>'

@@ -27,9 +27,10 @@ from dex_rl_nodes.records import (  # noqa: E402
     Phase,
     TeleopCommand,
 )
-from dex_rl_nodes.robot import kinematics, rotations  # noqa: E402
+from dex_rl_nodes.robot import hand_model, kinematics, rotations  # noqa: E402
 from dex_rl_nodes.robot.events import SafetyEvent  # noqa: E402
 from dex_rl_nodes.robot.start import draw_start  # noqa: E402
+from dex_rl_nodes.robot.tool import flange_of, tcp_of  # noqa: E402
 
 ROBOT, TASK = load_robot('fr3_ruiyan'), load_task('pull_tissue')
 SEED = 42
@@ -45,6 +46,7 @@ class Lab:
         self.pose = GOAL.copy()
         self.pose[:3] += start
         self.hand = np.full(6, 0.3)
+        self.posture = kinematics.HOME.copy()
         self.silent = False
         self.arm_state = None  # mode and errors that the arm reports
         self.mux = None
@@ -62,16 +64,26 @@ class Lab:
         if self.silent:
             return
         if self.targets:
-            self.pose = conversions.pose_array(self.targets[-1].pose)
+            self.pose = tcp_of(conversions.pose_array(self.targets[-1].pose))  # the controller moves the flange
         if self.hand_targets:
             self.hand = np.array(self.hand_targets[-1].position)
         now = self.table.peer.get_clock().now().nanoseconds
         if self.arm_state:
             self.table.send('arm_state', ArmState(now, *self.arm_state))
-        joints = kinematics.HOME
         self.table.send(CURRENT_POSE, conversions.pose_stamped(self.pose, now, 'base'))
-        self.table.send(MEASURED_JOINTS, conversions.joint_state(ARM_JOINTS, joints, now)) if self.mux else None
+        self.table.send(MEASURED_JOINTS, conversions.joint_state(ARM_JOINTS, self.joints(), now))
         self.table.send(HAND_TOPIC, conversions.joint_state(HAND_JOINTS, self.hand, now))
+
+    def joints(self):
+        """Joint positions that put the TCP where it is."""
+        for _ in range(50):
+            frame = kinematics.forward(self.posture, hand_model.tool())
+            turn = rotations.difference(self.pose[3:], rotations.from_matrix(frame[:3, :3]))
+            error = np.concatenate([self.pose[:3] - frame[:3, 3], turn])
+            if np.abs(error).max() < 1e-4:
+                break
+            self.posture += kinematics.joint_motion(kinematics.jacobian(self.posture, frame[:3, 3]), error)
+        return self.posture
 
     def reset(self, episode=0):
         """Ask for a reset; the future of its answer."""
@@ -110,7 +122,7 @@ def test_the_robot_is_brought_to_the_start_of_the_seed(lab):
     assert np.linalg.norm(rotations.difference(lab.pose[3:], GOAL[3:])) < 0.02
     assert np.allclose(answer.hand_target, TASK.start.hand) and np.allclose(lab.hand, TASK.start.hand, atol=1e-6)
     assert np.allclose(conversions.pose_array(answer.start_pose)[:3], GOAL[:3], atol=0.003)
-    heights = [message.pose.position.z for message in lab.targets]
+    heights = [tcp_of(conversions.pose_array(message.pose))[2] for message in lab.targets]
     assert max(heights) > GOAL[2] + 0.045, 'it came from above'
     heard = len(lab.targets)
     lab.table.until(lambda: len(lab.targets) > heard + 2, 'the targets are repeated until the episode runs')
@@ -170,7 +182,7 @@ def test_a_reflex_on_the_way_latches_a_stop_with_its_number(lab):
     assert 'safety event 511: the arm stopped itself (cartesian_reflex)' in lab.mux._mux.stop_reason
     halted = lab.mux._mux.target_pose
     assert 'command_mux does not follow' in lab.answer(future).message
-    assert np.array_equal(lab.mux._mux.target_pose, halted), 'nothing moves until somebody releases the stop'
+    assert np.allclose(lab.mux._mux.target_pose, halted, atol=1e-9), 'nothing moves until somebody releases the stop'
 
 
 def test_nothing_begins_to_move_while_the_arm_is_in_its_user_stop(lab):
@@ -190,7 +202,17 @@ def test_without_reports_the_answer_names_what_is_silent(lab, monkeypatch):
     lab.silent = True
     answer = lab.answer(lab.reset())
     assert not answer.success
-    assert f'{CURRENT_POSE} and {HAND_TOPIC} does not report' in answer.message
+    assert f'{CURRENT_POSE} and {MEASURED_JOINTS} and {HAND_TOPIC} does not report' in answer.message
+
+
+def test_an_arm_that_reports_another_point_than_the_tcp_is_not_moved(lab):
+    lab = lab()
+    lab.joints()
+    tcp, lab.joints = lab.pose, lambda: lab.posture
+    lab.pose = flange_of(tcp)
+    answer = lab.answer(lab.reset())
+    assert not answer.success and 'from where the joints put the TCP; set the end effector' in answer.message
+    assert not lab.targets
 
 
 def test_a_second_request_replaces_the_first(lab):

@@ -7,13 +7,18 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dex_rl_nodes import config
+from dex_rl_nodes.arm_bringup import arm_bringup
+from dex_rl_nodes.config import load_robot
 from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.graph import APPLICATIONS, PACKAGE, application, device_folder, environment, sole_graph
+from dex_rl_nodes.graph import APPLICATIONS, application, device_folder, environment, sole_graph
 from dex_rl_nodes.launch_command import run, show_arguments
 from dex_rl_nodes.parameters import COMMON
+from dex_rl_nodes.process import PACKAGE
+from dex_rl_nodes.supervisor import command_line
 
 ROOT = Path(__file__).parents[2]
 EXPECTED_REFUSALS = ('operator:=human', 'lockstep:=true needs robot:=sim', 'robot:=sim has no devices to emulate')
@@ -164,6 +169,51 @@ def test_somebody_stands_by_when_a_robot_is_evaluated():
     assert 'spacemouse_driver' in build(operator='human')
     with pytest.raises(UserError, match='an evaluation on a robot needs somebody'):
         build(robot='fr3_ruiyan', operator='none')
+
+
+def test_the_arm_is_started_by_its_own_bringup_and_controller():
+    app = APPLICATIONS['robot']
+    started = {process.name: process for process in app.build(app.values({'robot': 'fr3_ruiyan', 'namespace': 'left'}))}
+    arm = started['arm']
+    assert (arm.package, arm.executable, arm.is_launch_file) == ('franka_bringup', 'franka.launch.py', True)
+    given = dict(argument.split(':=', 1) for argument in arm.arguments)
+    assert given['robot_type'] == 'fr3' and given['load_gripper'] == 'false' and given['namespace'] == 'left'
+    controllers = yaml.safe_load(Path(given['controllers_yaml']).read_text().replace('/**:', '', 1).split('/**:')[0])
+    spawner = started['spawner_cartesian_impedance_controller']
+    assert spawner.arguments[0] in controllers['controller_manager']['ros__parameters']
+    assert spawner.may_end and spawner.namespace == 'left'
+    assert 'arm_adapter' in started
+    emulated = app.build(app.values({'robot': 'fr3_ruiyan', 'devices': 'emulated'}))
+    assert not {'arm', 'arm_adapter'} & {process.name for process in emulated}
+
+
+def test_an_arm_that_is_started_elsewhere_is_left_alone(monkeypatch):
+    robot = load_robot('fr3_ruiyan')
+    settings = {**robot.devices, 'arm': {**robot.devices['arm'], 'bringup': ''}}
+    assert arm_bringup(robot.model_copy(update={'devices': settings}), '') == []
+    settings['arm'] = {'controllers': 'none.yaml'}
+    with pytest.raises(UserError, match=r'devices.arm.controllers: there is no file .*none\.yaml'):
+        arm_bringup(robot.model_copy(update={'devices': settings}), '')
+
+
+def test_without_a_ros_installation_the_arm_is_named(tmp_path):
+    arm = arm_bringup(load_robot('fr3_ruiyan'), '')[0]
+    with pytest.raises(UserError, match=r'franka.launch.py of franka_bringup, .* ROS .* devices.arm.bringup'):
+        command_line(arm, tmp_path)
+
+
+def test_the_gains_of_the_arm_avoid_the_known_traps():
+    documents = (ROOT / 'config' / 'controllers' / 'fr3_impedance.yaml').read_text().split('/**:')
+    gains = yaml.safe_load(documents[-1])['cartesian_impedance_controller']['ros__parameters']
+    assert gains['end_effector_frame'] == 'fr3_link8' and not gains['use_gravity_compensation']
+    assert gains['nullspace']['damping'] > 0, 'the default was negative up to 2.3.1'
+    largest = gains['variable_max_stiffness']
+    for axis in 'xyz':
+        assert gains['task'][f'k_pos_{axis}'] <= largest['translational'], 'it would be clamped'
+        assert gains['task'][f'k_rot_{axis}'] <= largest['rotational']
+        assert gains['task'][f'k_pos_{axis}'] * gains['task']['error_clip'][axis] <= 20.0, 'N'
+    assert 0.9 <= gains['filter']['target_pose'] < 1.0, 'near 1 smooths'
+    assert load_robot('fr3_ruiyan').devices['arm']['controller_frame'] == 'flange'
 
 
 def test_presence_reaches_the_scripted_operator():

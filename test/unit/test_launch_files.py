@@ -10,6 +10,7 @@ import yaml
 from dex_rl_nodes.descriptions import TOPICS
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.graph import APPLICATIONS
+from dex_rl_nodes.process import Process
 
 ROOT = Path(__file__).parents[2]
 needs_launch = pytest.mark.skipif(importlib.util.find_spec('launch_ros') is None, reason='launch is not installed')
@@ -86,6 +87,50 @@ def test_a_failed_process_ends_the_launch_with_its_name():
     event = ProcessExited(action=started[0], name='', cmd=[], cwd=None, env=None, pid=1, returncode=3)
     with pytest.raises(UserError, match='sim_robot ended with exit code 3'):
         handlers[0].handle(event, context)
+
+
+@needs_launch
+def test_a_launch_file_of_another_package_is_included(tmp_path, monkeypatch):
+    from launch import LaunchContext
+
+    from dex_rl_nodes.nodes import launch_description
+
+    kind = {'is_node': False, 'is_launch_file': True}
+    process = Process('arm', 'arm.launch.py', 'arm_bringup', arguments=('speed:=3',), **kind)
+    with pytest.raises(UserError, match='arm.launch.py of arm_bringup, which is not installed'):
+        launch_description._start(process)
+    (tmp_path / 'share' / 'ament_index' / 'resource_index' / 'packages').mkdir(parents=True)
+    (tmp_path / 'share' / 'ament_index' / 'resource_index' / 'packages' / 'arm_bringup').touch()
+    (tmp_path / 'share' / 'arm_bringup' / 'launch').mkdir(parents=True)
+    (tmp_path / 'share' / 'arm_bringup' / 'launch' / 'arm.launch.py').write_text(
+        'from launch import LaunchDescription\n'
+        'from launch.actions import DeclareLaunchArgument, ExecuteProcess\n'
+        'from launch.substitutions import LaunchConfiguration\n\n\n'
+        'def generate_launch_description():\n'
+        "    return LaunchDescription([DeclareLaunchArgument('speed'),\n"
+        "                              ExecuteProcess(cmd=['drive', LaunchConfiguration('speed')])])\n"
+    )
+    monkeypatch.setenv('AMENT_PREFIX_PATH', str(tmp_path))
+    context = LaunchContext()
+    started, _ = follow(launch_description._start(process), context)
+    assert [part.perform(context) for words in started[0].cmd for part in words] == ['drive', '3']
+
+
+@needs_launch
+def test_a_spawner_may_end():
+    from launch import LaunchContext
+    from launch.events.process import ProcessExited
+
+    from dex_rl_nodes.nodes import launch_description
+
+    context = LaunchContext()
+    process = Process('spawner', 'spawner', 'controller_manager', may_end=True)
+    started, handler = launch_description._start(process)
+    event = ProcessExited(action=started, name='', cmd=[], cwd=None, env=None, pid=1, returncode=0)
+    assert not handler.event_handler.handle(event, context)
+    failed = ProcessExited(action=started, name='', cmd=[], cwd=None, env=None, pid=1, returncode=1)
+    with pytest.raises(UserError, match='spawner ended with exit code 1'):
+        handler.event_handler.handle(failed, context)
 
 
 def test_layouts_show_topics_that_exist():

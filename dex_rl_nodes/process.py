@@ -1,0 +1,33 @@
+"""What a graph is made of: processes, and launch files of other packages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dex_rl_nodes.parameters import Value
+
+PACKAGE = 'dex_rl_nodes'
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of a graph: a ROS node, or a program that runs to its end; or a whole launch file.
+
+    `on_exit` says what an unexpected end means: `stop` ends the whole graph, `restart` starts the process again,
+    at most `max_restarts` times. Exit code 2 (a person has to act) always ends the graph.
+    """
+
+    name: str
+    executable: str  # of a launch file: the file
+    package: str = PACKAGE
+    is_node: bool = True
+    is_launch_file: bool = False  # of another package; its arguments are name:=value
+    arguments: tuple[str, ...] = ()
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+    remaps: tuple[tuple[str, str], ...] = ()
+    namespace: str = ''
+    on_exit: Literal['stop', 'restart'] = 'stop'
+    max_restarts: int = 5
+    runs_first: bool = False  # the others start when it has ended with code 0
+    ends_graph: bool = False  # its end with code 0 ends the graph, also with code 0
+    may_end: bool = False  # its end with code 0 is nothing unexpected
