@@ -159,14 +159,15 @@ def _cameras(values: dict[str, Value]) -> list[Process]:
         if view in ours:
             continue
         profile = f'{camera.width}x{camera.height}x{camera.rate:g}'
-        parameters = {'rgb_camera.color_profile': profile, 'depth_module.color_profile': profile, 'enable_depth': False}
+        # the colour of a D435 is set up at one, that of a D405 at the other; frames are named after camera_name
+        parameters = {'rgb_camera.color_profile': profile, 'depth_module.color_profile': profile}
+        parameters |= {'camera_name': view, 'enable_depth': False}
         if camera.serial:
             parameters['serial_no'] = f'_{camera.serial}'  # with the underscore it stays text
-        # the driver names its topics after its node: camera/<view>/color/image_raw
-        driver = Process(
-            view, 'realsense2_camera_node', 'realsense2_camera', parameters=parameters, namespace=namespace
-        )
-        processes.append(replace(driver, on_exit='restart'))
+        # it names its topics after its node: camera/<view>/color/image_raw; that of a D405 up to 4.57.3 is another
+        driver = Process(view, 'realsense2_camera_node', 'realsense2_camera', parameters=parameters)
+        remaps = (('~/color/image_rect_raw', '~/color/image_raw'),)
+        processes.append(replace(driver, namespace=namespace, remaps=remaps, on_exit='restart'))
     return processes
 
 

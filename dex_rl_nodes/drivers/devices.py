@@ -37,16 +37,29 @@ class GloveReader:
         self._channels = list(channels)
         self._link = SerialLink(port, baud, timeout)
         self.rejected = 0  # replies that were not whole and valid
+        self.problem = ''  # what was wrong with the last one
 
     def read(self) -> np.ndarray | None:
         """Counts (6,) of the driving channels; None without a valid reply. LinkLost when unplugged."""
         self._link.discard_input()
         self._link.write(glove.encode_request(self._registers))
-        counts = glove.decode_reply(self._link.read(glove.reply_length(self._registers)), self._registers)
-        if counts is None or not counts.any():
+        reply = self._link.read(glove.reply_length(self._registers))
+        counts = glove.decode_reply(reply, self._registers)
+        self.problem = self._what_is_wrong(reply, counts)
+        if self.problem:
             self.rejected += 1
             return None
         return counts[self._channels]
+
+    def _what_is_wrong(self, reply: bytes, counts: np.ndarray | None) -> str:
+        port = self._link.port
+        if not reply:
+            return f'no glove with {self._registers} registers answers on {port}; check cable and devices.glove'
+        if counts is None:
+            return f'{port} answers something damaged or else; check cable and devices.glove'
+        if not counts.any():
+            return f'the glove on {port} answers only zeros; unplug it and plug it in again'
+        return ''
 
     def close(self) -> None:
         """Give the port back."""

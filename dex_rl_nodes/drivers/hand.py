@@ -57,7 +57,9 @@ class RuiyanHand:
         self._parser = ruiyan.ReplyParser()
         self.reading = HandReading()
         bauds = (settings.baud,) if settings.baud else ruiyan.BAUD_RATES
-        self._link = _probe(settings, bauds, ruiyan.encode_read(1), lambda data: bool(ruiyan.ReplyParser().feed(data)))
+        # every motor is asked, for it may be the first one that is missing
+        requests = [ruiyan.encode_read(motor) for motor in ruiyan.MOTORS]
+        self._link = _probe(settings, bauds, requests, lambda data: bool(ruiyan.ReplyParser().feed(data)))
         self.baud = self._link.baud
 
     def exchange(self, target: np.ndarray | None) -> None:
@@ -122,7 +124,7 @@ class InspireHand:
         self._cycle = 0
         bauds = (settings.baud,) if settings.baud else inspire.BAUD_RATES
         request = inspire.encode_read(settings.hand_id, inspire.ANGLE_ACTUAL, 12)
-        self._link = _probe(settings, bauds, request, lambda data: bool(inspire.ReplyParser().feed(data)))
+        self._link = _probe(settings, bauds, 3 * [request], lambda data: bool(inspire.ReplyParser().feed(data)))
         self.baud = self._link.baud
         speed = min(round(1000 * settings.speed / 2), 1000)
         self._write(inspire.SPEED_SET, [speed] * 6)
@@ -185,12 +187,12 @@ class InspireHand:
 
 
 def _probe(
-    settings: HandSettings, bauds: tuple[int, ...], request: bytes, answered: Callable[[bytes], bool]
+    settings: HandSettings, bauds: tuple[int, ...], requests: list[bytes], answered: Callable[[bytes], bool]
 ) -> SerialLink:
-    """Open the port at the first baud rate at which the hand answers."""
+    """Open the port at the first baud rate at which the hand answers one of some requests."""
     for baud in bauds:
         link = SerialLink(settings.port, baud, settings.reply_timeout)
-        for _ in range(3):
+        for request in requests:
             link.discard_input()
             link.write(request)
             if answered(link.read(64)):

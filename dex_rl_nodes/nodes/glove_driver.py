@@ -87,7 +87,8 @@ class GloveDriver(Node):
         if rate:
             self.report('glove', **values)
         else:
-            self.report('glove', ERROR, self._glove.problem or 'no valid reply; check model and cable', **values)
+            reader = self._glove.device
+            self.report('glove', ERROR, reader.problem if reader else self._glove.problem or 'not read yet', **values)
 
     def close(self) -> None:
         """Give the port back."""

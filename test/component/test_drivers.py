@@ -15,6 +15,7 @@ from dex_rl_nodes.descriptions import GLOVE, HAND_COMMAND, HAND_JOINTS, TWIST  #
 from dex_rl_nodes.drivers.emulators.hands import RuiyanEmulator  # noqa: E402
 from dex_rl_nodes.drivers.emulators.operator_devices import GloveEmulator, SpaceMouseEmulator  # noqa: E402
 from dex_rl_nodes.drivers.hand import JOINTS  # noqa: E402
+from dex_rl_nodes.errors import UserError  # noqa: E402
 from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
 from dex_rl_nodes.nodes.glove_driver import GloveDriver  # noqa: E402
 from dex_rl_nodes.nodes.hand_driver import HandDriver  # noqa: E402
@@ -128,3 +129,27 @@ def test_spacemouse_driver_publishes_in_ros_axes(ros, tmp_path):
     bench.spin_until(lambda: bench.received[-1].twist.linear.x == pytest.approx(0.5))
     bench.close()
     device.unplug()
+
+
+def test_glove_driver_says_why_a_glove_of_zeros_is_no_glove(ros, tmp_path):
+    with GloveEmulator(tmp_path / 'glove') as device:
+        device.counts = [0] * 21
+        bench = Bench(GloveDriver, device.path)
+        bench.listen(JointState, GLOVE)
+
+        def said():
+            return bench.node._statuses.get('glove', (None, ''))[1]
+
+        bench.spin_until(lambda: 'answers only zeros; unplug it' in said())
+        assert not bench.received, 'zeros would mean an open hand'
+        bench.close()
+
+
+def test_a_hand_driver_with_the_wrong_port_ends_with_one_sentence(ros, tmp_path):
+    overrides = [
+        Parameter('port', value=str(tmp_path / 'none')),
+        Parameter('robot', value='fr3_ruiyan'),
+        Parameter('start_deadline', value=0.0),
+    ]
+    with pytest.raises(UserError, match='none does not exist; check the cable, or set the port'):
+        HandDriver(parameter_overrides=overrides)

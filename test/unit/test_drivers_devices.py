@@ -7,6 +7,7 @@ import pytest
 
 from dex_rl_nodes.config import load_robot
 from dex_rl_nodes.drivers.devices import GloveReader, Reconnecting, SpaceMouseReader, find_spacemouse
+from dex_rl_nodes.drivers.emulators.hands import RuiyanEmulator
 from dex_rl_nodes.drivers.emulators.operator_devices import GloveEmulator, OperatorDevices, SpaceMouseEmulator
 from dex_rl_nodes.drivers.emulators.serial_device import private_folder
 from dex_rl_nodes.drivers.glove import Calibration
@@ -38,6 +39,9 @@ def test_glove_of_zeros_is_no_pose(tmp_path):
         reader = GloveReader(str(device.path))
         assert reader.read() is None
         assert reader.rejected == 1
+        assert reader.problem == f'the glove on {device.path} answers only zeros; unplug it and plug it in again'
+        device.counts = [2000] * 21
+        assert reader.read() is not None and reader.problem == ''
         reader.close()
 
 
@@ -45,7 +49,17 @@ def test_glove_of_the_other_generation_is_no_pose(tmp_path):
     with GloveEmulator(tmp_path / 'glove', registers=22) as device:
         reader = GloveReader(str(device.path), registers=21)
         assert reader.read() is None
+        assert 'no glove with 21 registers answers on' in reader.problem
         reader.close()
+
+
+def test_a_hand_on_the_port_of_the_glove_is_no_glove(tmp_path):
+    with RuiyanEmulator(tmp_path / 'hand', start=[0.3] * 6) as device:
+        reader = GloveReader(str(device.path))
+        assert reader.read() is None
+        assert 'no glove with 21 registers answers on' in reader.problem
+        reader.close()
+        assert device.moves == 0
 
 
 def test_glove_with_a_bad_cable_never_gives_a_wrong_pose(tmp_path):

@@ -1,12 +1,13 @@
 """Hand drivers against emulated hands on pseudo-terminals."""
 
+import termios
 import time
 
 import numpy as np
 import pytest
 
 from dex_rl_nodes.drivers.emulators.hands import FollowedMotors, InspireEmulator, RuiyanEmulator
-from dex_rl_nodes.drivers.hand import HandController, HandSettings, InspireHand, RuiyanHand
+from dex_rl_nodes.drivers.hand import JOINTS, HandController, HandSettings, InspireHand, RuiyanHand
 from dex_rl_nodes.drivers.hand_reading import HandReading
 from dex_rl_nodes.drivers.link import LinkLost
 from dex_rl_nodes.errors import UserError
@@ -91,13 +92,45 @@ def test_fault_is_named_held_and_cleared(tmp_path):
         cycle_until(controller, lambda r: controller.problem == '')
 
 
-def test_missing_motor_is_named_and_nothing_moves(tmp_path):
+@pytest.mark.parametrize('motor', [1, 3, 6])
+def test_missing_motor_is_named_and_nothing_moves(tmp_path, motor):
     with RuiyanEmulator(tmp_path / 'hand', start=START) as device:
-        device.silent = {3}
+        device.silent = {motor}
         controller = controller_of(RuiyanHand, device.path)
         controller.cycle(time.monotonic())
-        assert 'index' in controller.problem
+        assert controller.problem == f'no answer from motor {JOINTS[motor - 1]}; check its cable and its id'
+        controller.command(np.ones(6), time.monotonic())
+        controller.cycle(time.monotonic())
         assert device.moves == 0
+
+
+@pytest.mark.parametrize(
+    ('hand', 'emulator', 'options'),
+    [
+        (RuiyanHand, InspireEmulator, {}),  # another model
+        (InspireHand, RuiyanEmulator, {}),
+        (InspireHand, InspireEmulator, {'hand': 2}),  # the hand of the other side has another address
+    ],
+)
+def test_another_hand_is_refused_and_does_not_move(tmp_path, hand, emulator, options):
+    with emulator(tmp_path / 'hand', start=START, **options) as device:
+        controller = controller_of(hand, device.path)
+        with pytest.raises(UserError, match='no hand answers on .*; check its power, its model .* and its baud rate'):
+            controller.cycle(time.monotonic())
+        assert device.moves == 0 and device.motors.position == START
+
+
+def test_the_wrong_baud_rate_is_refused_and_probing_finds_the_right_one(tmp_path):
+    class OneBaud(RuiyanEmulator):
+        def receive(self, data):
+            return super().receive(data) if termios.tcgetattr(self._master)[5] == termios.B921600 else b''
+
+    with OneBaud(tmp_path / 'hand', start=START) as device:
+        with pytest.raises(UserError, match='no hand answers on .* at 460800 baud'):
+            RuiyanHand(HandSettings(str(device.path), baud=460800))
+        hand = RuiyanHand(HandSettings(str(device.path)))
+        assert hand.baud == 921600 and device.moves == 0
+        hand.close()
 
 
 def test_damaged_bytes_never_give_a_wrong_position(tmp_path):

@@ -236,6 +236,10 @@ def test_cameras_are_read_by_realsense2_camera_where_it_is_installed(monkeypatch
 
     theirs, ours = {'front': None, 'wrist': None}, {'camera_driver': 'front,wrist'}
     assert readers() == (theirs if installed else ours)
+    started = {p.name: p for p in app.build(app.values({'robot': 'fr3_ruiyan', 'cameras': 'realsense2_camera'}))}
+    for view in theirs:
+        assert (started[view].namespace, started[view].parameters['camera_name']) == ('camera', view)
+        assert started[view].remaps == (('~/color/image_rect_raw', '~/color/image_raw'),), 'older drivers of the D405'
     assert readers(cameras='camera_driver') == ours
     assert readers(cameras='realsense2_camera') == theirs
 
