@@ -75,6 +75,7 @@ TOPICS = {
     'transition_ack': _own('TransitionAck', 'STATE'),
     'policy_weights': _own('PolicyWeights', 'STATE'),
     'learner_state': _own('LearnerState', 'STATE'),
+    'recorded': Topic('std_msgs/msg/Header', 'STATE'),
     'sim_state': _own('SimState'),
     '/clock': Topic('rosgraph_msgs/msg/Clock', 'DIAGNOSTICS'),
     '/diagnostics': Topic('diagnostic_msgs/msg/DiagnosticArray', 'DIAGNOSTICS'),
@@ -91,6 +92,7 @@ SERVICES = {
     'glove_driver/calibrate_fist': 'std_srvs/srv/Trigger',
 }
 
+_RECORDED = Parameter('recorded', False, 'lockstep: wait for the recorder, so that it misses nothing')
 _THREADS = Parameter('threads', 1, 'threads of PyTorch', minimum=1, maximum=64)
 
 _DEVICE_FOLDER = Parameter(
@@ -145,8 +147,9 @@ POLICY = NodeDescription(
     'policy',
     'Keeps the control tick; encodes the cameras once and computes the frozen base action.',
     publishes=('policy_step', 'action_command'),
-    subscribes=(FRONT_IMAGE, WRIST_IMAGE, CURRENT_POSE, HAND_JOINTS, 'hand_prior', 'executed_action', 'episode'),
+    subscribes=(*IMAGES.values(), CURRENT_POSE, HAND_JOINTS, 'hand_prior', 'executed_action', 'recorded', 'episode'),
     parameters=(
+        _RECORDED,
         Parameter(
             'source', 'model', 'model: the trained policy; zero: hold still (collecting)', choices=('model', 'zero')
         ),
@@ -244,11 +247,12 @@ EPISODE_MANAGER = NodeDescription(
     'episode_manager',
     'Starts and ends episodes and decides how they ended.',
     publishes=('episode', 'step_result'),
-    subscribes=('policy_step', 'core_action', 'reward', 'teleop_command', 'executed_action', 'sim_state'),
+    subscribes=('policy_step', 'core_action', 'reward', 'teleop_command', 'executed_action', 'sim_state', 'recorded'),
     serves=('episode_manager/pause',),
     calls=('reset_scene',),
     parameters=(
         _RUN_PURPOSE,
+        _RECORDED,
         Parameter(
             'episodes', 0, 'number of episodes, those of earlier sessions included; 0: as the task says', '', 0, 100000
         ),
@@ -269,7 +273,7 @@ EPISODE_MANAGER = NodeDescription(
 REPLAY_RECORDER = NodeDescription(
     'replay_recorder',
     'Writes every topic to bags and hands numbered transitions to the learner.',
-    publishes=('transitions',),
+    publishes=('transitions', 'recorded'),
     subscribes=(
         FRONT_IMAGE,
         WRIST_IMAGE,

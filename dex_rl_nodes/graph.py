@@ -206,7 +206,7 @@ def _episodes(values: dict[str, Value], purpose: str) -> list[Process]:
     """What keeps episodes and records them, whatever acts."""
     operated = values['operator'] != 'none'
     manager = {name: values[name] for name in ('episodes', 'steps', 'residual') if name in values}
-    manager |= {'purpose': purpose, 'teleop_required': operated}
+    manager |= {'purpose': purpose, 'teleop_required': operated, 'recorded': True}
     if purpose in COLLECTING and _who(values) == 'scripted':
         manager['attempts'] = ATTEMPTS
     if not config.is_simulated(str(values['robot'])):
@@ -221,7 +221,7 @@ def _episodes(values: dict[str, Value], purpose: str) -> list[Process]:
 def _learned_action(values: dict[str, Value], residual: str) -> list[Process]:
     """The chain from cameras to commands of a trained policy."""
     return [
-        _node('policy', values),
+        _node('policy', values, parameters={'recorded': True}),
         _node('lmpm_decoder', values),
         _node('residual_actor', values, parameters={'residual': residual}),
         _node('reward_classifier', values),
@@ -238,7 +238,7 @@ def _collect_demos(values: dict[str, Value]) -> list[Process]:
     if values['operator'] == 'none':
         raise UserError('recording needs somebody who shows the task; use operator:=scripted or operator:=human')
     mode = 'demonstrate' if purpose == 'demos' else 'negative'
-    policy = _node('policy', values, parameters={'source': 'zero'})
+    policy = _node('policy', values, parameters={'source': 'zero', 'recorded': True})
     return [*_robot(values), *_operator(values, mode), policy, *_episodes(values, purpose)]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from rclpy.clock import Clock, ClockType
+from std_msgs.msg import Header
 
 from dex_rl_nodes import config
 from dex_rl_nodes.errors import UserError
@@ -29,6 +30,7 @@ from dex_rl_nodes.records import (
 from dex_rl_nodes.run_directory import RunSettings, read_json
 
 _WATCH_PERIOD = 0.1  # s
+_RECORD_DEADLINE = 60.0  # s, lockstep; a recorder without processor time
 _LINGER = 1.0  # s from DONE to the end, so that the last messages reach the recorder
 _TELEOP_DEADLINE = 20.0  # s, lockstep
 _STOP_REASON = (
@@ -56,6 +58,7 @@ class EpisodeManager(Node):
         self._outcomes: dict[str, int] = {}
         self._rows: list[EpisodeRow] = []
         self._weights_version = 0
+        self._recorded = 0  # lockstep: stamp up to which the recorder has everything
         self._forget_episode()
         self.subscribe('teleop_command', self._on_teleop)
         self.subscribe('executed_action', self._on_executed)
@@ -66,6 +69,8 @@ class EpisodeManager(Node):
             self.subscribe('reward', self._on_verdict)
         if self._purpose == 'evaluation':
             self.subscribe('core_action', self._on_core_action)
+        if self.lockstep and self.setting('recorded'):
+            self.subscribe('recorded', self._on_recorded)
         self.serve('episode_manager/pause', self._on_pause)
         self._reset_client = self.client('reset_scene')
         self.advertise('episode', 'step_result')
@@ -308,7 +313,23 @@ class EpisodeManager(Node):
     def _finish(self) -> None:
         self._announce(Phase.DONE)
         self.get_logger().info(f'done: {self._series.progress()}')
-        self.create_timer(_LINGER, self.finish, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        if self.lockstep and self.setting('recorded') and self._executed:
+            self.wait_for('the recorder', _RECORD_DEADLINE)
+        self.create_timer(_LINGER, self._finish_when_recorded, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _on_recorded(self, header: Header) -> None:
+        self._recorded = conversions.stamp_ns(header.stamp)
+
+    def _finish_when_recorded(self) -> None:
+        """Go when the recorder has the last action that was executed, and what comes from here."""
+        final = self._machine.state.final_step
+        last = max((action.stamp for action in self._executed.values() if action.step < final), default=0)
+        if self.lockstep and self.setting('recorded') and self._recorded < last:
+            return
+        self.arrived('the recorder')
+        for topic in ('episode', 'step_result'):
+            self.flush(topic, _LINGER)
+        self.finish()
 
     def diagnose(self) -> None:
         if self._series is None or self._missing:

@@ -24,6 +24,7 @@ from rcl_interfaces.msg import (
     SetParametersResult,
 )
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
@@ -184,6 +185,11 @@ class Node(rclpy.node.Node):
         """Publish a message, or a record that has one."""
         publisher, message = self._publishers_of[topic]
         publisher.publish(content if isinstance(content, message) else conversions.to_message(content, message))
+
+    def flush(self, topic: str, seconds: float) -> None:
+        """Wait, so long at most, until everybody who listens reliably has what was published."""
+        publisher, _ = self._publishers_of[topic]
+        publisher.wait_for_all_acked(Duration(seconds=seconds))
 
     def subscribe(self, topic: str, callback: Callable[[Any], None]) -> None:
         """Call back with the record of every message, or with the message where it has no record."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Header
 
 from dex_rl_nodes.descriptions import CURRENT_POSE, IMAGES
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
@@ -33,6 +35,7 @@ from dex_rl_nodes.robot.units import state_vector
 if TYPE_CHECKING:
     from dex_rl_nodes.learning.policy import PolicyRunner
 
+_AHEAD = 10  # ticks; a fifth of what the topics of the tick keep for a recorder that cannot follow
 _SILENT = 0.5  # s; what is older does not tell where the robot is
 
 
@@ -40,12 +43,14 @@ class Policy(EpisodeNode):
     """Wraps PolicyRunner; with `source:=zero` there is none and the robot is left to the operator.
 
     A tick begins with a front frame. It is complete with a wrist frame and a reading as new (in lockstep: of the same
-    stamp) and with the hand prior of its step.
+    stamp) and with the hand prior of its step. In lockstep nothing else holds back a graph that is faster than its
+    recorder, so a tick also waits until the recorder has those of some time before.
     """
 
     def __init__(self, runner: PolicyRunner | None = None, **options: Any):
         super().__init__('policy', **options)
         self._learned = self.setting('source') == 'model'
+        self._waits_for_recorder = self.lockstep and self.setting('recorded')
         if self._learned:
             from dex_rl_nodes.learning.vision import crop_view
 
@@ -62,6 +67,8 @@ class Policy(EpisodeNode):
         self._front: tuple[int, np.ndarray] | None = None  # stamp and image of the tick that is being gathered
         self._start_pose: np.ndarray | None = None
         self._step = 0
+        self._stamps: deque[int] = deque(maxlen=_AHEAD)  # of the newest ticks
+        self._recorded = 0  # stamp up to which the recorder has everything
         self._given_up = 0
         self._latency, self._work = Timing(), Timing()
         self.advertise('policy_step', *(() if self._learned else ('action_command',)))
@@ -73,12 +80,15 @@ class Policy(EpisodeNode):
             self.subscribe_ticks('hand_prior', self._on_prior)
         else:
             self.subscribe_ticks('executed_action', self._on_executed_action)
+        if self._waits_for_recorder:
+            self.subscribe('recorded', self._on_recorded)
         self.follow_episodes()
 
     # What comes in
 
     def begin(self, episode: EpisodeState) -> None:
         self._step, self._front, self._start_pose = 0, None, None
+        self._stamps.clear()
         self._tick_clock.start(episode.stamp)
         if not self._learned:
             self._prior = HandPrior(episode.stamp, episode.episode, 0, np.tile(episode.hand_target, HISTORY_LENGTH))
@@ -119,6 +129,10 @@ class Policy(EpisodeNode):
         self._prior = prior
         self._try()
 
+    def _on_recorded(self, header: Header) -> None:
+        self._recorded = conversions.stamp_ns(header.stamp)
+        self._try()
+
     def _on_executed_action(self, action: ExecutedAction) -> None:
         """Without a model nobody publishes the prior, so the hand history is kept here."""
         history = np.concatenate((self._prior.hand_history[len(action.hand_target) :], action.hand_target))
@@ -148,6 +162,8 @@ class Policy(EpisodeNode):
         prior = self._prior
         if prior is None or (prior.episode, prior.step) != (self.episode.episode, self._step):
             return 'hand_prior' if self._learned else 'executed_action'
+        if self._waits_for_recorder and len(self._stamps) == _AHEAD and self._recorded < self._stamps[0]:
+            return 'recorded'
         return ''
 
     def _try(self) -> None:
@@ -169,6 +185,7 @@ class Policy(EpisodeNode):
             self.publish('action_command', ActionCommand(stamp, episode, self._step, hold_hand=True))
         if not self.lockstep:
             self._latency.add((self.get_clock().now().nanoseconds - stamp) * 1e-9)
+        self._stamps.append(stamp)
         self._step += 1
 
     def _decide(self, stamp: int, images: dict[str, np.ndarray], state: np.ndarray) -> PolicyStep:

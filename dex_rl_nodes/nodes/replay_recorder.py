@@ -9,8 +9,20 @@ from typing import Any
 
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
+from std_msgs.msg import Header
 
-from dex_rl_nodes.descriptions import IMAGES, TOPICS
+from dex_rl_nodes.descriptions import (
+    CURRENT_POSE,
+    GLOVE,
+    HAND_COMMAND,
+    HAND_JOINTS,
+    IMAGES,
+    JOY,
+    MEASURED_JOINTS,
+    TOPICS,
+    TWIST,
+)
+from dex_rl_nodes.evaluation.series import COLLECTING
 from dex_rl_nodes.msg import Transition, TransitionAck
 from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.node import OK, WARN, Node, run_node
@@ -31,6 +43,13 @@ except ImportError:  # Humble
 _DEPTH = {'image': 60, 'other': 500}  # messages; two seconds of a camera at 30 Hz, and of a joint topic at 250 Hz
 _MOST_FETCHED = 500  # transitions in one answer
 _TICK_PARTS = ('policy_step', 'core_action', 'executed_action', 'step_result')  # exist only within an episode
+# in lockstep every tick has one of each of these; of the others, those that were heard at all
+_OF_EVERY_TICK = (
+    *IMAGES.values(), CURRENT_POSE, HAND_JOINTS, 'sim_state', 'policy_step', 'action_command', 'executed_action',
+    'target_pose', HAND_COMMAND, 'step_result',
+)  # fmt: skip
+_OF_ACTING = ('core_action', 'reward')
+_IF_HEARD = ('teleop_command', TWIST, JOY, GLOVE, MEASURED_JOINTS)
 _PARTS = (*_TICK_PARTS, 'episode')
 _GATHER = 0.05  # s; what comes within is written together, so that the two threads are not always in each other's way
 _CLOSE_DEADLINE = 4.0  # s
@@ -75,6 +94,12 @@ class ReplayRecorder(Node):
         self._news = threading.Condition()
         self._closing = False
         self._failure: Exception | None = None
+        self._newest: dict[str, int] = {}  # lockstep: stamp of the newest message of the topics of a tick
+        if self.lockstep:
+            acting = () if self.setting('purpose') in COLLECTING else _OF_ACTING
+            self._newest = dict.fromkeys((*_OF_EVERY_TICK, *acting), 0)
+        self._recorded = 0  # stamp up to which all of them have come
+        self._subscriptions_of: dict[str, Any] = {}
         self._counts: dict[str, Counter] = {topic: Counter() for topic in self.description.subscribes}
         self._connect()
         self._writer = threading.Thread(target=self._write, name='writer')
@@ -88,7 +113,7 @@ class ReplayRecorder(Node):
             messages.definition(TOPICS[topic].type)  # takes a moment, which must not come with the first messages
             depth = _DEPTH['image' if topic in IMAGES.values() else 'other']
             profile = QoSProfile(depth=depth, reliability=profile.reliability, durability=profile.durability)
-            self.create_subscription(
+            subscription = self.create_subscription(
                 conversions.interface(TOPICS[topic].type),
                 topic,
                 partial(self._receive, topic),
@@ -96,14 +121,17 @@ class ReplayRecorder(Node):
                 raw=True,
                 event_callbacks=SubscriptionEventCallbacks(message_lost=partial(self._on_lost, topic)),
             )
+            self._subscriptions_of[topic] = subscription
         self.serve('fetch_transitions', self._on_fetch)
-        self.advertise('transitions')
+        self.advertise('recorded', 'transitions')
 
     # The executor's thread
 
     def _receive(self, topic: str, data: bytes) -> None:
         counts = self._counts[topic]
         counts['received'] += 1
+        if self.lockstep and (topic in self._newest or topic in _IF_HEARD):
+            self._acknowledge_tick(topic, messages.stamp_of(data))
         with self._news:
             if topic in IMAGES.values() and self._queued + len(data) > self.setting('queue') * 1_000_000:
                 counts['dropped'] += 1
@@ -112,6 +140,14 @@ class ReplayRecorder(Node):
             self._queued += len(data)
             if topic in _PARTS:  # a transition may be waiting for it; the others can wait for each other
                 self._news.notify()
+
+    def _acknowledge_tick(self, topic: str, stamp: int) -> None:
+        """Tell who keeps the tick how far everything has come."""
+        self._newest[topic] = stamp
+        oldest = min(self._newest.values())
+        if oldest > self._recorded:
+            self._recorded = oldest
+            self.publish('recorded', Header(stamp=conversions.time_message(oldest)))
 
     def _on_lost(self, topic: str, event: Any) -> None:
         self._counts[topic]['lost'] += event.total_count_change
@@ -209,6 +245,10 @@ class ReplayRecorder(Node):
             )
 
     def close(self) -> None:
+        for topic, subscription in self._subscriptions_of.items():  # what has come, but was not yet looked at
+            with subscription.handle:
+                while (taken := subscription.handle.take_message(subscription.msg_type, True)) is not None:
+                    self._receive(topic, taken[0])
         with self._news:
             self._closing = True
             self._news.notify()

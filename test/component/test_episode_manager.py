@@ -9,6 +9,7 @@ pytest.importorskip('rclpy')
 
 from dex_rl_nodes.srv import ResetScene  # noqa: E402
 from harness import START_HAND, bench, ros  # noqa: E402, F401
+from std_msgs.msg import Header  # noqa: E402
 
 from dex_rl_nodes.descriptions import TOPICS  # noqa: E402
 from dex_rl_nodes.errors import UserError  # noqa: E402
@@ -210,6 +211,23 @@ def test_bags_are_read_when_the_recorder_has_repaired_them(bench, runs):  # noqa
     graph.join(*late)
     assert graph.wait_phase(Phase.RUNNING).episode == 1
     assert node._series.counted == 1
+
+
+def test_lockstep_ends_when_the_recorder_has_everything(bench):  # noqa: F811
+    graph = Graph(bench, 'demos', episodes=1, recorded=True)
+    graph.wait_phase(Phase.RUNNING, 0)
+    graph.tick(0, 0)
+    graph.tick(0, 1)
+    graph.mark(Mark.SUCCESS, 1)
+    graph.tick(0, 2)
+    graph.wait_phase(Phase.DONE)
+    node = graph.table.node
+    graph.table.until(lambda: 'the recorder' in node._deadlines and 1 in node._executed, 'the wait')
+    graph.table.send('recorded', Header(stamp=conversions.time_message(graph.first)))
+    graph.table.until(lambda: node._recorded == graph.first, 'all but the last action')
+    assert not node.finished
+    graph.table.send('recorded', Header(stamp=conversions.time_message(graph.first + 100 * MS)))
+    graph.table.until(lambda: node.finished, 'the end of the node')
 
 
 def test_operator_decides_while_collecting(bench):  # noqa: F811

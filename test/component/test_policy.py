@@ -9,6 +9,7 @@ pytest.importorskip('rclpy')
 pytest.importorskip('torch')
 
 from harness import START_HAND, bench, ros  # noqa: E402, F401
+from std_msgs.msg import Header  # noqa: E402
 
 from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_JOINTS, IMAGES  # noqa: E402
 from dex_rl_nodes.nodes import conversions  # noqa: E402
@@ -77,6 +78,22 @@ def test_lockstep_tick_waits_for_all_of_its_stamp(bench, order):  # noqa: F811
         )
         assert observation.state[:3] == pytest.approx([0, 0, 0.01 * n], abs=1e-6)
         assert observation.state[6:].tolist() == np.float32(START_HAND).tolist()
+
+
+def test_lockstep_is_no_faster_than_its_recorder(bench):  # noqa: F811
+    table = bench(Policy, Recorder(), recorded=True)
+    steps = table.listen('policy_step')
+    table.run_episode(stamp=1000)
+    stamps = [1000 + n * 100 * MS for n in range(12)]
+    for n, stamp in enumerate(stamps):
+        _send_images(table, stamp)
+        _send_reading(table, stamp)
+        table.send('hand_prior', _prior(stamp, n))
+        if n >= 10:  # what the recorder has not got yet would soon be forgotten by those who sent it
+            table.until(lambda: table.node._missing() == 'recorded', 'a tick that only lacks the recorder')
+            assert len(steps) == n
+            table.send('recorded', Header(stamp=conversions.time_message(stamps[n - 10])))
+        table.until(lambda: len(steps) == n + 1, f'step {n}')
 
 
 def test_images_may_come_before_their_episode_starts(bench):  # noqa: F811

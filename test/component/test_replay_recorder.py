@@ -13,9 +13,10 @@ import pytest
 pytest.importorskip('rclpy')
 
 from harness import START_HAND, bench, ros  # noqa: E402, F401
+from rclpy.duration import Duration  # noqa: E402
 from transition_parts import episode_parts  # noqa: E402
 
-from dex_rl_nodes.descriptions import FRONT_IMAGE  # noqa: E402
+from dex_rl_nodes.descriptions import CURRENT_POSE, FRONT_IMAGE, HAND_COMMAND, HAND_JOINTS, IMAGES  # noqa: E402
 from dex_rl_nodes.errors import UserError  # noqa: E402
 from dex_rl_nodes.nodes import conversions  # noqa: E402
 from dex_rl_nodes.nodes.replay_recorder import ReplayRecorder  # noqa: E402
@@ -23,9 +24,20 @@ from dex_rl_nodes.recording.history import episode_bags  # noqa: E402
 from dex_rl_nodes.recording.reader import BagReader, is_finished, mcap_files  # noqa: E402
 from dex_rl_nodes.recording.spool import read_transitions  # noqa: E402
 from dex_rl_nodes.recording.transitions import LAST_STEP, TransitionAssembler  # noqa: E402
-from dex_rl_nodes.records import EpisodeState, Origin, Outcome, Phase  # noqa: E402
+from dex_rl_nodes.records import (  # noqa: E402
+    ActionCommand,
+    EpisodeState,
+    ExecutedAction,
+    Origin,
+    Outcome,
+    Phase,
+    PolicyStep,
+    SimState,
+    StepResult,
+)
 from dex_rl_nodes.run_directory import RunDirectory  # noqa: E402
 
+POSE = [0.45, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0]
 TOPIC_OF = {
     'PolicyStep': 'policy_step', 'CoreAction': 'core_action', 'ExecutedAction': 'executed_action',
     'StepResult': 'step_result', 'EpisodeState': 'episode',
@@ -129,6 +141,49 @@ def test_a_discarded_episode_is_taken_back_also_after_a_kill(bench, run):  # noq
     second.until(lambda: len(heard) == 3, 'two more, and that they do not count')
     assert numbers(heard) == [(5, 1, 0), (6, 1, 1), (7, 1, LAST_STEP)]
     assert heard[-1].source == Origin.RETRACTION
+
+
+def test_ticks_are_acknowledged_when_all_their_messages_have_come(bench, run):  # noqa: F811
+    table = bench(ReplayRecorder, purpose='demos')
+    heard = table.listen('recorded')
+    joints = conversions.joint_state(['a'], [0.0], 0)
+    image, pose = conversions.image_message(np.zeros((2, 2, 3), np.uint8), 0, ''), conversions.pose_stamped(POSE, 0, '')
+    parts = {
+        **dict.fromkeys(IMAGES.values(), image), **dict.fromkeys((CURRENT_POSE, 'target_pose'), pose),
+        **dict.fromkeys((HAND_JOINTS, HAND_COMMAND), joints), 'sim_state': SimState(), 'policy_step': PolicyStep(),
+        'action_command': ActionCommand(), 'executed_action': ExecutedAction(), 'step_result': StepResult(),
+    }  # fmt: skip
+
+    def send(topic, stamp):
+        part = parts[topic]
+        if hasattr(part, 'header'):
+            part.header.stamp = conversions.time_message(stamp)
+        else:
+            part.stamp = stamp
+        table.send(topic, part)
+
+    for stamp in (100, 200, 300):
+        for topic in parts:
+            if (topic, stamp) != ('step_result', 300):
+                send(topic, stamp)
+    table.until(lambda: table.node._counts[FRONT_IMAGE]['received'] == 3, 'three frames')
+    table.until(lambda: heard and heard[-1].stamp.nanosec == 200, 'what all topics have reached')
+    send('step_result', 300)
+    table.until(lambda: heard[-1].stamp.nanosec == 300, 'the rest')
+
+
+def test_what_has_come_is_written_also_when_the_node_was_too_busy_to_look(bench, run):  # noqa: F811
+    table = bench(ReplayRecorder, purpose='online')
+    table.send('episode', EpisodeState(phase=Phase.RUNNING))
+    table.until(lambda: table.node._bag is not None, 'the bag')
+    table.send('step_result', StepResult(1))
+    table.until(lambda: table.node._counts['step_result']['written'] == 1, 'the first')
+    for stamp in range(2, 42):  # nobody spins
+        table.send('step_result', StepResult(stamp))
+    assert table._publishers['step_result'].wait_for_all_acked(Duration(seconds=10))
+    assert table.node._counts['step_result']['received'] == 1
+    table.close()
+    assert len(list(BagReader(episode_bags(run, 'online')[0], ['step_result']))) == 41
 
 
 def test_pause_records_no_images(bench, run):  # noqa: F811

@@ -1,17 +1,20 @@
 """The graph in lockstep and the loop in one process are the same computation: equal numbers, tick by tick."""
 
+import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 pytest.importorskip('rclpy')
 pytest.importorskip('mujoco')
 torch = pytest.importorskip('torch')
 
-from tiny_run import SETTINGS, launch, make_run  # noqa: E402
+from tiny_run import SETTINGS, launch, make_run, start  # noqa: E402
 
 from dex_rl_nodes.learning.learner import Learner  # noqa: E402
 from dex_rl_nodes.learning.sac import ResidualSettings  # noqa: E402
@@ -26,6 +29,7 @@ from dex_rl_nodes.sim.operator import ScriptedOperator  # noqa: E402
 from dex_rl_nodes.stages.job import Job  # noqa: E402
 from dex_rl_nodes.stages.loop import Loop  # noqa: E402
 
+DEADLINE = 150  # s
 CHAIN = ('policy_step', 'reward', 'core_action', 'action_command', 'executed_action', 'step_result')
 
 
@@ -76,10 +80,31 @@ def _in_process(run: RunDirectory, loop: Loop, purpose: str, episodes: int) -> l
     return folders
 
 
-def test_collecting(runs):
-    code, said = launch(runs, 'collect_demos', 'run:=collect', 'episodes:=2')
-    assert code == 0, said
-    run = RunDirectory('collect')
+def _starve_recorder(graph: subprocess.Popen, run: RunDirectory, seconds: float) -> None:
+    """Take the processor away from the recorder once it records."""
+    end = time.monotonic() + DEADLINE
+    while not list(run.bags('demos').glob('*/*.mcap')):
+        assert time.monotonic() < end and graph.poll() is None, 'the recorder does not record'
+        time.sleep(0.05)  # between two looks at another process
+    children = psutil.Process(graph.pid).children(recursive=True)
+    (recorder,) = [child for child in children if '__node:=replay_recorder' in child.cmdline()]
+    recorder.suspend()
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):  # the graph does not end without it
+            graph.wait(seconds)
+    finally:
+        recorder.resume()
+
+
+def test_collecting_also_with_a_recorder_that_stands_still_for_a_while(runs):
+    run, log = RunDirectory('collect'), runs / 'log.txt'
+    with log.open('w') as file, start(runs, 'collect_demos', 'run:=collect', 'episodes:=2', stdout=file) as graph:
+        try:
+            _starve_recorder(graph, run, seconds=5)
+            graph.wait(DEADLINE)
+        finally:
+            graph.terminate()
+    assert graph.returncode == 0, log.read_text()
     job = Job(run, SETTINGS)
     loop = Loop(job.task, job.robot, operator=ScriptedOperator(job.task, job.robot, 'demonstrate'))
     folders = _in_process(run, loop, 'demos', 2)
