@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.parameters import Parameter, Value
 from dex_rl_nodes.stages.bench.measurement import bench_folder
@@ -96,6 +97,7 @@ _TABLE = (
     Parameter('seeds', '0', 'seeds, separated by commas'),
     Parameter('parallel', 0, 'cells at a time; 0: one per core', minimum=0, maximum=1024),
     Parameter('steps', 0, 'online transitions per cell; 0: as the task says', minimum=0, maximum=10**9),
+    next(parameter for parameter in NODES['scripted_operator'].parameters if parameter.name == 'presence'),
     Parameter('smoke', False, 'a few steps of everything, to see that it works'),
     _OUT,
 )

@@ -50,6 +50,7 @@ class Plan:
     episodes: int = 0  # evaluation episodes; 0: as the task says
     method: str = 'lamp'
     amounts: Amounts = USUAL
+    presence: float = 0.0  # share of the online episodes in which a scripted person stands by; evaluations are without
 
     @property
     def cells(self) -> list[tuple[str, str, int]]:
@@ -75,11 +76,12 @@ def make_plan(values: Mapping[str, Value]) -> Plan:
     if not all(text.isdigit() and int(text) < 1000 for text in texts):
         raise UserError(f'seeds:={values["seeds"]} must be whole numbers from 0 to 999, separated by commas')
     seeds, steps = tuple(int(text) for text in texts), int(values['steps'])
+    presence = float(values['presence'])
     if not values['smoke']:
-        return Plan(tasks, interfaces, seeds, steps)
+        return Plan(tasks, interfaces, seeds, steps, presence=presence)
     chosen = tasks if values['tasks'] != 'all' else ('pull_tissue',)
     few = interfaces if values['interfaces'] != 'all' else ('latent_prior', 'vq')
-    return Plan(chosen, few, seeds, steps or 150, 2, 'smoke', Amounts(3, 2, 3, 2))
+    return Plan(chosen, few, seeds, steps or 150, 2, 'smoke', Amounts(3, 2, 3, 2), presence)
 
 
 def version(plan: Plan) -> str:
@@ -91,7 +93,7 @@ def version(plan: Plan) -> str:
     files += [root / 'config' / 'methods' / f'{plan.method}.yaml', root / 'config' / 'robots' / 'sim.yaml']
     for path in sorted(files):
         digest.update(path.name.encode() + path.read_bytes())
-    digest.update(f'{plan.steps} {plan.episodes} {plan.amounts} {torch.__version__}'.encode())
+    digest.update(f'{plan.steps} {plan.episodes} {plan.amounts} {plan.presence} {torch.__version__}'.encode())
     return digest.hexdigest()[:12]
 
 
@@ -183,8 +185,9 @@ def run_cell(plan: Plan, shared: Job, interface: str, seed: int, tell: Tell) -> 
     prior_stage(job, lambda done, of: None)
     policy_stage(job, lambda done, of: None)
     evaluate(job, 'none', plan.episodes)
-    tell(round(budget * _EVALUATION_SHARE), total)
-    OnlineSession(job).learn(budget, lambda done, note: tell(round(budget * _EVALUATION_SHARE) + done, total))
+    scored = round(budget * _EVALUATION_SHARE)
+    tell(scored, total)
+    OnlineSession(job, plan.presence).learn(budget, lambda done, note: tell(scored + done, total))
     evaluate(job, 'learned', plan.episodes)
     shutil.rmtree(job.run.bags('online'), ignore_errors=True)  # gigabytes, and the cell is done
     return cell_of(job.run, job.settings, round(time.monotonic() - started))
