@@ -15,6 +15,7 @@ from typing import Any
 from dex_rl_nodes.descriptions import CURRENT_POSE, IMAGES, MEASURED_JOINTS
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.findings import Finding, refusal
+from dex_rl_nodes.records import ArmState
 
 Row = tuple[str, str, str, str]  # level, subject, text, fix
 _PROBE_DEADLINE = 30.0  # s
@@ -88,8 +89,10 @@ def robot_findings(name: str) -> Iterator[Finding]:
     except UserError as error:
         yield refusal('robot', error)
         return
-    heard, controllers = _heard(name)
+    heard, arm, controllers = _heard(name)
     yield from preflight.check_arm(robot, heard[CURRENT_POSE], heard[MEASURED_JOINTS])
+    if arm is not None:
+        yield from preflight.check_mode(arm)
     if controllers is not None:
         yield from preflight.check_controllers(controllers, settings.arm.controller)
     yield from hand.check_hand(settings.hand, file)
@@ -122,8 +125,8 @@ def camera_findings(cameras: dict[str, Any], heard: Mapping[str, Any], file: str
     yield from check_cameras(silent, file)
 
 
-def _heard(robot: str) -> tuple[dict[str, Any], dict[str, str] | None]:
-    """What ROS says, from a process of its own: topic to TopicSample, and the controllers of the arm."""
+def _heard(robot: str) -> tuple[dict[str, Any], ArmState | None, dict[str, str] | None]:
+    """What ROS says, from a process of its own: topic to TopicSample, state of the arm, its controllers."""
     from dex_rl_nodes.graph import environment
     from dex_rl_nodes.robot.preflight import TopicSample
 
@@ -135,11 +138,11 @@ def _heard(robot: str) -> tuple[dict[str, Any], dict[str, str] | None]:
         )
         answer = json.loads(result.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, IndexError, ValueError):  # `messages` says what is wrong with ROS
-        answer = {'topics': {}, 'controllers': None}
+        answer = {'topics': {}, 'arm': None, 'controllers': None}
     samples = {
         topic: TopicSample(**{**found, 'frames': set(found['frames'])}) for topic, found in answer['topics'].items()
     }
-    return defaultdict(TopicSample, samples), answer['controllers']
+    return defaultdict(TopicSample, samples), answer['arm'] and ArmState(**answer['arm']), answer['controllers']
 
 
 def main() -> None:

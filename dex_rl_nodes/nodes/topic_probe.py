@@ -16,7 +16,9 @@ from sensor_msgs.msg import JointState
 
 from dex_rl_nodes import config
 from dex_rl_nodes.descriptions import CURRENT_POSE, IMAGES, MEASURED_JOINTS, TOPICS
+from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.nodes.franka_arm import FrankaArm
 from dex_rl_nodes.robot.preflight import TopicSample
 
 SECONDS = 2.0
@@ -73,10 +75,13 @@ def main() -> None:
     robot = config.load_robot(sys.argv[1])
     rclpy.init()
     node = rclpy.create_node('topic_probe')
+    arm = FrankaArm(node, device_settings(robot).arm.controller)  # only its state is taken
     topics = [CURRENT_POSE, MEASURED_JOINTS, *(IMAGES[view] for view in robot.cameras if view in IMAGES)]
     samples = listen(node, topics, SECONDS)
     heard = {topic: dataclasses.asdict(sample) for topic, sample in samples.items()}
-    print(json.dumps({'topics': heard, 'controllers': controllers(node, 1.0)}, default=list))
+    state = arm.take(0)
+    answer = {'topics': heard, 'controllers': controllers(node, 1.0), 'arm': state and dataclasses.asdict(state)}
+    print(json.dumps(answer, default=list))
     node.destroy_node()
     rclpy.try_shutdown()
 

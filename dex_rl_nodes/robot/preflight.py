@@ -8,7 +8,8 @@ import numpy as np
 from dex_rl_nodes.config import Robot, Task
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.findings import Finding, refusal
-from dex_rl_nodes.records import ARM_JOINTS
+from dex_rl_nodes.records import ARM_JOINTS, ArmState
+from dex_rl_nodes.robot.arm_state import ArmMode, mode_name, problem
 from dex_rl_nodes.robot.limits import ArmLimits, read_limits
 from dex_rl_nodes.robot.teleop import read_teleop
 
@@ -133,6 +134,19 @@ def check_arm(robot: Robot, pose: TopicSample, joints: TopicSample) -> Iterator[
         if not low + arm.joint_margin <= position <= high - arm.joint_margin:
             text = f'joint {index + 1} is at {position:.3f} rad, outside of {low} to {high} with their margin'
             yield Finding('bad', 'arm joints', text, 'guide the arm back by hand before you start')
+
+
+def check_mode(state: ArmState) -> Iterator[Finding]:
+    """Whether the arm says that it may be moved."""
+    found = problem(state)
+    if found is None:
+        yield Finding('good', 'arm mode', mode_name(state.mode))
+        return
+    event, detail = found
+    _, _, meaning, remedy = event.value
+    text = f'{meaning} ({detail})' if detail else meaning
+    level = 'warning' if state.mode == ArmMode.IDLE and not state.errors else 'bad'
+    yield Finding(level, 'arm mode', text, remedy)
 
 
 def check_controllers(states: dict[str, str], wanted: str) -> Iterator[Finding]:

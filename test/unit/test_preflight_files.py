@@ -2,15 +2,28 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from dex_rl_nodes import config, diagnosis
 from dex_rl_nodes.config import load_robot, load_task
-from dex_rl_nodes.descriptions import FRONT_IMAGE
+from dex_rl_nodes.descriptions import CURRENT_POSE, FRONT_IMAGE, MEASURED_JOINTS
+from dex_rl_nodes.drivers.emulators.hands import RuiyanEmulator
+from dex_rl_nodes.drivers.emulators.operator_devices import OperatorDevices
+from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.records import ARM_JOINTS
+from dex_rl_nodes.recording.writer import BagWriter
+from dex_rl_nodes.records import ARM_JOINTS, ArmState
+from dex_rl_nodes.robot.arm_state import ArmMode
 from dex_rl_nodes.robot.limits import read_limits
-from dex_rl_nodes.robot.preflight import TopicSample, check_arm, check_controllers, check_limits, check_topic
+from dex_rl_nodes.robot.preflight import (
+    TopicSample,
+    check_arm,
+    check_controllers,
+    check_limits,
+    check_mode,
+    check_topic,
+)
 
 ROBOT = load_robot('fr3_ruiyan')
 PANDA_LOW = [-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973]
@@ -144,6 +157,21 @@ def test_the_controller_must_be_there_and_active():
     assert 'ghost is not loaded; controllers: impedance' in texts(check_controllers(states, 'ghost'), 'bad')[0]
 
 
+@pytest.mark.parametrize(
+    ('state', 'level', 'words'),
+    [
+        (ArmState(mode=ArmMode.MOVE), 'good', 'move'),
+        (ArmState(mode=ArmMode.IDLE), 'warning', 'the arm is not moved by its controller (mode idle)'),
+        (ArmState(mode=ArmMode.USER_STOPPED), 'bad', 'the user stop of the arm is pressed'),
+        (ArmState(mode=ArmMode.REFLEX, last_errors=['joint_reflex']), 'bad', 'stopped itself (joint_reflex)'),
+        (ArmState(mode=ArmMode.MOVE, errors=['cartesian_reflex']), 'bad', 'stopped itself (cartesian_reflex)'),
+    ],
+)
+def test_the_mode_of_the_arm_is_named(state, level, words):
+    (text,) = texts(check_mode(state), level)
+    assert words in text
+
+
 def test_a_camera_that_is_published_is_judged_by_its_topic():
     sample = heard(30.0, frames={'camera_color_optical_frame'})
     found = diagnosis.camera_findings({'front': ROBOT.cameras['front']}, {FRONT_IMAGE: sample}, 'x.yaml')
@@ -165,7 +193,7 @@ def test_the_preflight_of_a_robot_that_is_not_there_names_every_device(monkeypat
     cameras = {view: camera.model_copy(update=absent) for view, camera in ROBOT.cameras.items()}
     robot = ROBOT.model_copy(update={'devices': devices, 'cameras': cameras})
     monkeypatch.setattr(config, 'load_robot', lambda name: robot)
-    monkeypatch.setattr(diagnosis, '_heard', lambda robot: (diagnosis.defaultdict(TopicSample), {}))
+    monkeypatch.setattr(diagnosis, '_heard', lambda robot: (diagnosis.defaultdict(TopicSample), None, {}))
     found = list(diagnosis.robot_findings('fr3_ruiyan'))
     bad = [finding.subject for finding in found if finding.level == 'bad']
     # both cameras are one device, and that is not there
@@ -174,7 +202,37 @@ def test_the_preflight_of_a_robot_that_is_not_there_names_every_device(monkeypat
     json.dumps([vars(finding) for finding in found])
 
 
+def test_the_preflight_of_a_whole_robot_of_emulated_devices_is_good(monkeypatch, tmp_path):
+    devices = {**ROBOT.devices, 'spacemouse': {'path': str(tmp_path / 'spacemouse')}}
+    devices |= {name: {**ROBOT.devices[name], 'port': str(tmp_path / name), 'rate': 5} for name in ('hand', 'glove')}
+    cameras = {}
+    for value, (view, camera) in enumerate(ROBOT.cameras.items()):
+        with BagWriter(tmp_path / view) as bag:
+            for index in range(10):
+                pixels = np.full((48, 64, 3), 10 * index + value, np.uint8)
+                bag.write_image(f'/{camera.topic}', pixels, index * 25_000_000)
+        fields = {'driver': 'file', 'device': str(tmp_path / view), 'width': 64, 'height': 48, 'rate': 10.0}
+        cameras[view] = camera.model_copy(update=fields)
+    robot = ROBOT.model_copy(update={'devices': devices, 'cameras': cameras})
+    monkeypatch.setattr(config, 'load_robot', lambda name: robot)
+    topics = {CURRENT_POSE: heard(), MEASURED_JOINTS: joints()}
+    controllers = {device_settings(robot).arm.controller: 'active'}
+    answer = diagnosis.defaultdict(TopicSample, topics), ArmState(mode=ArmMode.MOVE), controllers
+    monkeypatch.setattr(diagnosis, '_heard', lambda robot: answer)
+    operator = OperatorDevices(tmp_path, device_settings(robot).glove)
+    operator.plug_in()
+    try:
+        with RuiyanEmulator(tmp_path / 'hand', start=[0.4] * 6) as hand:
+            found = list(diagnosis.robot_findings('fr3_ruiyan'))
+            assert hand.moves == 0 and hand.motors.position == [0.4] * 6
+    finally:
+        operator.unplug()
+    assert {finding.level for finding in found} == {'good'}, found
+    subjects = {finding.subject.split()[0] for finding in found}
+    assert subjects == {'limits', 'arm', 'hand', 'glove', 'SpaceMouse', 'camera'}
+
+
 def test_a_robot_without_devices_says_so(monkeypatch):
-    monkeypatch.setattr(diagnosis, '_heard', lambda robot: (diagnosis.defaultdict(TopicSample), None))
+    monkeypatch.setattr(diagnosis, '_heard', lambda robot: (diagnosis.defaultdict(TopicSample), None, None))
     (*_, last) = diagnosis.robot_findings('sim')
     assert last.level == 'bad' and 'has no devices' in last.text
