@@ -53,6 +53,8 @@ TOPICS = {
     CURRENT_POSE: Topic('geometry_msgs/msg/PoseStamped', 'SENSOR'),
     MEASURED_JOINTS: Topic('sensor_msgs/msg/JointState', 'SENSOR'),
     'joint_states': Topic('sensor_msgs/msg/JointState', 'SENSOR'),
+    'robot_description': Topic('std_msgs/msg/String', 'STATE'),
+    'hand_description': Topic('std_msgs/msg/String', 'STATE'),
     HAND_JOINTS: Topic('sensor_msgs/msg/JointState', 'SENSOR'),
     'target_pose': Topic('geometry_msgs/msg/PoseStamped', 'COMMAND'),
     HAND_COMMAND: Topic('sensor_msgs/msg/JointState', 'COMMAND'),
@@ -110,6 +112,8 @@ SIM_ROBOT = NodeDescription(
         CURRENT_POSE,
         MEASURED_JOINTS,
         'joint_states',
+        'robot_description',
+        'hand_description',
         HAND_JOINTS,
         'sim_state',
         '/clock',
@@ -335,7 +339,7 @@ _PORT = Parameter('port', '', 'device path; empty: the one of config/robots/')
 HAND_DRIVER = NodeDescription(
     'hand_driver',
     'Driver of the six-motor hand (Ruiyan, Inspire).',
-    publishes=(HAND_JOINTS,),
+    publishes=(HAND_JOINTS, 'joint_states', 'hand_description'),
     subscribes=(HAND_COMMAND,),
     parameters=(
         _PORT,

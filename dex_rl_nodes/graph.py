@@ -21,6 +21,7 @@ from dex_rl_nodes.evaluation.series import ATTEMPTS, COLLECTING
 from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all
 from dex_rl_nodes.paths import config_directory
 from dex_rl_nodes.process import Process
+from dex_rl_nodes.robot.urdf import arm_urdf, hand_urdf
 from dex_rl_nodes.stages.command import COMMANDS
 
 _RESET_DEADLINE = 900.0  # s; on a robot a person puts the scene back
@@ -130,7 +131,7 @@ def device_folder(values: Mapping[str, Value]) -> str:
 def _robot(values: dict[str, Value]) -> list[Process]:
     """The robot itself: the simulated one, or the drivers of hand and cameras (the arm has its own bring-up)."""
     if values['robot'] == 'sim':
-        return [_node('sim_robot', values)]
+        return [_node('sim_robot', values), *_frames(values, 'robot_description', 'hand_description')]
     if values['lockstep']:
         raise UserError('lockstep:=true needs robot:=sim: real and emulated devices do not wait for commands')
     if config.is_simulated(str(values['robot'])):
@@ -139,10 +140,33 @@ def _robot(values: dict[str, Value]) -> list[Process]:
         return [
             _node('sim_robot', values, parameters={'device_folder': folder}),
             _node('hand_driver', values, parameters=hand, on_exit='restart'),
+            *_frames(values, 'robot_description', 'hand_description'),
         ]
     drivers = [_node(name, values, on_exit='restart') for name in ('arm_adapter', 'hand_driver')]
     arm = arm_bringup(config.load_robot(str(values['robot'])), str(values['namespace']))
-    return [*arm, *drivers, *_cameras(values)]
+    return [*arm, *drivers, *_cameras(values), *_frames(values, 'hand_description')]
+
+
+def _frames(values: dict[str, Value], *descriptions: str) -> list[Process]:
+    """TF from joint_states and the descriptions of the robot, where robot_state_publisher is installed.
+
+    A real arm is described by its own bring-up. The wheels hold nothing that reads or writes TF.
+    """
+    if not is_installed('robot_state_publisher'):
+        return []
+    text = {'robot_description': arm_urdf(), 'hand_description': hand_urdf(config.is_simulated(str(values['robot'])))}
+    publisher = 'robot_state_publisher'
+    return [
+        Process(
+            f'{publisher}_{description.partition("_")[0]}',
+            publisher,
+            publisher,
+            parameters={'robot_description': text[description], 'use_sim_time': bool(values['lockstep'])},
+            remaps=(('robot_description', f'{publisher}/{description}'),),  # it says again what it was told
+            namespace=str(values['namespace']),
+        )
+        for description in descriptions
+    ]
 
 
 def _cameras(values: dict[str, Value]) -> list[Process]:

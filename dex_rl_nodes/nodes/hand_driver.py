@@ -5,12 +5,16 @@ from typing import Any
 
 import numpy as np
 from sensor_msgs.msg import JointState
+from std_msgs.msg import String
 
+from dex_rl_nodes.config import is_simulated
 from dex_rl_nodes.descriptions import HAND_COMMAND, HAND_JOINTS
 from dex_rl_nodes.drivers.hand import JOINTS, Hand, HandController, HandSettings, InspireHand, RuiyanHand
 from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.node import ERROR, Node, run_node
+from dex_rl_nodes.robot import hand_model
+from dex_rl_nodes.robot.urdf import hand_urdf
 
 MODELS = {'ruiyan': RuiyanHand, 'inspire': InspireHand}
 _STALE = 0.1  # s; feedback counts only when every motor answered within it
@@ -37,6 +41,10 @@ class HandDriver(Node):
         )
         self.subscribe(HAND_COMMAND, self._command)
         self.advertise(HAND_JOINTS)
+        self._describes = not is_simulated(self.setting('robot'))  # a simulation says itself what it looks like
+        if self._describes:
+            self.advertise('joint_states', 'hand_description')
+            self.publish('hand_description', String(data=hand_urdf()))
         self._controller.cycle(time.monotonic())
         self._reported = time.monotonic()
         self.create_timer(1 / settings.rate, self._cycle)
@@ -59,6 +67,9 @@ class HandDriver(Node):
             message = conversions.joint_state(JOINTS, reading.position, stamp)
             message.effort = (self._settings.current_unit * reading.current).tolist()  # A
             self.publish(HAND_JOINTS, message)
+            if self._describes:
+                angles = hand_model.joint_angles(reading.position)
+                self.publish('joint_states', conversions.joint_state(hand_model.JOINT_NAMES, angles, stamp))
 
     def diagnose(self) -> None:
         """Rate of the bus, age per motor, faults."""

@@ -25,11 +25,12 @@ from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import ExecutableInPackage
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.graph import APPLICATIONS, Application, check_parameter_file, environment, sole_graph
-from dex_rl_nodes.parameters import Parameter, split_argument
+from dex_rl_nodes.parameters import Parameter, Value, split_argument
 from dex_rl_nodes.process import Process
 
 RESTART_DELAY = 1.0  # s
@@ -88,6 +89,11 @@ def _include(process: Process) -> IncludeLaunchDescription:
     return IncludeLaunchDescription(source, launch_arguments=[split_argument(text) for text in process.arguments])
 
 
+def _typed(value: Value) -> Value | ParameterValue:
+    """A text stays one: launch would read it as YAML."""
+    return ParameterValue(value, value_type=str) if isinstance(value, str) else value
+
+
 def _start(process: Process, parameter_file: str = '', then: list[Action] | None = None) -> list[Action]:
     """Actions that start a process and watch its end; `then` are started when it has ended well."""
     if process.is_launch_file:
@@ -102,7 +108,10 @@ def _start(process: Process, parameter_file: str = '', then: list[Action] | None
             package=process.package,
             executable=process.executable,
             namespace=process.namespace,
-            parameters=[dict(process.parameters), *([parameter_file] if parameter_file else [])],
+            parameters=[
+                {name: _typed(value) for name, value in process.parameters.items()},
+                *([parameter_file] if parameter_file else []),
+            ],
             remappings=list(process.remaps),
             arguments=list(process.arguments),
             **options,

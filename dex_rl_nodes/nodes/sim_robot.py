@@ -10,6 +10,7 @@ import numpy as np
 from geometry_msgs.msg import PoseStamped
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import CameraInfo, JointState
+from std_msgs.msg import String
 
 from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES, INFOS, MEASURED_JOINTS
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
@@ -22,6 +23,7 @@ from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.node import OK, WARN, run_node
 from dex_rl_nodes.nodes.timing import Timing
 from dex_rl_nodes.records import ARM_JOINTS, HAND_JOINTS, EpisodeState, RobotReading, SimState
+from dex_rl_nodes.robot.urdf import arm_urdf, hand_urdf
 from dex_rl_nodes.sim.renderer import CameraNoise
 from dex_rl_nodes.sim.robot import SimRobot
 
@@ -54,6 +56,8 @@ class SimRobotNode(EpisodeNode):
         self._hand = self._plug_in_hand()
         left_out = (['/clock'] if not self.lockstep else []) + ([HAND_TOPIC] if self._hand else [])
         self.advertise(*(topic for topic in self.description.publishes if topic not in left_out))
+        self.publish('robot_description', String(data=arm_urdf()))
+        self.publish('hand_description', String(data=hand_urdf(with_camera=True)))
         self.subscribe('target_pose', self._on_target_pose)
         if self._hand is None:
             self.subscribe(HAND_COMMAND, self._on_hand_command)

@@ -34,6 +34,8 @@ THUMB_REACH = (0.060, 0.025)  # of the metacarpal: outwards, along z (m)
 THUMB_LINKS = (0.050, 0.038)
 FINGER_RADIUS = 0.0080
 THUMB_RADIUS = 0.0090
+# The camera of the simulation beside the wrist: where it is, what it looks at, upper edge of its image; hand frame (m).
+WRIST_CAMERA = ((0.085, 0.110, 0.085), (0.050, 0.012, 0.250), (1, 0, 0))
 
 
 def tool() -> np.ndarray:

@@ -113,8 +113,20 @@ def arm_urdf() -> str:
     return robot.text()
 
 
-def hand_urdf() -> str:
-    """URDF of the hand, from the flange of the arm, with the frame `tcp`."""
+def _optical(position: Point, look_at: Point, up: Point) -> tuple[float, float, float]:
+    """Fixed-axis angles of an optical frame: z to what is seen, x to the right of the image, y down."""
+    forward = np.subtract(look_at, position) / np.linalg.norm(np.subtract(look_at, position))
+    right = np.cross(forward, up) / np.linalg.norm(np.cross(forward, up))
+    return _roll_pitch_yaw(np.stack([right, np.cross(forward, right), forward], axis=1))
+
+
+def hand_urdf(with_camera: bool = False) -> str:
+    """URDF of the hand, from the flange of the arm, with the frame `tcp`.
+
+    Args:
+        with_camera: with the frame of the simulated wrist camera; a real camera has its own, and where it is mounted
+            must be measured.
+    """
     robot = _Robot('hand', FLANGE)
     robot.joint('hand_joint', FLANGE, 'hand', (0, 0, 0), (0, 0, hand_model.FLANGE_TURN))
     radius, length = hand_model.WRIST
@@ -122,6 +134,9 @@ def hand_urdf() -> str:
     height, half = hand_model.PALM
     robot.box((0, 0, height), half, _GREY)
     robot.joint('tcp_joint', 'hand', 'tcp', hand_model.TCP)
+    if with_camera:
+        place, seen, up = hand_model.WRIST_CAMERA
+        robot.joint('wrist_camera_joint', 'hand', 'wrist_color_optical_frame', place, _optical(place, seen, up))
     for name, (y, proximal, distal) in hand_model.FINGERS.items():
         _motor(robot, name, 'hand', name, (0, y, hand_model.FINGER_BASE), (0, 1, 0))
         robot.cylinder((0, 0, 0), (0, 0, proximal), hand_model.FINGER_RADIUS, _GREY)

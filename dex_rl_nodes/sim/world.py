@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dex_rl_nodes.config import Camera
+from dex_rl_nodes.robot.hand_model import WRIST_CAMERA
 from dex_rl_nodes.sim import arm, hand
 
 TIMESTEP = 0.004  # s
@@ -53,7 +54,7 @@ def mjcf(fragment: Fragment, cameras: dict[str, Camera]) -> str:
     width = max(camera.width for camera in cameras.values())
     height = max(camera.height for camera in cameras.values())
     front = _camera('front', *fragment.front_camera, (0, 0, 1))
-    wrist = _camera('wrist', (0.085, 0.110, 0.085), (0.050, 0.012, 0.250), (1, 0, 0))
+    wrist = _camera('wrist', *WRIST_CAMERA)
     return f"""
 <mujoco model="dex_rl">
   <compiler angle="radian" autolimits="true"/>

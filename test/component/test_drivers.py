@@ -10,6 +10,7 @@ rclpy = pytest.importorskip('rclpy')
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from sensor_msgs.msg import JointState  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
 
 from dex_rl_nodes.descriptions import GLOVE, HAND_COMMAND, HAND_JOINTS, TWIST  # noqa: E402
 from dex_rl_nodes.drivers.emulators.hands import RuiyanEmulator  # noqa: E402
@@ -20,6 +21,7 @@ from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
 from dex_rl_nodes.nodes.glove_driver import GloveDriver  # noqa: E402
 from dex_rl_nodes.nodes.hand_driver import HandDriver  # noqa: E402
 from dex_rl_nodes.nodes.spacemouse_driver import SpaceMouseDriver  # noqa: E402
+from dex_rl_nodes.robot import hand_model  # noqa: E402
 
 START = [0.4, 0.1, 0.2, 0.3, 0.5, 0.6]
 
@@ -58,6 +60,20 @@ class Bench:
         self.node.close()
         self.node.destroy_node()
         self.peer.destroy_node()
+
+
+def test_hand_driver_says_what_the_hand_looks_like(ros, tmp_path):
+    with RuiyanEmulator(tmp_path / 'hand', start=START) as device:
+        bench = Bench(HandDriver, device.path)
+        bench.listen(JointState, 'joint_states')
+        described = []
+        bench.peer.create_subscription(String, 'hand_description', described.append, qos.PROFILES['STATE'])
+        bench.spin_until(lambda: bench.received and described)
+        angles = dict(zip(bench.received[0].name, bench.received[0].position))
+        assert list(angles) == list(hand_model.JOINT_NAMES)
+        assert list(angles.values()) == pytest.approx(list(hand_model.joint_angles(START)), abs=5e-3)
+        assert 'link name="tcp"' in described[0].data
+        bench.close()
 
 
 def test_hand_driver_holds_at_start_then_follows(ros, tmp_path):

@@ -1,5 +1,7 @@
 """sim_robot and scripted_operator with the real simulation."""
 
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,21 @@ def _start(table, episode=0, seed=SEED):
     assert answer.success
     table.run_episode(episode, stamp=c.stamp_ns(answer.start), seed=seed)
     return answer
+
+
+def test_it_says_what_it_looks_like_and_how_its_joints_stand(bench):  # noqa: F811
+    table = bench(SimRobotNode)
+    arm, hand = table.listen('robot_description'), table.listen('hand_description')
+    joints = table.listen('joint_states')
+    _start(table)
+    table.until(lambda: arm and hand and joints, 'descriptions, also for who comes late, and joints')
+    described = [
+        joint.get('name')
+        for text in (arm[0].data, hand[0].data)
+        for joint in ElementTree.fromstring(text).iter('joint')
+        if joint.get('type') == 'revolute'
+    ]
+    assert sorted(described) == sorted(joints[0].name)
 
 
 def test_lockstep_is_the_simulation_itself(bench):  # noqa: F811

@@ -187,6 +187,24 @@ def test_the_arm_is_started_by_its_own_bringup_and_controller():
     assert not {'arm', 'arm_adapter'} & {process.name for process in emulated}
 
 
+def test_frames_are_published_where_robot_state_publisher_is_installed(monkeypatch):
+    app = APPLICATIONS['robot']
+
+    def publishers(**texts):
+        found = [p for p in app.build(app.values(texts)) if p.package == 'robot_state_publisher']
+        assert all(('robot_description', p.remaps[0][1]) == p.remaps[0] for p in found)
+        return {p.name: p.parameters['robot_description'] for p in found}
+
+    assert not publishers()
+    monkeypatch.setattr('dex_rl_nodes.graph.is_installed', lambda package: package == 'robot_state_publisher')
+    simulated = publishers()
+    assert 'fr3_joint7' in simulated['robot_state_publisher_robot']
+    assert 'wrist_color_optical_frame' in simulated['robot_state_publisher_hand']
+    real = publishers(robot='fr3_ruiyan')
+    assert list(real) == ['robot_state_publisher_hand'], 'the arm is described by its own bring-up'
+    assert 'wrist_color_optical_frame' not in real['robot_state_publisher_hand'], 'the camera says its own frames'
+
+
 def test_an_arm_that_is_started_elsewhere_is_left_alone(monkeypatch):
     robot = load_robot('fr3_ruiyan')
     settings = {**robot.devices, 'arm': {**robot.devices['arm'], 'bringup': ''}}

@@ -49,7 +49,7 @@ def follow(actions, context):
         elif isinstance(action, RegisterEventHandler):
             handlers.append(action.event_handler)
         else:
-            pending = [*(action.execute(context) or []), *pending]
+            pending = [*(action.visit(context) or []), *pending]
     return started, handlers
 
 
@@ -117,6 +117,18 @@ def test_a_launch_file_of_another_package_is_included(tmp_path, monkeypatch):
 
 
 @needs_launch
+def test_a_text_stays_a_text():
+    from launch import LaunchContext
+    from launch_ros.utilities import evaluate_parameters
+
+    from dex_rl_nodes.nodes import launch_description
+
+    parameters = {'robot_description': '<robot name="a: b"/>', 'serial_no': '_12', 'rate': 30.0, 'number': '831'}
+    node, _ = launch_description._start(Process('node', 'node', 'package', parameters=parameters))
+    assert evaluate_parameters(LaunchContext(), node._Node__parameters)[0] == parameters
+
+
+@needs_launch
 def test_a_spawner_may_end():
     from launch import LaunchContext
     from launch.events.process import ProcessExited
@@ -136,7 +148,9 @@ def test_a_spawner_may_end():
 def test_layouts_show_topics_that_exist():
     view = ROOT / 'config' / 'view'
     rviz = yaml.safe_load((view / 'dex_rl_nodes.rviz').read_text())
-    shown = [d['Topic']['Value'] for d in rviz['Visualization Manager']['Displays'] if 'Topic' in d]
+    displays = rviz['Visualization Manager']['Displays']
+    shown = [d[key]['Value'] for d in displays for key in ('Topic', 'Description Topic') if key in d]
+    assert {'robot_description', 'hand_description'} <= set(shown)
     assert shown and set(shown) <= set(TOPICS)
     perspective = json.loads((view / 'dex_rl_nodes.perspective').read_text())
     plugins = perspective['groups']['pluginmanager']['groups']

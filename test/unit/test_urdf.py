@@ -71,13 +71,19 @@ def test_frames_are_those_of_the_simulation():
         data.qpos[core._hand_address] = hand_model.joint_angles(travel)
         mujoco.mj_kinematics(model, data)
         known = frames(urdf.arm_urdf(), angles, 'base')
-        hand = frames(urdf.hand_urdf(), angles, 'fr3_link8')
+        hand = frames(urdf.hand_urdf(with_camera=True), angles, 'fr3_link8')
         known |= {name: known['fr3_link8'] @ pose for name, pose in hand.items()}
         bodies = [*(f'fr3_link{i}' for i in range(1, 8)), 'hand', *HAND_JOINTS, 'thumb_bend_distal', 'pinky_distal']
         for body in bodies:
             place = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, body)
             assert np.allclose(known[body][:3, 3], data.xpos[place], atol=1e-5), body
             assert np.allclose(known[body][:3, :3], data.xmat[place].reshape(3, 3), atol=1e-5), body
+        mujoco.mj_camlight(model, data)
+        camera = core._cameras['wrist']  # MuJoCo's cameras look along -z, with y up
+        optical = known['wrist_color_optical_frame']
+        assert np.allclose(optical[:3, 3], data.cam_xpos[camera], atol=1e-4)
+        seen = data.cam_xmat[camera].reshape(3, 3) @ np.diag([1, -1, -1])
+        assert np.allclose(optical[:3, :3], seen, atol=1e-4)
         assert np.allclose(known['tcp'][:3, 3], data.site_xpos[core._site], atol=1e-5)
         assert np.allclose(known['tcp'][:3, :3], data.site_xmat[core._site].reshape(3, 3), atol=1e-5)
 
