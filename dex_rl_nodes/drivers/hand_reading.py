@@ -56,7 +56,7 @@ class HandReading:
     def __post_init__(self) -> None:
         self._motors = [_Motor() for _ in range(MOTORS)]
         self._statuses = [0] * MOTORS
-        self._currents = np.zeros((MOTORS, 3), np.float32)
+        self._currents = [[0.0] * 3 for _ in range(MOTORS)]
 
     def age(self, now: float) -> np.ndarray:
         """Seconds since each motor last answered, (6,)."""
@@ -82,5 +82,5 @@ class HandReading:
 
     def tell_current(self, motor: int, current: float) -> None:
         """Take a current (raw unit); the middle one of the last three counts."""
-        self._currents[motor] = [*self._currents[motor, 1:], current]
-        self.current[motor] = np.median(self._currents[motor])
+        self._currents[motor] = [*self._currents[motor][1:], current]
+        self.current[motor] = sorted(self._currents[motor])[1]

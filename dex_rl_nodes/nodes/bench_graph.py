@@ -33,12 +33,12 @@ _START_DEADLINE = 120.0  # s until the first tick, or until all nodes are there
 _STOP_DEADLINE = 10.0  # s
 
 
-def _message(topic: str):
+def message_of(topic: str):
     return conversions.interface(TOPICS[topic].type)
 
 
 @contextmanager
-def _process(module: str, *arguments: str) -> Iterator[subprocess.Popen]:
+def process_of(module: str, *arguments: str) -> Iterator[subprocess.Popen]:
     """A process of this package, stopped with SIGINT at the end."""
     process = subprocess.Popen([sys.executable, '-m', f'dex_rl_nodes.{module}', *arguments], start_new_session=True)
     try:
@@ -52,7 +52,7 @@ def _process(module: str, *arguments: str) -> Iterator[subprocess.Popen]:
             process.wait()
 
 
-class _Listener:
+class Listener:
     """A node that notes messages, and an executor for it."""
 
     def __init__(self, name: str):
@@ -83,9 +83,9 @@ class _Listener:
 
 def control_ticks(run: str, task: str, minutes: float) -> list[Measurement]:
     """Start online learning in real time on a prepared run, and watch the commands that come out of it."""
-    listener = _Listener('bench_ticks')
+    listener = Listener('bench_ticks')
     ticks: list[tuple[int, int, float, float]] = []  # episode, step, camera stamp (s), arrival (s)
-    executed = _message('executed_action')
+    executed = message_of('executed_action')
 
     def hear(message) -> None:
         stamp = conversions.stamp_ns(message.header.stamp)
@@ -94,10 +94,11 @@ def control_ticks(run: str, task: str, minutes: float) -> list[Measurement]:
 
     listener.node.create_subscription(executed, 'executed_action', hear, qos.PROFILES['TICK'])
     states: list = []
-    listener.node.create_subscription(_message('learner_state'), 'learner_state', states.append, qos.PROFILES['STATE'])
+    learner_state = message_of('learner_state')
+    listener.node.create_subscription(learner_state, 'learner_state', states.append, qos.PROFILES['STATE'])
     words = ('online_rl.launch.py', f'task:={task}', f'run:={run}', 'prepare:=false')
     try:
-        with _process('launch_command', *words) as graph:
+        with process_of('launch_command', *words) as graph:
             listener.until(lambda: ticks or graph.poll() is not None, _START_DEADLINE, 'the first control tick')
             listener.until(lambda: graph.poll() is not None, 60 * minutes)
             if graph.poll() is not None:
@@ -135,7 +136,7 @@ def _judge_ticks(ticks: list[tuple[int, int, float, float]], command: str, updat
 
 def camera_frames(seconds: float, run: str) -> Measurement:
     """Publish two 640 x 480 x 30 Hz cameras to `policy` and `replay_recorder`, and ask both how many frames came."""
-    listener = _Listener('bench_cameras')
+    listener = Listener('bench_cameras')
     node, heard = listener.node, Counter()
 
     def on_diagnostics(array: DiagnosticArray) -> None:
@@ -150,21 +151,21 @@ def camera_frames(seconds: float, run: str) -> Measurement:
 
     node.create_subscription(DiagnosticArray, '/diagnostics', on_diagnostics, qos.PROFILES['DIAGNOSTICS'])
     publishers = {view: node.create_publisher(Image, topic, qos.PROFILES['SENSOR']) for view, topic in IMAGES.items()}
-    episode = node.create_publisher(_message('episode'), 'episode', qos.PROFILES['STATE'])
+    episode = node.create_publisher(message_of('episode'), 'episode', qos.PROFILES['STATE'])
     random = np.random.default_rng(0)
     pixels = random.integers(0, 255, (4, 480, 640, 3)).astype(np.uint8)
     images = [conversions.image_message(frame, 0, 'camera') for frame in pixels]
     parameters = ['--ros-args', '-p', f'run:={run}', '-p']
     try:
         with (
-            _process('nodes.policy', *parameters, 'source:=zero'),
-            _process('nodes.replay_recorder', *parameters, 'purpose:=evaluation'),
+            process_of('nodes.policy', *parameters, 'source:=zero'),
+            process_of('nodes.replay_recorder', *parameters, 'purpose:=evaluation'),
         ):
             listener.until(
                 lambda: all(publisher.get_subscription_count() >= 2 for publisher in publishers.values()),
                 _START_DEADLINE, f'policy and replay_recorder to listen to {FRONT_IMAGE}',
             )  # fmt: skip
-            episode.publish(conversions.to_message(EpisodeState(phase=Phase.RESETTING), _message('episode')))
+            episode.publish(conversions.to_message(EpisodeState(phase=Phase.RESETTING), message_of('episode')))
             listener.until(lambda: False, 1.0)
             sent = _send(listener, publishers, images, seconds)
             listener.until(lambda: False, 3.0)  # the last diagnostics
@@ -179,7 +180,7 @@ def camera_frames(seconds: float, run: str) -> Measurement:
     )  # fmt: skip
 
 
-def _send(listener: _Listener, publishers: dict, images: list, seconds: float) -> int:
+def _send(listener: Listener, publishers: dict, images: list, seconds: float) -> int:
     """Publish at 30 Hz; returns how many frames each camera sent."""
     start, number = time.monotonic(), 0
     while (due := number / 30) < seconds:

@@ -19,6 +19,7 @@ _RESIDUAL = Parameter('residual', 'learned', 'learned, or none: the base policy'
 _RUNS = Parameter('runs', '', 'runs whose evaluations are shown, separated by commas; empty: those of the last report')
 _MINUTES = Parameter('minutes', 10.0, 'how long', 'min', 0.1, 600.0)
 _SECONDS = Parameter('seconds', 60.0, 'how long', 's', 1.0, 36000.0)
+_TIMES = Parameter('times', 50, 'how often each device is unplugged', minimum=1, maximum=10000)
 _COMMANDS_SENT = Parameter('commands', 1_000_000, 'hostile commands to send', minimum=1000, maximum=10**9)
 
 
@@ -46,12 +47,12 @@ def _folder(values: dict[str, Value]) -> Path:
     return Path(str(values['out'])).resolve() if values['out'] else bench_folder()
 
 
-def _in_graph(kind: str, *arguments: str) -> Callable[[dict[str, Value]], None]:
+def _in_graph(kind: str, *arguments: str, module: str = 'bench_graph') -> Callable[[dict[str, Value]], None]:
     """A measurement that needs ROS, and so a process of its own: this room knows none."""
 
     def run(values: dict[str, Value]) -> None:
         words = [kind, *(str(values[name]) for name in arguments), str(_folder(values))]
-        code = subprocess.run([sys.executable, '-m', 'dex_rl_nodes.nodes.bench_graph', *words]).returncode
+        code = subprocess.run([sys.executable, '-m', f'dex_rl_nodes.nodes.{module}', *words]).returncode
         if code:
             raise SystemExit(code)
 
@@ -118,6 +119,21 @@ BENCHES = {
     ),
     'cameras': Bench(
         'camera frames delivered to policy and recorder', _in_graph('cameras', 'seconds', 'run'), (_SECONDS, _RUN, _OUT)
+    ),
+    'hand': Bench(
+        'the hand driver at 460800 baud: rate, and values of the wrong motor',
+        _in_graph('hand', 'minutes', 'seed', module='bench_devices'),
+        (_MINUTES, _SEED, _OUT),
+    ),
+    'serial_noise': Bench(
+        'hand and glove drivers with one byte in a hundred damaged',
+        _in_graph('serial_noise', 'minutes', 'seed', module='bench_devices'),
+        (_MINUTES, _SEED, _OUT),
+    ),
+    'replug': Bench(
+        'hand, glove and SpaceMouse unplugged and plugged in again',
+        _in_graph('replug', 'times', 'seed', module='bench_devices'),
+        (_TIMES, _SEED, _OUT),
     ),
     'table': Bench('tasks x interfaces x seeds, imitation and after online RL', _table, _TABLE),
     'fresh': Bench('from a fresh clone to the first online episode', _fresh, (_TASK, _OUT)),
