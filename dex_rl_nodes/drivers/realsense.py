@@ -118,11 +118,11 @@ def _find(rs: ModuleType, view: str, serial: str):
     names = ', '.join(f'{_info(rs, device, rs.camera_info.name)} {number}' for number, device in devices.items())
     if serial and serial not in devices:
         raise UserError(
-            f'no RealSense with serial number {serial} for camera {view}; check its cable (USB 3) '
-            f'or set cameras.{view}.serial (found: {names or "none"})'
+            f'no RealSense with serial number {serial} for camera {view}; check cable (USB 3) and '
+            f'udev rule, or set cameras.{view}.serial (found: {names or "none"})'
         )
     if not devices:
-        raise UserError(f'no RealSense is plugged in for camera {view}; check its cable (USB 3)')
+        raise UserError(f'no RealSense is plugged in for camera {view}; check its cable (USB 3) and its udev rule')
     if not serial and len(devices) > 1:
         raise UserError(f'set cameras.{view}.serial in config/robots/, there are several RealSense: {names}')
     return devices[serial] if serial else next(iter(devices.values()))
