@@ -77,21 +77,23 @@ class FrankaArm:
     def recover(self, done: Callable[[str], None]) -> None:
         """Clear the error and activate hardware and controllers again; calls `done` with what failed, '' if nothing."""
 
-        def switch(activate: bool, then: Callable[[], None]) -> None:
-            which = [self._controller, *_BROADCASTERS] if activate else [self._controller]
-            lists = {'activate_controllers': which} if activate else {'deactivate_controllers': which}
-            self._ask('switch_controller', then, finish, strictness=_BEST_EFFORT, **lists)
+        def clear(_ignored: str = '') -> None:  # a controller that was not active any more is no failure
+            self._clear(activate_hardware, finish)
 
         def activate_hardware() -> None:
             target = {'name': _HARDWARE, 'target_state': State(id=State.PRIMARY_STATE_ACTIVE, label='active')}
-            self._ask('set_hardware_component_state', lambda: switch(True, finish), finish, **target)
+            self._ask('set_hardware_component_state', activate, finish, **target)
+
+        def activate() -> None:
+            again = {'activate_controllers': [self._controller, *_BROADCASTERS], 'strictness': _BEST_EFFORT}
+            self._ask('switch_controller', finish, finish, **again)
 
         def finish(problem: str = '') -> None:
             self.working = False
             done(problem)
 
         self.working = True
-        switch(False, lambda: self._clear(activate_hardware, finish))
+        self._ask('switch_controller', clear, clear, deactivate_controllers=[self._controller], strictness=_BEST_EFFORT)
 
     def _clear(self, then: Callable[[], None], fail: Callable[[str], None]) -> None:
         if not self._recovery.server_is_ready():

@@ -82,8 +82,9 @@ def _include(process: Process) -> IncludeLaunchDescription:
         share = get_package_share_directory(process.package)
     except PackageNotFoundError:
         raise UserError(
-            f'the {process.name} is started by {process.executable} of {process.package}, which is not installed; install '
-            f'it, or start the {process.name} elsewhere and leave devices.{process.name}.bringup in config/robots/ empty'
+            f'the {process.name} is started by {process.executable} of {process.package}, which is not installed; '
+            f'install it, or start the {process.name} elsewhere and leave devices.{process.name}.bringup in '
+            'config/robots/ empty'
         ) from None
     source = PythonLaunchDescriptionSource(os.path.join(share, 'launch', process.executable))
     return IncludeLaunchDescription(source, launch_arguments=[split_argument(text) for text in process.arguments])
