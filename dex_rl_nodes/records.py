@@ -5,8 +5,10 @@ and `stamp` (integer nanoseconds) for the header; units and frames are documente
 Arrays are float32, so that the graph and the in-process loop compute from the same numbers.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
+from functools import cache
+from typing import Literal
 
 import numpy as np
 
@@ -72,6 +74,45 @@ class Origin(IntEnum):
 
 def _zeros(*shape: int):
     return field(default_factory=lambda: np.zeros(shape, np.float32))
+
+
+def _pose():
+    return field(default_factory=lambda: np.zeros(7, np.float32), metadata={'kind': 'pose'})
+
+
+@dataclass(frozen=True)
+class Field:
+    """How a field of a record travels in its message: what ROS messages and bags are made from, once for both.
+
+    Attributes:
+        name: of the field, in the record and in the message.
+        kind: array: NumPy array, of a fixed length or a sequence; pose: x, y, z (m), quaternion x, y, z, w.
+        dtype: of an array (and of a pose when it is read).
+        fixed: whether the length of an array is fixed.
+    """
+
+    name: str
+    kind: Literal['integer', 'number', 'truth', 'text', 'texts', 'array', 'pose']
+    dtype: str = ''
+    fixed: bool = False
+
+
+_KINDS = {int: 'integer', float: 'number', bool: 'truth', str: 'text', list: 'texts'}
+
+
+@cache
+def message_fields(record: type) -> tuple[Field, ...]:
+    """Fields of a record in the order of its message, without the stamp, which is the message's header."""
+    example = record()
+    found = []
+    for entry in fields(record):
+        value = getattr(example, entry.name)
+        if isinstance(value, np.ndarray):
+            kind = entry.metadata.get('kind', 'array')
+            found.append(Field(entry.name, kind, value.dtype.name, bool(value.size)))
+        elif entry.name != 'stamp':
+            found.append(Field(entry.name, _KINDS[type(value)]))
+    return tuple(found)
 
 
 @dataclass
@@ -146,7 +187,7 @@ class ExecutedAction:
     step: int = 0
     action: np.ndarray = _zeros(ACTION_DIM)
     hand_target: np.ndarray = _zeros(HAND_DIM)
-    target_pose: np.ndarray = _zeros(7)  # x, y, z (m), quaternion x, y, z, w
+    target_pose: np.ndarray = _pose()  # x, y, z (m), quaternion x, y, z, w
     source: int = 0
     limited: bool = False
     stopped: bool = False

@@ -3,7 +3,6 @@
 import importlib
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from functools import cache
 from typing import Any, TypeVar
 
@@ -13,9 +12,9 @@ from geometry_msgs.msg import Pose, PoseStamped
 from sensor_msgs.msg import Image, JointState
 
 from dex_rl_nodes import records
+from dex_rl_nodes.records import Field, message_fields
 
 R = TypeVar('R')
-_ARRAY_CODES = {'float': 'f', 'double': 'd', 'uint8': 'B', 'int32': 'i'}
 _CHANNELS = {'rgb8': 3, 'bgr8': 3, 'mono8': 1}
 
 
@@ -113,38 +112,33 @@ def image_message(pixels: np.ndarray, stamp: int, frame: str) -> Image:
     return message
 
 
-def _encoder(kind: str) -> Callable[[Any], Any]:
-    """Conversion of one record field to a message field of the given type."""
-    base = kind.removeprefix('sequence<').removesuffix('>')
-    if kind.startswith('sequence<') and base in _ARRAY_CODES:
-        code = _ARRAY_CODES[base]
-        return lambda value: array(code, np.ascontiguousarray(value, code).tobytes())
-    if kind.startswith('sequence<string'):
-        return list
-    if kind.endswith(']'):
-        code = _ARRAY_CODES[kind.split('[')[0]]
-        return lambda value: np.ascontiguousarray(value, code)
-    if kind == 'geometry_msgs/Pose':
-        return pose_message
-    return {'boolean': bool, 'string': str, 'float': float, 'double': float}.get(kind, int)
+def _encoder(entry: Field) -> Callable[[Any], Any]:
+    """Conversion of a record field to its message field."""
+    if entry.kind == 'array':
+        dtype = np.dtype(entry.dtype)
+        if entry.fixed:
+            return lambda value: np.ascontiguousarray(value, dtype)
+        # rclpy takes an array as it is; anything else it walks number by number
+        return lambda value: array(dtype.char, np.ascontiguousarray(value, dtype).tobytes())
+    plain = {'integer': int, 'number': float, 'truth': bool, 'text': str, 'texts': list, 'pose': pose_message}
+    return plain[entry.kind]
 
 
-def _decoder(kind: str) -> Callable[[Any], Any]:
-    """Conversion of one message field of the given type to a record field."""
-    base = kind.removeprefix('sequence<').removesuffix('>')
-    if kind.startswith('sequence<') and base in _ARRAY_CODES:
-        code = _ARRAY_CODES[base]
-        return lambda value: np.frombuffer(value, code) if len(value) else np.zeros(0, code)
-    return pose_array if kind == 'geometry_msgs/Pose' else lambda value: value
+def _decoder(entry: Field) -> Callable[[Any], Any]:
+    """Conversion of a message field to its record field."""
+    if entry.kind == 'array':
+        return lambda value: np.frombuffer(value, entry.dtype) if len(value) else np.zeros(0, entry.dtype)
+    if entry.kind == 'pose':
+        return lambda value: pose_array(value).astype(entry.dtype)
+    return list if entry.kind == 'texts' else lambda value: value
 
 
 @cache
 def _plan(record: type, message: type) -> list[tuple[str, Callable, Callable]]:
-    kinds = message.get_fields_and_field_types()
-    ours = {field.name for field in fields(record)} - {'stamp'}
-    if ours != set(kinds) - {'header'}:
-        raise TypeError(f'{record.__name__} and its message differ: {sorted(ours ^ (set(kinds) - {"header"}))}')
-    return [(name, _encoder(kind), _decoder(kind)) for name, kind in kinds.items() if name != 'header']
+    ours, theirs = message_fields(record), set(message.get_fields_and_field_types()) - {'header'}
+    if differing := {entry.name for entry in ours} ^ theirs:
+        raise TypeError(f'{record.__name__} and its message differ: {sorted(differing)}')
+    return [(entry.name, _encoder(entry), _decoder(entry)) for entry in ours]
 
 
 def to_message(record: Any, message: type) -> Any:

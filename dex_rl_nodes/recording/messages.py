@@ -1,17 +1,16 @@
 """Records and images as serialised ROS messages (CDR), and back, without ROS."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
-from rosbags.interfaces import Nodetype
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from dex_rl_nodes import records
 from dex_rl_nodes.paths import share_directory
+from dex_rl_nodes.records import Field, message_fields
 
 PACKAGE = 'dex_rl_nodes'
 IMAGE = 'sensor_msgs/msg/Image'
@@ -73,33 +72,36 @@ def _pose(values: Sequence[float]) -> Any:
 
 def _pose_values(pose: Any) -> np.ndarray:
     p, q = pose.position, pose.orientation
-    return np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w], np.float32)
+    return np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w])
 
 
-def _encoder(kind: Nodetype, detail: Any) -> Callable[[Any], Any]:
-    """Conversion of one record field to a message field."""
-    if kind == Nodetype.NAME:
-        return _pose  # the only message in a record beside the header
-    if kind in (Nodetype.ARRAY, Nodetype.SEQUENCE):
-        base = detail[0][1][0]
-        return list if base == 'string' else lambda value: np.ascontiguousarray(value, base)
-    return {'bool': bool, 'string': str, 'float32': float, 'float64': float}.get(detail[0], int)
+def _encoder(entry: Field) -> Callable[[Any], Any]:
+    """Conversion of a record field to its message field."""
+    if entry.kind == 'array':
+        return lambda value: np.ascontiguousarray(value, entry.dtype)
+    return {'integer': int, 'number': float, 'truth': bool, 'text': str, 'texts': list, 'pose': _pose}[entry.kind]
+
+
+def _decoder(entry: Field) -> Callable[[Any], Any]:
+    """Conversion of a message field to its record field."""
+    if entry.kind == 'pose':
+        return lambda value: _pose_values(value).astype(entry.dtype)
+    return lambda value: value
 
 
 @cache
-def _plan(record: type) -> tuple[str, list[tuple[str, Callable]]]:
+def _plan(record: type) -> tuple[str, list[tuple[str, Callable, Callable]]]:
     name = f'{PACKAGE}/msg/{record.__name__}'
-    kinds = dict(typestore().get_msgdef(name).fields)
-    ours = {field.name for field in fields(record)} - {'stamp'}
-    if ours != set(kinds) - {'header'}:
-        raise TypeError(f'{record.__name__} and its message differ: {sorted(ours ^ (set(kinds) - {"header"}))}')
-    return name, [(field, _encoder(*kind)) for field, kind in kinds.items() if field != 'header']
+    ours, theirs = message_fields(record), set(dict(typestore().get_msgdef(name).fields)) - {'header'}
+    if differing := {entry.name for entry in ours} ^ theirs:
+        raise TypeError(f'{record.__name__} and its message differ: {sorted(differing)}')
+    return name, [(entry.name, _encoder(entry), _decoder(entry)) for entry in ours]
 
 
 def serialise(record: Any) -> bytes:
     """Record as serialised message of its type."""
     name, plan = _plan(type(record))
-    values = {field: encode(getattr(record, field)) for field, encode in plan}
+    values = {field: encode(getattr(record, field)) for field, encode, _ in plan}
     message = typestore().types[name](header=_header(record.stamp), **values)
     return bytes(typestore().serialize_cdr(message, name))
 
@@ -112,10 +114,7 @@ def deserialise(data: bytes, type_name: str) -> Any:
     """
     record = getattr(records, type_name.rpartition('/')[2])
     message = _parse(data, type_name)
-    values = {}
-    for field, _ in _plan(record)[1]:
-        value = getattr(message, field)
-        values[field] = _pose_values(value) if hasattr(value, 'orientation') else value
+    values = {field: decode(getattr(message, field)) for field, _, decode in _plan(record)[1]}
     return record(stamp=_stamp(message.header), **values)
 
 

@@ -80,18 +80,24 @@ def _in_process(run: RunDirectory, loop: Loop, purpose: str, episodes: int) -> l
     return folders
 
 
-def _starve_recorder(graph: subprocess.Popen, run: RunDirectory, seconds: float) -> None:
-    """Take the processor away from the recorder once it records."""
+def _starve_recorder(graph: subprocess.Popen, run: RunDirectory, log: Path) -> None:
+    """Take the processor away from the recorder once it records, until the graph stands still or an episode is over."""
     end = time.monotonic() + DEADLINE
     while not list(run.bags('demos').glob('*/*.mcap')):
         assert time.monotonic() < end and graph.poll() is None, 'the recorder does not record'
         time.sleep(0.05)  # between two looks at another process
     children = psutil.Process(graph.pid).children(recursive=True)
-    (recorder,) = [child for child in children if '__node:=replay_recorder' in child.cmdline()]
+    recorder, robot = (
+        next(child for child in children if f'__node:={name}' in child.cmdline())
+        for name in ('replay_recorder', 'sim_robot')
+    )
     recorder.suspend()
     try:
-        with pytest.raises(subprocess.TimeoutExpired):  # the graph does not end without it
-            graph.wait(seconds)
+        before = -1.0
+        while 'episode 0:' not in log.read_text() and sum(robot.cpu_times()[:2]) - before > 0.1:
+            before = sum(robot.cpu_times()[:2])
+            with pytest.raises(subprocess.TimeoutExpired):  # the graph does not end without its recorder
+                graph.wait(2)
     finally:
         recorder.resume()
 
@@ -100,7 +106,7 @@ def test_collecting_also_with_a_recorder_that_stands_still_for_a_while(runs):
     run, log = RunDirectory('collect'), runs / 'log.txt'
     with log.open('w') as file, start(runs, 'collect_demos', 'run:=collect', 'episodes:=2', stdout=file) as graph:
         try:
-            _starve_recorder(graph, run, seconds=5)
+            _starve_recorder(graph, run, log)
             graph.wait(DEADLINE)
         finally:
             graph.terminate()
