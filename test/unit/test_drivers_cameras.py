@@ -188,7 +188,7 @@ def test_a_lost_camera_is_opened_again_and_again():
     wait_until(lambda: stream.problem == 'front is absent; plug it in')
     assert stream.source is None and not got and stream.age() == np.inf
     plugged.set()
-    wait_until(lambda: len(opened) > 5)
+    wait_until(lambda: len(opened) > 50)
     plugged.clear()
     wait_until(lambda: stream.problem == 'front is absent; plug it in')
     stream.close()

@@ -26,12 +26,12 @@ START = [0.4, 0.1, 0.2, 0.3, 0.5, 0.6]
 
 
 def hand(path, **fields):
-    return HandDevice(**{'model': 'ruiyan', 'port': str(path), 'rate': 5, **fields})
+    return HandDevice(**{'model': 'ruiyan', 'port': str(path), 'rate': 1, **fields})
 
 
 def glove(path, **fields):
     settings = {'open': [1350, 3100, 3100, 3100, 3100, 3100], 'closed': [1200, 2000, 1200, 1200, 1200, 1200]}
-    return GloveDevice(**{'port': str(path), 'rate': 5, **settings, **fields})
+    return GloveDevice(**{'port': str(path), 'rate': 1, **settings, **fields})
 
 
 def levels(findings):
@@ -365,8 +365,8 @@ def frame(number, age=0.0, size=(48, 64), stamp=None):
 
 
 def watch(make):
-    camera = Camera(topic='x', serial='123', width=64, height=48, rate=20)
-    return check_cameras({'front': camera}, FILE, 0.2, connect=lambda view, _: Source(make))
+    camera = Camera(topic='x', serial='123', width=64, height=48, rate=2)
+    return check_cameras({'front': camera}, FILE, 0.3, connect=lambda view, _: Source(make))
 
 
 def test_a_good_camera_is_good():
@@ -405,7 +405,7 @@ def test_a_camera_that_gives_nothing_is_named(monkeypatch):
 
 
 def test_cameras_that_are_one_or_unnamed_are_named():
-    same = {view: Camera(topic='x', serial='5', width=64, height=48, rate=20) for view in ('front', 'wrist')}
+    same = {view: Camera(topic='x', serial='5', width=64, height=48, rate=2) for view in ('front', 'wrist')}
     connect = {'connect': lambda view, _: Source(frame)}
     assert 'camera wrist: the same device as camera front: 5' in bad(check_cameras(same, FILE, 0.1, **connect))
     unnamed = {view: camera.model_copy(update={'serial': ''}) for view, camera in same.items()}

@@ -204,16 +204,17 @@ def test_the_preflight_of_a_robot_that_is_not_there_names_every_device(monkeypat
 
 def test_the_preflight_of_a_whole_robot_of_emulated_devices_is_good(monkeypatch, tmp_path):
     devices = {**ROBOT.devices, 'spacemouse': {'path': str(tmp_path / 'spacemouse')}}
-    devices |= {name: {**ROBOT.devices[name], 'port': str(tmp_path / name), 'rate': 5} for name in ('hand', 'glove')}
+    devices |= {name: {**ROBOT.devices[name], 'port': str(tmp_path / name), 'rate': 1} for name in ('hand', 'glove')}
     cameras = {}
     for value, (view, camera) in enumerate(ROBOT.cameras.items()):
         with BagWriter(tmp_path / view) as bag:
             for index in range(10):
                 pixels = np.full((48, 64, 3), 10 * index + value, np.uint8)
                 bag.write_image(f'/{camera.topic}', pixels, index * 25_000_000)
-        fields = {'driver': 'file', 'device': str(tmp_path / view), 'width': 64, 'height': 48, 'rate': 10.0}
+        fields = {'driver': 'file', 'device': str(tmp_path / view), 'width': 64, 'height': 48, 'rate': 1.0}
         cameras[view] = camera.model_copy(update=fields)
-    robot = ROBOT.model_copy(update={'devices': devices, 'cameras': cameras})
+    # a busy machine must not fail this, so little is asked of it
+    robot = ROBOT.model_copy(update={'devices': devices, 'cameras': cameras, 'control_rate': 1.0})
     monkeypatch.setattr(config, 'load_robot', lambda name: robot)
     topics = {CURRENT_POSE: heard(), MEASURED_JOINTS: joints()}
     controllers = {device_settings(robot).arm.controller: 'active'}
