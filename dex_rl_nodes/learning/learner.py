@@ -19,7 +19,7 @@ from dex_rl_nodes.learning.checkpoint import (
     to_bytes,
 )
 from dex_rl_nodes.learning.networks import Standardiser
-from dex_rl_nodes.learning.replay import Dimensions, MixedSampler, ReplayBuffer
+from dex_rl_nodes.learning.replay import Dimensions, MixedSampler, ReplayBuffer, Returns
 from dex_rl_nodes.learning.sac import Interface, ResidualSac, ResidualSettings
 from dex_rl_nodes.records import Origin, Transition
 
@@ -62,7 +62,8 @@ class Learner:
         self.demonstrations = ReplayBuffer(dimensions, settings.capacity)
         for transition in demonstrations:
             self.demonstrations.add(replace(self._prepared(transition), source=Origin.DEMONSTRATION))
-        self._sampler = MixedSampler(self.online, self.demonstrations, settings.online_share)
+        returns = Returns(settings.return_ticks, settings.discount)
+        self._sampler = MixedSampler(self.online, self.demonstrations, settings.online_share, returns)
         self._random = np.random.default_rng(seed)
         self.sac = ResidualSac(settings, interface, dimensions, self._standardiser, seed)
         self.encoder = demonstrations[0].encoder

@@ -63,6 +63,18 @@ class Batch:
         return rows[:, start + self.dimensions.context :], rows[:, start : start + self.dimensions.context]
 
 
+@dataclass(frozen=True)
+class Returns:
+    """How far ahead rewards are summed before the value of an observation is used.
+
+    The batch holds r_n + ... + discount^(k-1) r_(n+k-1) as reward, mask * discount^(k-1) as mask and observation n + k
+    as the next one, with k = ticks, or less at the end of an episode.
+    """
+
+    ticks: int = 1
+    discount: float = 1.0  # per tick; matters for more than one tick
+
+
 class ReplayBuffer:
     """Ring of the newest transitions."""
 
@@ -148,17 +160,25 @@ class ReplayBuffer:
             found = np.concatenate((found, drawn[self._valid[drawn]]))
         return found[:count]
 
-    def gather(self, slots: np.ndarray, into: '_Columns', rows: slice) -> None:
-        """Copy the transitions that start at `slots` to some rows of a batch."""
+    def gather(self, slots: np.ndarray, into: '_Columns', rows: slice, returns: Returns) -> None:
+        """Copy the transitions that start at `slots`, with the returns of the following ticks, to rows of a batch."""
+        outcome = into.outcome[rows]
+        np.take(self._outcome, slots, axis=0, out=outcome, mode='clip')  # clip: writes straight to out
         following = (slots + 1) % self.capacity
+        for _ in range(returns.ticks - 1):
+            # behind the last transition of an episode lies its last observation, which starts none
+            goes_on = self._valid[following] & (outcome[:, -1] > 0)
+            reward, mask = self._outcome[following, ACTION_DIM:].T
+            outcome[:, -2] += np.where(goes_on, outcome[:, -1] * returns.discount * reward, 0)
+            outcome[:, -1] *= np.where(goes_on, returns.discount * mask, 1)
+            following = np.where(goes_on, (following + 1) % self.capacity, following)
         for source, index, target in (
             (self._features, slots, into.features),
             (self._features, following, into.next_features),
             (self._proprioception, slots, into.proprioception),
             (self._proprioception, following, into.next_proprioception),
-            (self._outcome, slots, into.outcome),
         ):
-            np.take(source, index, axis=0, out=target[rows], mode='clip')  # clip: writes straight to out
+            np.take(source, index, axis=0, out=target[rows], mode='clip')
 
 
 class _Columns:
@@ -188,18 +208,25 @@ class _Columns:
 class MixedSampler:
     """Minibatches with a fixed share of online transitions, each source drawn for itself (RLPD)."""
 
-    def __init__(self, online: ReplayBuffer, demonstrations: ReplayBuffer, online_share: float = 0.5):
+    def __init__(
+        self,
+        online: ReplayBuffer,
+        demonstrations: ReplayBuffer,
+        online_share: float = 0.5,
+        returns: Returns = Returns(),  # noqa: B008  (frozen)
+    ):
         if online.dimensions != demonstrations.dimensions:
             raise ValueError('online transitions and demonstrations differ in their dimensions')
         self.online = online
         self.demonstrations = demonstrations
         self.online_share = online_share
+        self.returns = returns
 
     def sample(self, size: int, random: np.random.Generator) -> Batch:
         """A minibatch, online transitions first."""
         online = round(size * self.online_share)
         columns = _Columns(size, self.online.dimensions)
-        self.online.gather(self.online.slots(online, random), columns, slice(0, online))
+        self.online.gather(self.online.slots(online, random), columns, slice(0, online), self.returns)
         demonstrations = self.demonstrations
-        demonstrations.gather(demonstrations.slots(size - online, random), columns, slice(online, size))
+        demonstrations.gather(demonstrations.slots(size - online, random), columns, slice(online, size), self.returns)
         return columns.batch(self.online.dimensions)

@@ -25,6 +25,9 @@ class ResidualSettings(Model):
     members: int = Field(2, ge=1, description='critics in the ensemble; the target takes their minimum')
     projection: int = Field(128, ge=4, description='length of the projected visual features')
     discount: float = Field(0.97, gt=0, lt=1, description='discount per control tick')
+    return_ticks: int = Field(
+        3, ge=1, description='ticks whose rewards are summed before the target value; a reward is 50 ticks away'
+    )
     batch: int = Field(256, ge=2, description='transitions per minibatch')
     online_share: float = Field(0.5, gt=0, lt=1, description='share of online transitions in a minibatch')
     capacity: int = Field(200_000, ge=1000, description='online transitions kept')

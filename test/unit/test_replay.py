@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dex_rl_nodes.learning.replay import Dimensions, MixedSampler, ReplayBuffer
+from dex_rl_nodes.learning.replay import Dimensions, MixedSampler, ReplayBuffer, Returns
 from dex_rl_nodes.learning.speed import random_transitions
 from dex_rl_nodes.records import HAND_DIM, HISTORY_LENGTH, STATE_DIM, Origin, Transition
 
@@ -62,6 +62,22 @@ def test_round_trip_keeps_every_field_and_the_executed_action():
     assert torch.equal(batch.mask, (at != 106).float())
     base, context = batch.interface_inputs(following=False)
     assert base.shape == (512, 8) and context.shape == (512, 4)
+
+
+def test_rewards_of_several_ticks_stop_where_the_episode_does():
+    discount, buffer = 0.5, ReplayBuffer(DIMENSIONS, 1000)
+    buffer.extend(episode(1, 5, success=True) + episode(2, 4, truncated=True) + episode(3, 6)[:3])
+    batch = MixedSampler(buffer, buffer, returns=Returns(3, discount)).sample(512, np.random.default_rng(0))
+    found = {}
+    for row in range(512):
+        at, following = int(batch.features[row, 0]), int(batch.next_features[row, 0])
+        found[at] = following, float(batch.reward[row]), float(batch.mask[row])
+    full = discount**2  # of a mask over three ticks
+    assert found == {
+        100: (103, 0, full), 101: (104, 0, full), 102: (105, full, 0), 103: (105, discount, 0), 104: (105, 1, 0),
+        200: (203, 0, full), 201: (204, 0, full), 202: (204, 0, discount), 203: (204, 0, 1),
+        300: (303, 0, full), 301: (303, 0, discount), 302: (303, 0, 1),
+    }  # fmt: skip
 
 
 def test_history_of_the_next_observation_is_the_shifted_history_with_the_executed_target():
