@@ -108,6 +108,12 @@ def no_franka_msgs(monkeypatch):
 
 
 @pytest.fixture
+def impatient(monkeypatch):
+    """For what command_mux does not follow."""
+    monkeypatch.setattr('dex_rl_nodes.nodes.arm_adapter._FOLLOWED', 1.0)
+
+
+@pytest.fixture
 def lab(bench):  # noqa: F811
     labs = []
 
@@ -170,7 +176,7 @@ def test_a_reset_that_is_called_off_moves_nothing_any_more(lab):
     lab.answer(future)
 
 
-def test_a_latched_stop_is_not_overruled(lab):
+def test_a_latched_stop_is_not_overruled(lab, impatient):
     lab = lab()
     lab.table.until(lambda: len(lab.mux._states) == 3, 'reports of the robot')
     lab.mux._stop(SafetyEvent.OPERATOR_STOP)
@@ -179,7 +185,7 @@ def test_a_latched_stop_is_not_overruled(lab):
     assert not lab.targets, 'nothing moved'
 
 
-def test_a_reflex_on_the_way_latches_a_stop_with_its_number(lab):
+def test_a_reflex_on_the_way_latches_a_stop_with_its_number(lab, impatient):
     lab = lab(clearance=0.2)
     future = lab.reset()
     lab.table.until(lambda: len(lab.targets) > 2, 'motion')

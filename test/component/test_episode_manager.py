@@ -313,6 +313,16 @@ def test_a_refused_reset_says_why(bench):  # noqa: F811
         graph.wait_phase(Phase.RUNNING)
 
 
+def test_on_a_robot_a_refused_reset_waits_for_a_person(bench):  # noqa: F811
+    graph = Graph(bench, 'online', robot='fr3_ruiyan', lockstep=False, episodes=1)
+    graph.refusal = 'the arm is in its user stop; release it'
+    assert 'the arm is in its user stop; release it' in graph.wait_phase(Phase.PAUSED).reason
+    first = graph.resets[-1]
+    graph.refusal = ''
+    graph.table.call('episode_manager/pause', data=False)
+    assert graph.wait_phase(Phase.RUNNING, 0).seed == first.seed, 'the same start, again'
+
+
 def test_missing_nodes_are_named(bench):  # noqa: F811
     table = bench(EpisodeManager, purpose='online', start_deadline=1.0)
     with pytest.raises(UserError, match='waited 1 s for policy_step, executed_action.* reset_scene in vain'):
