@@ -29,7 +29,6 @@ class HandSettings:
     speed: float = 2.0  # full travels per second
     current: int = 600  # limit per motor (mA)
     reply_timeout: float = 0.015  # s
-    stale_after: float = 0.5  # feedback older than this counts as missing (s)
     hand_id: int = 1  # Inspire only
 
 

@@ -168,7 +168,7 @@ class LearnerNode(Node):
 
     def diagnose(self) -> None:
         values = {'received': self._received, 'waiting': len(self._inbox), 'updates': self._core.updates}
-        values['retracted'] = self._core.retracted
+        values |= {'retracted': self._core.retracted, 'skipped_steps': self._core.sac.skipped}
         if self._core.rejected:
             rejected = f'{self._core.rejected} transitions with numbers that are not finite were left out'
             self.report('transitions', WARN, rejected, **values)

@@ -197,11 +197,6 @@ def _file_summary(path: Path) -> FileSummary:
     return FileSummary(path.name, statistics.message_start_time, statistics.message_end_time, topics)
 
 
-def read_messages(folder: Path, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
-    """Messages of a bag; see BagReader."""
-    return iter(BagReader(folder, topics))
-
-
 def repair(folder: Path) -> str:
     """Make an unfinished bag a proper one: keep what is whole, write indexes and metadata.
 

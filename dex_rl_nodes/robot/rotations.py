@@ -8,8 +8,6 @@ import math
 
 import numpy as np
 
-IDENTITY = np.array([0.0, 0.0, 0.0, 1.0])
-
 
 def from_rotvec(rotvec: np.ndarray) -> np.ndarray:
     """Unit quaternion (4,) of a rotation vector (3,) in radians."""

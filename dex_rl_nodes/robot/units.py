@@ -32,12 +32,6 @@ def join_action(arm: np.ndarray, hand: np.ndarray) -> np.ndarray:
     return np.clip(action, -1.0, 1.0)
 
 
-def split_action(action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Arm unit motion (6,) and hand target (6,) in normalised travel of an action (12,)."""
-    action = np.asarray(action, np.float32)
-    return action[:ARM_DIM].copy(), np.clip(0.5 * (action[ARM_DIM:] + 1.0), 0.0, 1.0)
-
-
 def arm_scale(translation_scale: float, rotation_scale: float) -> np.ndarray:
     """(6,) metres and radians per tick at unit command."""
     return np.array([translation_scale] * 3 + [rotation_scale] * 3)

@@ -43,15 +43,6 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def run_here(works: Sequence[Work], board: ProgressBoard) -> dict[str, Any]:
-    """Run the works one after the other in this process; for tests and for one core."""
-    results = {}
-    for work in works:
-        results[work.name] = work.function(*work.arguments, board.of(work.bar or work.name))
-        board.finish(work.bar or work.name)
-    return results
-
-
 def run_all(
     works: Sequence[Work],
     board: ProgressBoard,

@@ -20,7 +20,7 @@ from dex_rl_nodes.learning.learner import Learner  # noqa: E402
 from dex_rl_nodes.learning.sac import ResidualSettings  # noqa: E402
 from dex_rl_nodes.learning.speed import random_transitions  # noqa: E402
 from dex_rl_nodes.recording.messages import deserialise  # noqa: E402
-from dex_rl_nodes.recording.reader import bag_folders, read_messages  # noqa: E402
+from dex_rl_nodes.recording.reader import BagReader, bag_folders  # noqa: E402
 from dex_rl_nodes.recording.writer import BagWriter  # noqa: E402
 from dex_rl_nodes.records import Phase  # noqa: E402
 from dex_rl_nodes.run_directory import RunDirectory  # noqa: E402
@@ -43,7 +43,7 @@ def runs(tmp_path, monkeypatch):
 def _records(folder: Path, topics: Sequence[str]) -> tuple[dict, list]:
     """Records of a bag by topic, episode and step, and its ended episodes."""
     found, ended = {}, []
-    for message in read_messages(folder, [f'/{topic}' for topic in (*topics, 'episode')]):
+    for message in BagReader(folder, [f'/{topic}' for topic in (*topics, 'episode')]):
         record, topic = deserialise(message.data, message.type_name), message.topic.strip('/')
         if topic != 'episode':
             found[topic, record.episode, record.step] = record

@@ -19,12 +19,16 @@ from dex_rl_nodes.stages.inputs import Amounts
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.online import OnlineSession
 from dex_rl_nodes.stages.prepare import preparation_works
-from dex_rl_nodes.stages.progress import ProgressBoard
 from dex_rl_nodes.stages.recordings import ended_episodes
-from dex_rl_nodes.stages.workers import run_here
 
 AMOUNTS = Amounts(demonstrations=2, shown=1, near_misses=1, rollouts=1)
 SETTINGS = RunSettings('pull_tissue', 'sim', 'latent_prior', 'smoke', 7)
+
+
+def run_here(works) -> None:
+    """Do pieces of work one after the other, in this process."""
+    for work in works:
+        work.function(*work.arguments, lambda done, total: None)
 
 
 @pytest.fixture(scope='module')
@@ -33,7 +37,7 @@ def prepared(tmp_path_factory) -> Job:
     torch.set_num_threads(1)
     run = RunDirectory('tiny', tmp_path_factory.mktemp('runs')).create(SETTINGS)
     job = Job(run, SETTINGS, AMOUNTS)
-    run_here(preparation_works(job), ProgressBoard())
+    run_here(preparation_works(job))
     return job
 
 
@@ -57,7 +61,7 @@ def test_what_was_done_is_not_done_again(prepared):
     before = {path: path.stat().st_mtime_ns for path in prepared.run.path.glob('*.safetensors')}
     names = [work.name for work in preparation_works(prepared)]
     assert names == ['recordings', 'encoder', 'prior', 'policy', 'rollouts', 'reward']
-    run_here(preparation_works(prepared), ProgressBoard())
+    run_here(preparation_works(prepared))
     assert {path: path.stat().st_mtime_ns for path in prepared.run.path.glob('*.safetensors')} == before
 
 
@@ -77,7 +81,7 @@ def test_an_interrupted_collection_goes_on(prepared, tmp_path):
     for path in lost.glob('*.mcap'):
         path.unlink()  # as if stopped before its first byte
     works = [work for work in preparation_works(job) if work.bar == 'demonstrations']
-    run_here(works, ProgressBoard())
+    run_here(works)
     successes = [state for state in ended_episodes(job.run, 'demos').values() if state.outcome == Outcome.SUCCESS]
     assert len(successes) == 2
 
