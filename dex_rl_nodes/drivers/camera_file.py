@@ -10,7 +10,7 @@ from dex_rl_nodes.config import Camera
 from dex_rl_nodes.drivers.cameras import READ_TIMEOUT, Frame, Intrinsics
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.recording import messages
-from dex_rl_nodes.recording.reader import BagReader, read_messages
+from dex_rl_nodes.recording.reader import BagReader
 
 PICTURES = ('.png', '.jpg', '.jpeg', '.bmp')
 _LATE = 0.5  # s; whoever is further behind has the rest shown later, not faster
@@ -91,7 +91,7 @@ class CameraFile:
 
     def _bag(self) -> Iterator[tuple[float, np.ndarray]]:
         found = False
-        for message in read_messages(self._path, [self._camera.topic]):
+        for message in BagReader(self._path, [self._camera.topic]):
             found = True
             try:
                 yield messages.stamp_of(message.data) * 1e-9, messages.deserialise_image(message.data)
@@ -135,6 +135,6 @@ class CameraFile:
         if not self._is_bag():
             return None
         topic = self._camera.topic.rpartition('/')[0] + '/camera_info'
-        for message in read_messages(self._path, [topic]):
+        for message in BagReader(self._path, [topic]):
             return Intrinsics(*messages.deserialise_intrinsics(message.data))
         return None

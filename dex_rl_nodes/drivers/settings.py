@@ -1,5 +1,6 @@
 """Settings of the device drivers: the `devices:` block of config/robots/*.yaml."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -81,7 +82,7 @@ class Devices(Model):
     def _one_side(self) -> 'Devices':
         other = 'left' if self.side == 'right' else 'right'
         for name, port in (('hand', self.hand.port), ('glove', self.glove.port)):
-            if other in port:
+            if re.search(f'(?<![a-z]){other}(?![a-z])', port.lower()):  # as a word: not in "bright"
                 raise ValueError(f'{name}.port {port} is named after the {other} hand, but side is {self.side}')
         return self
 

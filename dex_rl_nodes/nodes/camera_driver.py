@@ -54,6 +54,7 @@ class CameraDriver(Node):
         for view, stream in self._streams.items():
             if stream.failure:
                 raise stream.failure
+            camera = self._cameras[view]
             before, counted = self._reported[view]
             rate = (stream.frames - counted) / max(now - before, 1e-3)
             self._reported[view] = now, stream.frames
@@ -62,7 +63,7 @@ class CameraDriver(Node):
                 f'camera {view}',
                 level,
                 text,
-                device=stream.source.name if stream.source else 'none',
+                device=stream.source.name if stream.source else camera.serial or camera.device or 'any',
                 **{'rate (Hz)': rate, 'age (s)': stream.age() if math.isfinite(stream.age()) else 'never'},
                 dropped=stream.dropped,
                 out_of_order=stream.out_of_order,

@@ -95,6 +95,7 @@ def test_an_absent_camera_is_said_and_taken_when_it_comes(bench, robot, tmp_path
     shutil.move(tmp_path / 'made', folder)
     made.until(lambda: len(images) > 3, 'frames of the camera that came')
     assert '/dev/none does not exist; check the cable of camera wrist' in status(made, 'wrist')[1]
+    assert status(made, 'wrist')[2]['device'] == '/dev/none', 'which one to look for'
     assert status(made, 'front')[2]['device'] == str(folder)
 
 

@@ -258,6 +258,8 @@ def test_ports_named_after_the_other_side_are_refused():
             device_settings(robot.model_copy(update={'devices': devices}))
     left = {**robot.devices, 'side': 'left', 'glove': {**robot.devices['glove'], 'port': '/dev/dex_glove_left'}}
     assert device_settings(robot.model_copy(update={'devices': left})).side == 'left'
+    bright = {**left, 'hand': {**robot.devices['hand'], 'port': '/dev/serial/by-id/usb-Bright_Co-if00'}}
+    assert device_settings(robot.model_copy(update={'devices': bright})).side == 'left'
 
 
 def test_a_glove_with_the_usb_id_of_the_other_side_is_a_warning(tmp_path):
