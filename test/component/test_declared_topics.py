@@ -1,0 +1,83 @@
+"""What every node really publishes, subscribes, serves and calls is what descriptions.py declares."""
+
+from importlib import import_module
+from unittest.mock import MagicMock
+
+import pytest
+
+pytest.importorskip('rclpy')
+pytest.importorskip('torch')
+
+from harness import ros  # noqa: E402, F401
+from rclpy.parameter import Parameter  # noqa: E402
+
+from dex_rl_nodes.descriptions import NODES, SERVICES, TOPICS  # noqa: E402
+from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
+
+ALL = {'/rosout', '/parameter_events', '/diagnostics'}  # of every node
+# how a node is made: its class, what stands in for its core, and the parameters it can be made with
+CORE = MagicMock(updates=0, episodes=0, version=0, **{'intrinsics.return_value': (1.0,) * 4})
+WAYS = {
+    'sim_robot': ('SimRobotNode', (CORE,), [{}]),
+    'scripted_operator': ('ScriptedOperatorNode', (CORE,), [{}]),
+    'teleop': ('Teleop', (), [{}, {'lockstep': False}]),
+    'policy': ('Policy', (CORE,), [{'recorded': True}, {'recorded': True, 'source': 'zero'}]),
+    'residual_actor': ('ResidualActor', (CORE,), [{}]),
+    'lmpm_decoder': ('LmpmDecoder', (CORE,), [{}]),
+    'command_mux': ('CommandMuxNode', (), [{}, {'lockstep': False}]),
+    'reward_classifier': ('RewardClassifier', (CORE,), [{}]),
+    'episode_manager': (
+        'EpisodeManager', (), [{'recorded': True, 'purpose': purpose} for purpose in ('demos', 'online', 'evaluation')]
+    ),
+    'replay_recorder': ('ReplayRecorder', (), [{'purpose': 'online'}, {'purpose': 'demos', 'lockstep': False}]),
+    'learner': ('LearnerNode', (CORE, MagicMock()), [{'niceness': 0}]),
+}  # fmt: skip
+# these open devices when they are made; test_drivers.py, test_keyboard.py and test_arm_adapter.py make them
+DEVICES = {'arm_adapter', 'hand_driver', 'glove_driver', 'spacemouse_driver', 'camera_driver', 'keyboard'}
+
+
+def of(names):
+    """Resolved names."""
+    return {f'/{name.lstrip("/")}' for name in names}
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+
+
+def test_every_node_is_made_somewhere():
+    assert set(WAYS) | DEVICES == set(NODES)
+
+
+@pytest.mark.parametrize('name', WAYS)
+def test_topics_and_services_are_the_declared_ones(ros, name):  # noqa: F811
+    class_name, cores, ways = WAYS[name]
+    node_class = getattr(import_module(f'dex_rl_nodes.nodes.{name}'), class_name)
+    found = {'publishes': set(), 'subscribes': set(), 'serves': set(), 'calls': set()}
+    profiles = {f'/{topic.lstrip("/")}': topic for topic in TOPICS}
+    for way in ways:
+        settings = {'lockstep': True, **way}
+        node = node_class(*cores, parameter_overrides=[Parameter(key, value=value) for key, value in settings.items()])
+        try:
+            found['publishes'] |= {publisher.topic_name for publisher in node.publishers} - ALL
+            found['subscribes'] |= {subscription.topic_name for subscription in node.subscriptions} - {
+                '/parameter_events'
+            }
+            found['serves'] |= of(service.srv_name for service in node.services if 'parameter' not in service.srv_name)
+            found['calls'] |= of(client.srv_name for client in node.clients)
+            for end in (*node.publishers, *node.subscriptions):
+                if end.topic_name in ALL - {'/diagnostics'}:
+                    continue
+                topic = TOPICS[profiles[end.topic_name]]
+                wanted = qos.profile(topic.qos, settings['lockstep'])
+                assert end.msg_type is conversions.interface(topic.type), end.topic_name
+                ours = end.qos_profile
+                assert (ours.reliability, ours.durability) == (wanted.reliability, wanted.durability), end.topic_name
+        finally:
+            node.close()
+            node.destroy_node()
+    description = NODES[name]
+    found['serves'] = {service for service in found['serves'] if not service.endswith('/get_type_description')}
+    assert found == {kind: of(getattr(description, kind)) for kind in found}
+    assert set(description.serves) | set(description.calls) <= set(SERVICES)
