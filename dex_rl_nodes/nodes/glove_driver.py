@@ -1,5 +1,6 @@
 """The glove: finger positions of the operator in [0, 1]. Silent while the glove is."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.node import ERROR, Node, run_node
 
 _CALIBRATION_SAMPLES = 30
+_GAP = 0.1  # s between two samples that are not averaged
 
 
 class GloveDriver(Node):
@@ -34,6 +36,7 @@ class GloveDriver(Node):
         self._recent: list[np.ndarray] = []
         self._open: np.ndarray | None = None
         self._published = 0
+        self._read_at = -np.inf
         self.serve('glove_driver/calibrate_open', self._calibrate_open)
         self.serve('glove_driver/calibrate_fist', self._calibrate_fist)
         self.advertise(GLOVE)
@@ -46,6 +49,10 @@ class GloveDriver(Node):
             self._recent.clear()
             return
         self._recent = [*self._recent[-_CALIBRATION_SAMPLES + 1 :], counts]
+        now = time.monotonic()
+        if now - self._read_at > _GAP:
+            self._smoother.reset()  # old samples would say where the fingers were
+        self._read_at = now
         fingers = self._smoother.update(self._calibration.normalise(counts))
         self._published += 1
         self.publish(GLOVE, conversions.joint_state(JOINTS, fingers, self.get_clock().now().nanoseconds))

@@ -39,6 +39,7 @@ class ScriptedOperatorNode(EpisodeNode):
         if folder := self.setting('device_folder'):
             self._devices = OperatorDevices(private_folder(folder), device_settings(self.robot).glove)
             self._devices.plug_in()
+            self._rest()
         else:
             self.advertise(TWIST, JOY, GLOVE)
         self.subscribe(CURRENT_POSE, self._on_pose)
@@ -54,8 +55,16 @@ class ScriptedOperatorNode(EpisodeNode):
         self._scene = None
 
     def end(self, episode: EpisodeState) -> None:
-        if self._devices is not None:  # they go on telling what was done last
-            self._devices.show(np.zeros(6), [], None)
+        self._rest()
+
+    def _rest(self) -> None:
+        """Let go of emulated devices, which would go on telling what was done last.
+
+        The hand in the glove is where the next episode starts, long before a button is pressed: what the glove says
+        at the press is what it is compared with.
+        """
+        if self._devices is not None:
+            self._devices.show(np.zeros(6), [], np.array(self.task.start.hand))
 
     def _on_pose(self, message: PoseStamped) -> None:
         self._pose = conversions.stamp_ns(message.header.stamp), conversions.pose_array(message.pose)

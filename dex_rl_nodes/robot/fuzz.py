@@ -153,6 +153,8 @@ class _Tally:
     wrongly_held: int = 0
     legal: int = 0
     executed: int = 0
+    handovers: int = 0  # takeovers and hand-backs
+    largest_handover: float = 0.0  # step in such a tick, as a share of the largest one allowed
 
 
 class _Trial:
@@ -200,6 +202,7 @@ class _Trial:
         teleop, alone = self._sender.teleop(plant.stamp)
         before, hand_before = mux.target_pose, mux.hand_target.astype(np.float64)
         must_pass = orderly and honest and alone and not (mux.holding or mux.operator_active)
+        operated = mux.operator_active
         begun, begun_cpu = time.perf_counter(), time.thread_time()
         executed = mux.step(command, teleop, reading)
         elapsed = time.perf_counter() - begun, time.thread_time() - begun_cpu
@@ -216,7 +219,7 @@ class _Trial:
         ):
             self._tally.legal += 1
             self._tally.wrongly_held += not _verbatim(command, executed)
-        self._judge(executed, before, hand_before, reading, honest)
+        self._judge(executed, before, hand_before, reading, honest, mux.operator_active != operated)
         self._judge_targets()
         plant.follow(mux.target_pose, executed.hand_target, mux.limits)
         return elapsed
@@ -227,7 +230,13 @@ class _Trial:
         self._tally.violations['target is not finite'] += not bool(np.isfinite(targets).all())
 
     def _judge(
-        self, executed: ExecutedAction, before: np.ndarray, hand_before: np.ndarray, reading: RobotReading, honest: bool
+        self,
+        executed: ExecutedAction,
+        before: np.ndarray,
+        hand_before: np.ndarray,
+        reading: RobotReading,
+        honest: bool,
+        handover: bool,
     ) -> None:
         mux, oracle, violations = self.mux, self._oracle, self._tally.violations
         motion = oracle.motion(before, hand_before, mux.target_pose, executed.hand_target.astype(np.float64))
@@ -239,6 +248,9 @@ class _Trial:
             return
         if executed.stopped or not honest:
             violations['moved while it must hold'] += 1
+        if handover:
+            self._tally.handovers += 1
+            self._tally.largest_handover = max(self._tally.largest_handover, oracle.share(motion))
         violations.update(oracle.violations(motion, before, reading, joints=self._tally.executed % 10 == 0))
         oracle.arm_step, oracle.hand_step = motion.arm_step, motion.hand_step
 
@@ -248,7 +260,8 @@ def hostile_commands(n: int, seed: int = 0, robot: str = 'sim', task: str = 'pul
 
     Returns:
         violations (of any limit, in what was executed), also by limit; wrongly_held (legal commands not executed bit by
-        bit); legal and executed counts; events by number and name; percentiles of how long
+        bit); legal and executed counts; handovers (takeovers and hand-backs) and the largest step in one, as
+        a share of what one tick may do; events by number and name; percentiles of how long
         CommandMux.step took, by the clock (which counts whatever else runs on the machine) and of processor time.
     """
     rng, tally, latency = np.random.default_rng(seed), _Tally(Counter()), np.empty((n, 2))
@@ -272,6 +285,8 @@ def hostile_commands(n: int, seed: int = 0, robot: str = 'sim', task: str = 'pul
         'legal': tally.legal,
         'wrongly_held': tally.wrongly_held,
         'executed': tally.executed,
+        'handovers': tally.handovers,
+        'largest_handover_step': tally.largest_handover,
         'events': {f'{event.number} {event.name.lower()}': events[event] for event in SafetyEvent if events[event]},
         'latency_us': wall,
         'processor_us': processor,

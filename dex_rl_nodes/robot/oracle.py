@@ -43,6 +43,16 @@ class Oracle:
         turn = rotations.difference(pose[3:], before[3:])
         return Motion(pose, hand, np.concatenate([pose[:3] - before[:3], turn]), hand - hand_before)
 
+    def share(self, motion: Motion) -> float:
+        """The step of a motion as a share of the largest one that a tick may make; above 1 it violates a limit."""
+        arm, hand, t = self._limits.arm, self._limits.hand, self._period
+        return max(
+            float((np.abs(motion.arm_step) / self.unit).max()),
+            float(np.linalg.norm(motion.arm_step[:3])) / (arm.translation_velocity * t),
+            float(np.linalg.norm(motion.arm_step[3:])) / (arm.rotation_velocity * t),
+            float(np.abs(motion.hand_step).max()) / min(hand.step, hand.velocity * t),
+        )
+
     def violations(
         self, motion: Motion, before: np.ndarray, reading: RobotReading, joints: bool, strict: bool = False
     ) -> list[str]:

@@ -35,8 +35,8 @@ def make_run(name: str) -> RunDirectory:
     return run
 
 
-def start(runs: Path, file: str, *arguments: str, stdout: int | IO) -> subprocess.Popen:
-    """Start a launch file in lockstep, in an isolated domain."""
+def start(runs: Path, file: str, *arguments: str, stdout: int | IO, lockstep: bool = True) -> subprocess.Popen:
+    """Start a launch file in an isolated domain."""
     environment = {
         **os.environ,
         'DEXRL_RUNS': str(runs),
@@ -48,7 +48,7 @@ def start(runs: Path, file: str, *arguments: str, stdout: int | IO) -> subproces
         '-c',
         _LAUNCH,
         f'{file}.launch.py',
-        'lockstep:=true',
+        f'lockstep:={str(lockstep).lower()}',
         f'seed:={SETTINGS.seed}',
         *arguments,
     ]

@@ -89,19 +89,18 @@ class OperatorDevices:
         self._mouse.unplug()
         self._glove.unplug()
 
-    def show(self, twist: np.ndarray, buttons: list[int], fingers: np.ndarray | None) -> None:
+    def show(self, twist: np.ndarray, buttons: list[int], fingers: np.ndarray) -> None:
         """Hold the devices so that the drivers read this.
 
         Args:
             twist: axes of `spacenav/twist_stamped` (6,), [-1, 1].
             buttons: of `spacenav/joy`.
-            fingers: of the glove (6,), normalised travel; None: as they are.
+            fingers: of the glove (6,), normalised travel.
         """
         self._mouse.move(ros_axes(twist).tolist())  # the exchange of axes is its own inverse
         self._mouse.press(*(bool(button) for button in buttons))
-        if fingers is not None:
-            low, high = np.array(self._device.open), np.array(self._device.closed)
-            counts = list(self._glove.counts)
-            for channel, count in zip(self._device.channels, np.rint(low + fingers * (high - low)).tolist()):
-                counts[channel] = int(count)
-            self._glove.counts = counts  # at once, for the device's thread may be answering
+        low, high = np.array(self._device.open), np.array(self._device.closed)
+        counts = list(self._glove.counts)
+        for channel, count in zip(self._device.channels, np.rint(low + fingers * (high - low)).tolist()):
+            counts[channel] = int(count)
+        self._glove.counts = counts  # at once, for the device's thread may be answering

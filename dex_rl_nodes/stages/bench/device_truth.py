@@ -13,14 +13,13 @@ from dex_rl_nodes.drivers.emulators.hands import Motors, RuiyanEmulator
 
 TOLERANCE = 0.01  # normalised travel; a published value farther from everything that was true is wrong
 WINDOW = 0.15  # s before its stamp in which a published value must have been true
-_KEPT = 1.0  # s
 
 
 @dataclass
 class Truth:
     """What was true when, of each of six channels; appended by one thread, read by another."""
 
-    channels: list[deque] = field(default_factory=lambda: [deque(maxlen=4096) for _ in range(6)])
+    channels: list[deque] = field(default_factory=lambda: [deque(maxlen=1024) for _ in range(6)])
 
     def tell(self, channel: int, value: float) -> None:
         """The channel has this value now."""
@@ -28,10 +27,12 @@ class Truth:
 
     def error(self, channel: int, value: float, stamp: int, window: float) -> float:
         """Distance of a value from everything the channel was in the window (s) before a stamp (ns)."""
-        entries = list(self.channels[channel])
-        seen = [known for when, known in entries if stamp - window * 1e9 <= when <= stamp]
-        if not seen:  # nothing new in the window: the last one before it stands
-            seen = [known for when, known in entries if when <= stamp][-1:]
+        seen = []
+        for when, known in reversed(self.channels[channel].copy()):
+            if when < stamp - window * 1e9 and seen:
+                break
+            if when <= stamp:
+                seen.append(known)  # the last one before the window stands where nothing is in it
         if not seen:
             return float('inf')
         low, high = min(seen), max(seen)
