@@ -18,7 +18,7 @@ from dex_rl_nodes.findings import Finding, refusal
 from dex_rl_nodes.records import ArmState
 
 Row = tuple[str, str, str, str]  # level, subject, text, fix
-_PROBE_DEADLINE = 30.0  # s
+_PROBE_DEADLINE = 60.0  # s
 LIBRARIES = ('numpy', 'torch', 'mujoco', 'safetensors', 'rosbags', 'pydantic')
 
 
@@ -89,8 +89,12 @@ def robot_findings(name: str) -> Iterator[Finding]:
     except UserError as error:
         yield refusal('robot', error)
         return
-    heard, arm, controllers = _heard(name)
-    yield from preflight.check_arm(robot, heard[CURRENT_POSE], heard[MEASURED_JOINTS])
+    try:
+        heard, arm, controllers = _heard(name)
+        yield from preflight.check_arm(robot, heard[CURRENT_POSE], heard[MEASURED_JOINTS])
+    except UserError as error:
+        yield refusal('ROS topics', error)
+        heard, arm, controllers = {}, None, None
     if arm is not None:
         yield from preflight.check_mode(arm)
     if controllers is not None:
@@ -104,7 +108,7 @@ def robot_findings(name: str) -> Iterator[Finding]:
 def camera_findings(cameras: dict[str, Any], heard: Mapping[str, Any], file: str) -> Iterator[Finding]:
     """Cameras that are being published as they are heard, all others as devices."""
     from dex_rl_nodes.drivers.preflight.cameras import check_cameras
-    from dex_rl_nodes.graph import is_installed
+    from dex_rl_nodes.process import is_installed
     from dex_rl_nodes.robot.preflight import check_topic
 
     silent = {}
@@ -126,7 +130,11 @@ def camera_findings(cameras: dict[str, Any], heard: Mapping[str, Any], file: str
 
 
 def _heard(robot: str) -> tuple[dict[str, Any], ArmState | None, dict[str, str] | None]:
-    """What ROS says, from a process of its own: topic to TopicSample, state of the arm, its controllers."""
+    """What ROS says, from a process of its own: topic to TopicSample, state of the arm, its controllers.
+
+    Raises:
+        UserError: that process gave no answer.
+    """
     from dex_rl_nodes.graph import environment
     from dex_rl_nodes.robot.preflight import TopicSample
 
@@ -137,8 +145,11 @@ def _heard(robot: str) -> tuple[dict[str, Any], ArmState | None, dict[str, str] 
             command, env=variables, capture_output=True, text=True, check=False, timeout=_PROBE_DEADLINE
         )
         answer = json.loads(result.stdout.splitlines()[-1])
-    except (subprocess.TimeoutExpired, IndexError, ValueError):  # `messages` says what is wrong with ROS
-        answer = {'topics': {}, 'arm': None, 'controllers': None}
+    except subprocess.TimeoutExpired:
+        raise UserError(f'no answer within {_PROBE_DEADLINE:g} s; see whether ros2 topic list works') from None
+    except (IndexError, ValueError):
+        words = (result.stderr.strip().splitlines() or ['no output'])[-1]
+        raise UserError(f'cannot be heard: {words}; see the lines about ROS and messages above') from None
     samples = {
         topic: TopicSample(**{**found, 'frames': set(found['frames'])}) for topic, found in answer['topics'].items()
     }

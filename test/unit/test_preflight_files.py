@@ -233,6 +233,12 @@ def test_the_preflight_of_a_whole_robot_of_emulated_devices_is_good(monkeypatch,
     assert subjects == {'limits', 'arm', 'hand', 'glove', 'SpaceMouse', 'camera'}
 
 
+def test_a_ros_that_does_not_answer_is_said(monkeypatch):
+    monkeypatch.setattr(diagnosis.sys, 'executable', '/bin/false')
+    with pytest.raises(UserError, match='cannot be heard: no output; see the lines about ROS'):
+        diagnosis._heard('fr3_ruiyan')
+
+
 def test_a_robot_without_devices_says_so(monkeypatch):
     monkeypatch.setattr(diagnosis, '_heard', lambda robot: (diagnosis.defaultdict(TopicSample), None, None))
     (*_, last) = diagnosis.robot_findings('sim')
