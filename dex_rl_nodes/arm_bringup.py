@@ -1,10 +1,17 @@
-"""Starts the arm of a real robot: the launch file of its manufacturer, and the controller that follows target_pose."""
+"""Starts the arm of a real robot: the launch file of its manufacturer, and the controller that follows target_pose.
 
-from dex_rl_nodes.config import Robot
+And what makes TF of the descriptions of arm and hand.
+"""
+
+from collections.abc import Mapping
+
+from dex_rl_nodes.config import Robot, is_simulated
 from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.parameters import Value
 from dex_rl_nodes.paths import config_directory
-from dex_rl_nodes.process import Process
+from dex_rl_nodes.process import Process, is_installed
+from dex_rl_nodes.robot.urdf import arm_urdf, hand_urdf
 
 _PATIENCE = '120'  # s, of the spawner with the controller manager: the arm may have to be unlocked first
 
@@ -42,4 +49,29 @@ def arm_bringup(robot: Robot, namespace: str) -> list[Process]:
             namespace=namespace,
             may_end=True,
         ),
+    ]
+
+
+def frame_publishers(values: Mapping[str, Value]) -> list[Process]:
+    """TF from joint_states and the descriptions of the robot, where robot_state_publisher is installed.
+
+    A real arm is described by its own bring-up. The wheels hold nothing that reads or writes TF.
+
+    Args:
+        values: of the arguments robot, namespace and lockstep.
+    """
+    if not is_installed('robot_state_publisher'):
+        return []
+    simulated, publisher = is_simulated(str(values['robot'])), 'robot_state_publisher'
+    texts = {'hand': hand_urdf(with_camera=simulated)} | ({'robot': arm_urdf()} if simulated else {})
+    return [
+        Process(
+            f'{publisher}_{part}',
+            publisher,
+            publisher,
+            parameters={'robot_description': text, 'use_sim_time': bool(values['lockstep'])},
+            remaps=(('robot_description', f'{publisher}/{part}_description'),),  # it says again what it was told
+            namespace=str(values['namespace']),
+        )
+        for part, text in texts.items()
     ]

@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dex_rl_nodes import config
-from dex_rl_nodes.arm_bringup import arm_bringup
+from dex_rl_nodes.arm_bringup import arm_bringup, frame_publishers
 from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.evaluation.series import ATTEMPTS, COLLECTING
 from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all
 from dex_rl_nodes.paths import config_directory
-from dex_rl_nodes.process import Process
-from dex_rl_nodes.robot.urdf import arm_urdf, hand_urdf
+from dex_rl_nodes.process import Process, is_installed
 from dex_rl_nodes.stages.command import COMMANDS
 
 _RESET_DEADLINE = 900.0  # s; on a robot a person puts the scene back
@@ -86,13 +85,6 @@ PARAMETER_FILE = Parameter('parameter_file', '', 'YAML file of node parameters, 
 SETTINGS = (TASK, ROBOT, INTERFACE, METHOD, RUN, SEED)
 
 
-def is_installed(package: str) -> bool:
-    """Whether a ROS package is installed, as the sourced set-up files say."""
-    prefixes = os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)
-    index = Path('share', 'ament_index', 'resource_index', 'packages', package)
-    return any((Path(prefix) / index).exists() for prefix in prefixes if prefix)
-
-
 def environment(present: Mapping[str, str]) -> dict[str, str]:
     """Variables every process needs beside the present ones; what a person has set stays."""
     added = {}
@@ -131,7 +123,7 @@ def device_folder(values: Mapping[str, Value]) -> str:
 def _robot(values: dict[str, Value]) -> list[Process]:
     """The robot itself: the simulated one, or the drivers of hand and cameras (the arm has its own bring-up)."""
     if values['robot'] == 'sim':
-        return [_node('sim_robot', values), *_frames(values, 'robot_description', 'hand_description')]
+        return [_node('sim_robot', values), *frame_publishers(values)]
     if values['lockstep']:
         raise UserError('lockstep:=true needs robot:=sim: real and emulated devices do not wait for commands')
     if config.is_simulated(str(values['robot'])):
@@ -140,33 +132,11 @@ def _robot(values: dict[str, Value]) -> list[Process]:
         return [
             _node('sim_robot', values, parameters={'device_folder': folder}),
             _node('hand_driver', values, parameters=hand, on_exit='restart'),
-            *_frames(values, 'robot_description', 'hand_description'),
+            *frame_publishers(values),
         ]
     drivers = [_node(name, values, on_exit='restart') for name in ('arm_adapter', 'hand_driver')]
     arm = arm_bringup(config.load_robot(str(values['robot'])), str(values['namespace']))
-    return [*arm, *drivers, *_cameras(values), *_frames(values, 'hand_description')]
-
-
-def _frames(values: dict[str, Value], *descriptions: str) -> list[Process]:
-    """TF from joint_states and the descriptions of the robot, where robot_state_publisher is installed.
-
-    A real arm is described by its own bring-up. The wheels hold nothing that reads or writes TF.
-    """
-    if not is_installed('robot_state_publisher'):
-        return []
-    text = {'robot_description': arm_urdf(), 'hand_description': hand_urdf(config.is_simulated(str(values['robot'])))}
-    publisher = 'robot_state_publisher'
-    return [
-        Process(
-            f'{publisher}_{description.partition("_")[0]}',
-            publisher,
-            publisher,
-            parameters={'robot_description': text[description], 'use_sim_time': bool(values['lockstep'])},
-            remaps=(('robot_description', f'{publisher}/{description}'),),  # it says again what it was told
-            namespace=str(values['namespace']),
-        )
-        for description in descriptions
-    ]
+    return [*arm, *drivers, *_cameras(values), *frame_publishers(values)]
 
 
 def _cameras(values: dict[str, Value]) -> list[Process]:

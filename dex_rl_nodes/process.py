@@ -1,7 +1,9 @@
 """What a graph is made of: processes, and launch files of other packages."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from dex_rl_nodes.parameters import Value
@@ -31,3 +33,10 @@ class Process:
     runs_first: bool = False  # the others start when it has ended with code 0
     ends_graph: bool = False  # its end with code 0 ends the graph, also with code 0
     may_end: bool = False  # its end with code 0 is nothing unexpected
+
+
+def is_installed(package: str) -> bool:
+    """Whether a ROS package is installed, as the sourced set-up files say."""
+    prefixes = os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)
+    index = Path('share', 'ament_index', 'resource_index', 'packages', package)
+    return any((Path(prefix) / index).exists() for prefix in prefixes if prefix)

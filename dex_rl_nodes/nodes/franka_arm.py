@@ -8,12 +8,12 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-import rclpy.node
 from lifecycle_msgs.msg import State
 from rclpy.action import ActionClient
 from rclpy.serialization import deserialize_message
 
 from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.nodes.node import Node
 from dex_rl_nodes.records import ArmState
 from dex_rl_nodes.robot.arm_state import read_arm_state
 
@@ -48,7 +48,7 @@ class FrankaArm:
         controller: the controller that follows target_pose.
     """
 
-    def __init__(self, node: rclpy.node.Node, controller: str):
+    def __init__(self, node: Node, controller: str):
         self.missing = _importable('franka_msgs.msg', 'franka_msgs.action', 'controller_manager_msgs.srv')
         self.working = False  # on a recovery
         self._node, self._controller = node, controller
@@ -58,7 +58,7 @@ class FrankaArm:
         self._kind = conversions.interface('franka_msgs/msg/FrankaRobotState')
         node.create_subscription(self._kind, ROBOT_STATE, self._keep, qos.PROFILES['SENSOR'], raw=True)
         recovery = conversions.interface('franka_msgs/action/ErrorRecovery')
-        self._recovery = ActionClient(node, recovery, _RECOVERY)
+        self._recovery, self._goal = ActionClient(node, recovery, _RECOVERY), recovery.Goal
         self._clients = {
             service: node.create_client(
                 conversions.interface(f'controller_manager_msgs/srv/{kind}'), f'controller_manager/{service}'
@@ -100,22 +100,25 @@ class FrankaArm:
             fail(f'{_RECOVERY} does not answer')
             return
 
-        def accepted(future: Any) -> None:
-            if not future.result().accepted:
+        def accepted(goal: Any) -> None:
+            if not goal.accepted:
                 fail(f'{_RECOVERY} refused')
                 return
-            future.result().get_result_async().add_done_callback(ended)
+            self._node.when_done(goal.get_result_async(), ended)
 
-        def ended(future: Any) -> None:
-            succeeded = future.result().status == 4  # action_msgs/GoalStatus STATUS_SUCCEEDED
+        def ended(result: Any) -> None:
+            succeeded = result.status == 4  # action_msgs/GoalStatus STATUS_SUCCEEDED
             then() if succeeded else fail(f'{_RECOVERY} failed')
 
-        self._recovery.send_goal_async(self._recovery._action_type.Goal()).add_done_callback(accepted)
+        self._node.when_done(self._recovery.send_goal_async(self._goal()), accepted)
 
-    def _ask(self, name: str, then: Callable[[], None], fail: Callable[[str], None], **fields: Any) -> None:
-        client = self._clients[name]
+    def _ask(self, service: str, then: Callable[[], None], fail: Callable[[str], None], /, **fields: Any) -> None:
+        client = self._clients[service]
         if not client.service_is_ready():
-            fail(f'controller_manager/{name} does not answer')
+            fail(f'controller_manager/{service} does not answer')
             return
-        future = client.call_async(client.srv_type.Request(**fields))
-        future.add_done_callback(lambda f: then() if f.result().ok else fail(f'controller_manager/{name} refused'))
+
+        def answered(answer: Any) -> None:
+            then() if answer.ok else fail(f'controller_manager/{service} refused')
+
+        self._node.ask(client, client.srv_type.Request(**fields), answered)

@@ -104,15 +104,13 @@ def _start(process: Process, parameter_file: str = '', then: list[Action] | None
         options |= {'respawn': True, 'respawn_delay': RESTART_DELAY}
         if 'respawn_max_retries' in inspect.signature(ExecuteLocal.__init__).parameters:  # Humble does not have it
             options['respawn_max_retries'] = process.max_restarts
+    parameters = {name: _typed(value) for name, value in process.parameters.items()}
     if process.is_node:
         started: ExecuteProcess = Node(
             package=process.package,
             executable=process.executable,
             namespace=process.namespace,
-            parameters=[
-                {name: _typed(value) for name, value in process.parameters.items()},
-                *([parameter_file] if parameter_file else []),
-            ],
+            parameters=[part for part in (parameters, parameter_file) if part],
             remappings=list(process.remaps),
             arguments=list(process.arguments),
             **options,

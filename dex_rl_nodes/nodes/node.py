@@ -219,7 +219,11 @@ class Node(rclpy.node.Node):
 
     def ask(self, client: Any, request: Any, callback: Callable[[Any], None]) -> None:
         """Call a service; call back with the answer."""
-        client.call_async(request).add_done_callback(self._guarded(lambda future: callback(future.result())))
+        self.when_done(client.call_async(request), callback)
+
+    def when_done(self, future: Any, callback: Callable[[Any], None]) -> None:
+        """Call back with the result of a future; an error in the callback ends the node."""
+        future.add_done_callback(self._guarded(lambda done: callback(done.result())))
 
     # Deadlines
 

@@ -8,16 +8,18 @@ rclpy = pytest.importorskip('rclpy')
 pytest.importorskip('franka_msgs')
 pytest.importorskip('controller_manager_msgs')
 
-from controller_manager_msgs.srv import SetHardwareComponentState, SwitchController  # noqa: E402
-from franka_msgs.action import ErrorRecovery  # noqa: E402
-from franka_msgs.msg import FrankaRobotState  # noqa: E402
 from harness import bench, ros  # noqa: E402, F401
 from rclpy.action import ActionServer  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from test_arm_adapter import Lab  # noqa: E402
 
-from dex_rl_nodes.nodes import franka_arm  # noqa: E402
+from dex_rl_nodes.nodes import conversions, franka_arm  # noqa: E402
 from dex_rl_nodes.robot.arm_state import ArmMode  # noqa: E402
+
+ErrorRecovery = conversions.interface('franka_msgs/action/ErrorRecovery')
+FrankaRobotState = conversions.interface('franka_msgs/msg/FrankaRobotState')
+SetHardwareComponentState = conversions.interface('controller_manager_msgs/srv/SetHardwareComponentState')
+SwitchController = conversions.interface('controller_manager_msgs/srv/SwitchController')
 
 
 class Arm:

@@ -196,7 +196,7 @@ def test_frames_are_published_where_robot_state_publisher_is_installed(monkeypat
         return {p.name: p.parameters['robot_description'] for p in found}
 
     assert not publishers()
-    monkeypatch.setattr('dex_rl_nodes.graph.is_installed', lambda package: package == 'robot_state_publisher')
+    monkeypatch.setattr('dex_rl_nodes.arm_bringup.is_installed', lambda package: package == 'robot_state_publisher')
     simulated = publishers()
     assert 'fr3_joint7' in simulated['robot_state_publisher_robot']
     assert 'wrist_color_optical_frame' in simulated['robot_state_publisher_hand']
