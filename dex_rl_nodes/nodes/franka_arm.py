@@ -59,7 +59,7 @@ class FrankaArm:
         node.create_subscription(self._kind, ROBOT_STATE, self._keep, qos.PROFILES['SENSOR'], raw=True)
         recovery = conversions.interface('franka_msgs/action/ErrorRecovery')
         self._recovery, self._goal = ActionClient(node, recovery, _RECOVERY), recovery.Goal
-        self._clients = {
+        self._managing = {
             service: node.create_client(
                 conversions.interface(f'controller_manager_msgs/srv/{kind}'), f'controller_manager/{service}'
             )
@@ -113,7 +113,7 @@ class FrankaArm:
         self._node.when_done(self._recovery.send_goal_async(self._goal()), accepted)
 
     def _ask(self, service: str, then: Callable[[], None], fail: Callable[[str], None], /, **fields: Any) -> None:
-        client = self._clients[service]
+        client = self._managing[service]
         if not client.service_is_ready():
             fail(f'controller_manager/{service} does not answer')
             return
