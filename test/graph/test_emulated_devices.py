@@ -18,7 +18,7 @@ from dex_rl_nodes.descriptions import GLOVE, HAND_COMMAND, HAND_JOINTS, JOY, TOP
 from dex_rl_nodes.graph import device_folder  # noqa: E402
 from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
 from dex_rl_nodes.recording.messages import deserialise  # noqa: E402
-from dex_rl_nodes.recording.reader import bag_folders, read_messages  # noqa: E402
+from dex_rl_nodes.recording.reader import BagReader, bag_folders  # noqa: E402
 from dex_rl_nodes.records import HAND_JOINTS as JOINTS  # noqa: E402
 from dex_rl_nodes.records import Phase, Source  # noqa: E402
 from dex_rl_nodes.sim.hand import TRAVEL  # noqa: E402
@@ -65,7 +65,7 @@ class Watcher:
 
 def _recorded(folder: Path) -> dict[str, list]:
     found: dict[str, list] = {}
-    for message in read_messages(folder):
+    for message in BagReader(folder):
         found.setdefault(message.topic.strip('/'), []).append(message)
     return found
 
