@@ -36,9 +36,7 @@ class HandDriver(Node):
             return MODELS[settings.model](hand)
 
         patience = self.setting('start_deadline')
-        self._controller = HandController(
-            connect, settings.largest_step, settings.command_timeout, patience=patience
-        )
+        self._controller = HandController(connect, settings.largest_step, settings.command_timeout, patience=patience)
         self.subscribe(HAND_COMMAND, self._command)
         self.advertise(HAND_JOINTS)
         self._describes = not is_simulated(self.setting('robot'))  # a simulation says itself what it looks like
