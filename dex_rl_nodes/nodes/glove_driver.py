@@ -43,8 +43,10 @@ class GloveDriver(Node):
         self.create_timer(1 / settings.rate, self._poll)
 
     def _poll(self) -> None:
+        asked = time.monotonic()
         counts = self._glove.read()
-        if counts is None:
+        stamp = self.get_clock().now().nanoseconds
+        if counts is None or time.monotonic() - asked > _GAP:  # a late answer says where the fingers were
             self._smoother.reset()
             self._recent.clear()
             return
@@ -55,7 +57,7 @@ class GloveDriver(Node):
         self._read_at = now
         fingers = self._smoother.update(self._calibration.normalise(counts))
         self._published += 1
-        self.publish(GLOVE, conversions.joint_state(JOINTS, fingers, self.get_clock().now().nanoseconds))
+        self.publish(GLOVE, conversions.joint_state(JOINTS, fingers, stamp))
 
     def _mean(self) -> np.ndarray | None:
         return np.mean(self._recent, axis=0) if len(self._recent) == _CALIBRATION_SAMPLES else None

@@ -60,8 +60,8 @@ class HandDriver(Node):
         if reading is None:
             return
         self._exchanges += 1
+        stamp = self.get_clock().now().nanoseconds  # first: ages are those of the stamp or more
         if np.all(reading.age(time.monotonic()) < _STALE):
-            stamp = self.get_clock().now().nanoseconds
             message = conversions.joint_state(JOINTS, reading.position, stamp)
             message.effort = (self._settings.current_unit * reading.current).tolist()  # A
             self.publish(HAND_JOINTS, message)
