@@ -51,7 +51,14 @@ def test_the_version_follows_what_decides_a_result():
 
 
 def test_a_plan_holds_every_cell():
-    values = {'tasks': 'pull_tissue,open_drawer', 'interfaces': 'raw', 'seeds': '0, 1', 'steps': 0, 'smoke': False}
+    values = {
+        'tasks': 'pull_tissue,open_drawer',
+        'interfaces': 'raw',
+        'seeds': '0, 1',
+        'steps': 0,
+        'smoke': False,
+        'presence': 0.5,
+    }
     assert make_plan(values).cells == [
         ('pull_tissue', 'raw', 0), ('open_drawer', 'raw', 0), ('pull_tissue', 'raw', 1), ('open_drawer', 'raw', 1),
     ]  # fmt: skip
@@ -62,5 +69,22 @@ def test_a_plan_holds_every_cell():
 def test_quick_figures_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
     assert main(['bench', 'safety', 'commands:=1000']) == 0
-    assert '0 of 1000; bar: 0: met' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert '0 of 1000; ' in out and out.splitlines()[0].endswith(': met')
     assert json.loads((tmp_path / 'bench' / 'safety.json').read_text())['values']['commands'] == 1000
+
+
+@pytest.mark.timeout(900)  # a minute and a half; more where other work goes on
+def test_the_smoke_table_is_made_whole_and_not_twice(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    words = ['bench', 'table', 'smoke:=true', 'steps:=60']
+    assert main(words) == 0
+    path = tmp_path / 'bench' / 'smoke' / 'results.json'
+    results = json.loads(path.read_text())
+    assert set(results['cells']) == {'pull_tissue/latent_prior/0', 'pull_tissue/vq/0'} and not results['failed']
+    for cell in results['cells'].values():
+        assert cell['env_steps'] == 60 and cell['imitation']['n'] == cell['learned']['n'] == 2
+    assert '| pull_tissue |' in (path.parent / 'results.md').read_text()
+    capsys.readouterr()
+    assert main(words) == 0
+    assert json.loads(path.read_text())['cells'] == results['cells'], 'what was there is not run again'
