@@ -110,8 +110,6 @@ def _check(_word: str, values: dict[str, Value]) -> None:
     from dex_rl_nodes.stages.prepare import check
 
     check(*_open(values))
-    if not config.is_simulated(str(values['robot'])):
-        print(f'robot {values["robot"]}: no node of this package serves reset_scene; start yours (docs/hardware.md)')
 
 
 def _online(_word: str, values: dict[str, Value]) -> None:

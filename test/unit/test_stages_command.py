@@ -52,6 +52,12 @@ def test_refusals(words, said, capsys):
     assert said in error and '\n' not in error and error.startswith('dexrl: ')
 
 
+def test_a_check_that_finds_all_says_nothing(capsys, monkeypatch):
+    monkeypatch.setattr('dex_rl_nodes.stages.prepare.check', lambda *opened: None)
+    assert main(['check', 'task:=pull_tissue', 'robot:=fr3_ruiyan', 'run:=real']) == 0
+    assert capsys.readouterr().out == ''
+
+
 def test_missing_recordings_name_the_command(capsys):
     assert main(['train', 'prior', 'task:=pull_tissue', 'run:=empty']) == 2
     assert 'run ./dexrl launch collect_demos.launch.py task:=pull_tissue run:=empty' in capsys.readouterr().err
