@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseStamped
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import Image
 
 from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES, MEASURED_JOINTS
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
@@ -17,9 +16,9 @@ from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.node import ERROR, OK, WARN, run_node
 from dex_rl_nodes.nodes.publishers import other_publisher
+from dex_rl_nodes.nodes.robot_reports import REPORTS, RobotReports
 from dex_rl_nodes.nodes.timing import Timing
 from dex_rl_nodes.records import (
-    ARM_JOINTS,
     HAND_JOINTS,
     ActionCommand,
     ArmState,
@@ -40,7 +39,6 @@ _SILENCE = {
     MEASURED_JOINTS: SafetyEvent.ARM_SILENT,
     HAND_TOPIC: SafetyEvent.HAND_SILENT,
 }
-_STATES = tuple(_SILENCE)
 _SILENCE |= dict.fromkeys(IMAGES.values(), SafetyEvent.CAMERA_SILENT)
 _TICK_DEADLINE = 20.0  # s, lockstep: longest wait for what belongs to a command
 _REACTION = 0.02  # s, from noticing a silence to the target that ends the motion
@@ -65,7 +63,6 @@ class CommandMuxNode(EpisodeNode):
         self._of_controller = flange_of if moves_flange(self.setting('robot')) else np.asarray
         self._command: ActionCommand | None = None  # waits for what belongs to its tick
         self._teleop: TeleopCommand | None = None
-        self._states: dict[str, tuple[int, Any]] = {}  # stamp and value
         self._heard: dict[str, int] = {}  # ns, monotonic, when a topic last came in
         self._teleop_required = self.setting('teleop_required')
         self._fresh = True  # no command of this episode was executed yet
@@ -82,9 +79,7 @@ class CommandMuxNode(EpisodeNode):
 
     def _connect(self, watch_period: float) -> None:
         self.advertise('executed_action', *(() if self._dry_run else _TARGETS))
-        self.subscribe(CURRENT_POSE, self._on_pose)
-        self.subscribe(MEASURED_JOINTS, self._on_joints)
-        self.subscribe(HAND_TOPIC, self._on_hand)
+        self._reports = RobotReports(self, self._on_report, partial(self._mux.log.add, SafetyEvent.READING_INVALID))
         self.subscribe('teleop_command', self._on_teleop)
         self.subscribe_ticks('action_command', self._on_command)
         self.subscribe('reset_command', self._on_reset_command)
@@ -103,7 +98,7 @@ class CommandMuxNode(EpisodeNode):
     # Episodes
 
     def _on_episode(self, episode: EpisodeState) -> None:
-        if self._resetting and episode.phase != Phase.RESETTING:
+        if self._resetting and (episode.phase, episode.stamp) != (self.episode.phase, self.episode.stamp):
             self.end(episode)
         super()._on_episode(episode)
 
@@ -118,13 +113,14 @@ class CommandMuxNode(EpisodeNode):
             self._mux.watch.watch(topic, _SILENCE[topic], self._longest, self._heard.get(topic, 0))
 
     def end(self, episode: EpisodeState) -> None:
-        for topic in (*_STATES, 'teleop_command'):
+        self._command = None  # whatever it still waits for comes too late
+        for topic in (*REPORTS, 'teleop_command'):
             self.arrived(self._awaited(topic))
+        if not self._fresh and not self.lockstep:
+            self._mux.hold()  # before the watches are forgotten: it must know whether the arm is heard
+            self._publish_targets()
         for topic in ('action_command', 'reset_command', *_SILENCE):
             self._mux.watch.forget(topic)
-        if not self._fresh and not self.lockstep:
-            self._mux.hold()
-            self._publish_targets()
         self._fresh = True
 
     def _start(self, command: ActionCommand, reading: RobotReading) -> bool:
@@ -143,31 +139,8 @@ class CommandMuxNode(EpisodeNode):
 
     # What comes in
 
-    def _on_pose(self, message: PoseStamped) -> None:
-        self._hear(CURRENT_POSE, message, conversions.pose_array(message.pose))
-
-    def _on_joints(self, message: JointState) -> None:
-        position = self._joint_values(MEASURED_JOINTS, message, ARM_JOINTS)
-        if position is not None:
-            self._hear(MEASURED_JOINTS, message, (position, np.array(message.velocity)))
-
-    def _on_hand(self, message: JointState) -> None:
-        position = self._joint_values(HAND_TOPIC, message, HAND_JOINTS)
-        if position is not None:
-            measured = len(message.effort) == len(HAND_JOINTS)
-            current = np.array(message.effort) if measured else np.zeros(len(HAND_JOINTS))
-            self._hear(HAND_TOPIC, message, (position.astype(np.float32), current.astype(np.float32)))
-
-    def _joint_values(self, topic: str, message: JointState, names: tuple[str, ...]) -> np.ndarray | None:
-        try:
-            return conversions.joint_positions(message, names)
-        except ValueError as error:
-            self._mux.log.add(SafetyEvent.READING_INVALID, f'{topic}: {error}')
-            return None
-
-    def _hear(self, topic: str, message: Any, value: Any) -> None:
-        self._states[topic] = conversions.stamp_ns(message.header.stamp), value
-        self._heard[topic] = time.monotonic_ns()
+    def _on_report(self, topic: str) -> None:
+        self._heard[topic] = self._reports.came_at[topic]
         self._mux.watch.seen(topic, self._heard[topic])
         self.arrived(self._awaited(topic))
         self._try()
@@ -187,7 +160,7 @@ class CommandMuxNode(EpisodeNode):
         self._mux.watch.watch('learner_state', SafetyEvent.LEARNER_SILENT, self._mux.limits.timing.learner_age, now)
 
     def _on_frame(self, topic: str, data: bytes) -> None:
-        reading = self._reading() if len(self._states) == len(_STATES) else None
+        reading = None if self._reports.missing() else self._reports.reading()
         self._heard[topic] = time.monotonic_ns()
         self._mux.watch.frame(topic, picture_digest(data), reading, self._heard[topic])
 
@@ -217,19 +190,19 @@ class CommandMuxNode(EpisodeNode):
     def _missing(self, stamp: int) -> list[str]:
         """Topics that the command with this stamp still waits for."""
         if not self.lockstep:
-            return [topic for topic in _STATES if topic not in self._states]
-        missing = [topic for topic in _STATES if topic not in self._states or self._states[topic][0] != stamp]
+            return self._reports.missing()
+        missing = self._reports.missing(stamp)
         if self._teleop_required and (self._teleop is None or self._teleop.stamp != stamp):
             missing.append('teleop_command')
         return missing
 
     def _try(self) -> None:
-        if self._command is None or self._missing(self._command.stamp):
+        if not self.running or self._command is None or self._missing(self._command.stamp):
             return
         if self._fresh and self._intruder and not self._mux.stopped:
             return
         command, self._command = self._command, None
-        reading = self._reading()
+        reading = self._reports.reading()
         if self._fresh and not self._start(command, reading):
             return
         teleop = None if self.lockstep and not self._teleop_required else self._teleop
@@ -256,25 +229,19 @@ class CommandMuxNode(EpisodeNode):
         if self._mux.stopped:
             self._mux.watch.seen('reset_command', time.monotonic_ns())
         elif not self._missing(command.stamp) and (not self._fresh or self._start_reset(command)):
-            self._execute('reset_command', command, None, self._reading())
+            self._execute('reset_command', command, None, self._reports.reading())
 
     def _start_reset(self, command: ActionCommand) -> bool:
         """First reset command: targets where the robot is. False while it may not move."""
-        self._expect(*_STATES)
+        self._expect(*REPORTS)
         now = time.monotonic_ns()
         self._mux.watch.check(now)
         if self._intruder or self._mux.watch.causes():
             return False
-        if self._mux.begin_reset(self._reading(), command.stamp):
+        if self._mux.begin_reset(self._reports.reading(), command.stamp):
             self._fresh = False
             self._mux.watch.watch('reset_command', SafetyEvent.COMMAND_SILENT, self._longest, now)
         return not self._fresh
-
-    def _reading(self) -> RobotReading:
-        stamp, pose = self._states[CURRENT_POSE]
-        position, velocity = self._states[MEASURED_JOINTS][1]
-        hand, current = self._states[HAND_TOPIC][1]
-        return RobotReading(stamp, pose, hand, current, position, velocity)
 
     def _ros_now(self) -> int:
         return self.get_clock().now().nanoseconds
@@ -314,7 +281,7 @@ class CommandMuxNode(EpisodeNode):
         if self._fresh:
             self._mux.watch.check(now)  # for /diagnostics; nothing has moved yet
             return
-        reading = self._reading()
+        reading = self._reports.reading()
         if reading.stamp != self._observed:
             self._observed = reading.stamp
             self._mux.observe(reading)

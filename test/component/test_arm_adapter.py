@@ -178,7 +178,7 @@ def test_a_reset_that_is_called_off_moves_nothing_any_more(lab):
 
 def test_a_latched_stop_is_not_overruled(lab, impatient):
     lab = lab()
-    lab.table.until(lambda: len(lab.mux._states) == 3, 'reports of the robot')
+    lab.table.until(lambda: not lab.mux._reports.missing(), 'reports of the robot')
     lab.mux._stop(SafetyEvent.OPERATOR_STOP)
     answer = lab.answer(lab.reset())
     assert not answer.success and 'command_mux does not follow' in answer.message

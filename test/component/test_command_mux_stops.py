@@ -9,10 +9,12 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue  # n
 from geometry_msgs.msg import PoseStamped  # noqa: E402
 from mux_bench import FORWARD, HAND, Bench, Live, position, ros  # noqa: E402, F401
 
-from dex_rl_nodes.descriptions import HAND_COMMAND  # noqa: E402
+from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND  # noqa: E402
+from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC  # noqa: E402
 from dex_rl_nodes.nodes import qos  # noqa: E402
 from dex_rl_nodes.nodes.publishers import other_publisher  # noqa: E402
-from dex_rl_nodes.records import ActionCommand  # noqa: E402
+from dex_rl_nodes.records import ActionCommand, EpisodeState, Phase  # noqa: E402
+from dex_rl_nodes.robot.events import SafetyEvent  # noqa: E402
 
 
 def test_a_second_publisher_latches_a_stop_that_is_reset_when_it_is_gone(ros):  # noqa: F811
@@ -77,3 +79,73 @@ def test_a_motor_with_too_much_current_is_not_pushed_further(ros):  # noqa: F811
     bench.command_hand = HAND + np.float32(0.1)
     bench.until(lambda: bench.executed() and bench.executed()[-1].limited)
     assert np.allclose(bench.executed()[-1].hand_target, HAND + np.array([0.1, 0.1, 0, 0.1, 0.1, 0.1]), atol=1e-6)
+
+
+class Quiet(Bench):
+    """Real time, and nothing comes but what a test sends."""
+
+    def __init__(self):
+        super().__init__(False)
+
+    def now(self):
+        return self.peer.get_clock().now().nanoseconds
+
+    def announce(self, phase, episode):
+        self.send('episode', EpisodeState(self.now(), episode, phase, purpose='demos'))
+        self.until(lambda: (self.node.episode.phase, self.node.episode.episode) == (phase, episode))
+
+
+@pytest.mark.parametrize('until', ['states', 'publisher'])
+def test_a_command_that_waited_is_not_executed_after_its_episode(ros, until):  # noqa: F811
+    bench = ros(Quiet)
+    node, missing = bench.node, {HAND_TOPIC} if until == 'states' else set()
+    if until == 'publisher':
+        node._intruder = 'joystick'  # and nobody looks before the next report comes
+        node._looked_at = float('inf')
+    bench.silent = missing
+    bench.states(bench.now())
+    bench.until(lambda: set(node._reports.missing()) == missing)
+    bench.run_episode(bench.now())
+    bench.send('action_command', ActionCommand(bench.now(), 0, 0, FORWARD, HAND))
+    bench.until(lambda: node._command is not None)
+    bench.announce(Phase.ENDED, 0)
+    bench.announce(Phase.PAUSED, 0)
+    node._intruder, bench.silent = '', set()
+    heard = dict(node._reports.came_at)
+    bench.states(bench.now())
+    bench.until(lambda: all(at > heard.get(topic, 0) for topic, at in node._reports.came_at.items()))
+    bench.until(lambda: HAND_TOPIC in node._reports.came_at)
+    bench.call('command_mux/reset_stop')  # whatever was published before has come
+    assert not bench.executed() and not bench.received['target_pose'] and node._fresh
+    bench.pose = bench.pose + np.array([0.15, 0, 0, 0, 0, 0, 0])  # guided by hand in the pause
+    bench.announce(Phase.RESETTING, 1)
+    bench.states(bench.now())
+    bench.until(lambda: node._reports.reading().tcp_pose[0] == pytest.approx(bench.pose[0]))
+    node._on_reset_command(ActionCommand(bench.now(), 1, 0, np.zeros(6, np.float32), HAND))
+    bench.until(lambda: bench.received['target_pose'])
+    assert np.allclose(position(bench.received['target_pose'][0]), bench.pose, atol=1e-6), 'where it is measured'
+
+
+def test_an_episode_that_ends_while_the_arm_is_silent_leaves_its_target(ros):  # noqa: F811
+    bench = ros(Live)
+    bench.moving()
+    bench.silent = {CURRENT_POSE}
+    bench.until(lambda: any(event == SafetyEvent.ARM_SILENT for event, _ in bench.node._mux.holding))
+    held = bench.node._mux.target_pose
+    bench.silent |= {'action_command'}
+    bench.send('episode', EpisodeState(bench.now(), 0, Phase.ENDED, purpose='demos'))
+    bench.until(lambda: not bench.node.running)
+    assert np.array_equal(bench.node._mux.target_pose, held) and not np.allclose(held, bench.pose, atol=1e-3)
+
+
+def test_another_reset_begins_where_the_robot_is(ros):  # noqa: F811
+    bench = ros(Quiet)
+    node = bench.node
+    for episode, moved in ((0, 0.0), (1, 0.1)):
+        bench.announce(Phase.RESETTING, episode)
+        bench.pose = bench.pose + np.array([moved, 0, 0, 0, 0, 0, 0])
+        bench.states(bench.now())
+        bench.until(lambda: not node._reports.missing())
+        bench.until(lambda: node._reports.reading().tcp_pose[0] == pytest.approx(bench.pose[0]))
+        node._on_reset_command(ActionCommand(bench.now(), episode, 0, np.zeros(6, np.float32), HAND))
+        assert np.allclose(node._mux.target_pose, bench.pose, atol=1e-6)
