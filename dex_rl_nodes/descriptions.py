@@ -95,6 +95,7 @@ SERVICES = {
 }
 
 _RECORDED = Parameter('recorded', False, 'lockstep: wait for the recorder, so that it misses nothing')
+_DRY_RUN = Parameter('dry_run', False, 'do everything but move the robot')
 _THREADS = Parameter('threads', 1, 'threads of PyTorch', minimum=1, maximum=64)
 
 _DEVICE_FOLDER = Parameter(
@@ -105,8 +106,7 @@ SIM_ROBOT = NodeDescription(
     'sim_robot',
     'The simulated robot: arm, hand and cameras with the topics of their drivers.',
     publishes=(
-        FRONT_IMAGE,
-        WRIST_IMAGE,
+        *IMAGES.values(),
         'camera/front/color/camera_info',
         'camera/wrist/color/camera_info',
         CURRENT_POSE,
@@ -201,7 +201,7 @@ LEARNER = NodeDescription(
     calls=('fetch_transitions',),
     parameters=(
         Parameter('checkpoint_every', 1000, 'updates between two checkpoints', 'updates', 1, 1000000),
-        Parameter('niceness', 10, 'how far the process stands back behind the robot', minimum=0, maximum=19),
+        Parameter('niceness', 5, 'how far the process stands back behind the robot', minimum=0, maximum=19),
         _THREADS,
     ),
 )
@@ -226,16 +226,14 @@ COMMAND_MUX = NodeDescription(
         MEASURED_JOINTS,
         'arm_state',
         HAND_JOINTS,
-        FRONT_IMAGE,
-        WRIST_IMAGE,
+        *IMAGES.values(),
         'learner_state',
         'episode',
         '/diagnostics',
     ),
     serves=('command_mux/reset_stop', 'command_mux/stop'),
     parameters=(
-        Parameter('dry_run', False, 'do everything but publish to the robot'),
-        Parameter('command_delay', 0.025, 'real time: from the tick to its command, if it is ready', 's', 0.0, 0.09),
+        _DRY_RUN,
         Parameter('teleop_required', True, 'lockstep: every tick waits for the teleop command with its stamp'),
         Parameter('watch_rate', 50.0, 'how often silence and second publishers are looked for', 'Hz', 10.0, 200.0),
     ),
@@ -280,8 +278,7 @@ REPLAY_RECORDER = NodeDescription(
     'Writes every topic to bags and hands numbered transitions to the learner.',
     publishes=('transitions', 'recorded'),
     subscribes=(
-        FRONT_IMAGE,
-        WRIST_IMAGE,
+        *IMAGES.values(),
         *INFOS.values(),
         CURRENT_POSE,
         MEASURED_JOINTS,
@@ -326,6 +323,7 @@ ARM_ADAPTER = NodeDescription(
             'person: waits until a person says that the scene is put back; as_is: goes on',
             choices=('person', 'as_is'),
         ),
+        _DRY_RUN,
         Parameter('scene_deadline', 600.0, 'longest wait for the person', 's', 1.0, 3600.0),
         Parameter('speed', 0.1, 'speed of the TCP on the way to the start pose', 'm/s', 0.01, 0.3),
         Parameter('clearance', 0.05, 'how far above the start pose the TCP travels at least', 'm', 0.0, 0.3),

@@ -23,7 +23,6 @@ from dex_rl_nodes.paths import config_directory
 from dex_rl_nodes.process import Process, is_installed
 from dex_rl_nodes.stages.command import COMMANDS
 
-_RESET_DEADLINE = 900.0  # s; on a robot a person puts the scene back
 STAGES = 'stages'  # the executable that runs one stage in one process
 
 
@@ -134,7 +133,9 @@ def _robot(values: dict[str, Value]) -> list[Process]:
             _node('hand_driver', values, parameters=hand, on_exit='restart'),
             *frame_publishers(values),
         ]
-    drivers = [_node(name, values, on_exit='restart') for name in ('arm_adapter', 'hand_driver')]
+    still = {'dry_run': values['dry_run']} if 'dry_run' in values else {}
+    adapter = _node('arm_adapter', values, parameters=still, on_exit='restart')
+    drivers = [adapter, _node('hand_driver', values, on_exit='restart')]
     arm = arm_bringup(config.load_robot(str(values['robot'])), str(values['namespace']))
     return [*arm, *drivers, *_cameras(values), *frame_publishers(values)]
 
@@ -206,7 +207,7 @@ def _episodes(values: dict[str, Value], purpose: str) -> list[Process]:
     if not config.is_simulated(str(values['robot'])):
         manager['reset_deadline'] = _RESET_DEADLINE
     return [
-        _node('command_mux', values, parameters={'teleop_required': operated}),
+        _node('command_mux', values, parameters={'teleop_required': operated, 'dry_run': values['dry_run']}),
         _node('replay_recorder', values, parameters={'purpose': purpose}),
         _node('episode_manager', values, parameters=manager, ends_graph=True),
     ]
@@ -287,6 +288,8 @@ def _view(values: dict[str, Value]) -> list[Process]:
 
 
 _HAND_DEADLINE = 120.0  # s until the emulated hand is there, which comes with the simulation
+# As long as may be: arm_adapter ends a reset by deadlines of its own, and says why.
+_RESET_DEADLINE = next(p.maximum for p in NODES['episode_manager'].parameters if p.name == 'reset_deadline')
 _STAGE = Parameter('stage', 'all', 'what to train', choices=COMMANDS['train'].words)
 _PURPOSE = Parameter(
     'purpose',
@@ -299,7 +302,8 @@ _PREPARE = Parameter('prepare', True, 'run the missing stages first (simulation)
 _VIEWER = Parameter('viewer', 'rviz', 'program to look with', choices=('rviz', 'rqt', 'foxglove'))
 _RESIDUAL = next(parameter for parameter in NODES['residual_actor'].parameters if parameter.name == 'residual')
 _PRESENCE = next(parameter for parameter in NODES['scripted_operator'].parameters if parameter.name == 'presence')
-_GRAPH = (*SETTINGS, DEVICES, CAMERAS, LOCKSTEP, NAMESPACE, PARAMETER_FILE)
+_DRY_RUN = next(parameter for parameter in NODES['command_mux'].parameters if parameter.name == 'dry_run')
+_GRAPH = (*SETTINGS, DEVICES, CAMERAS, LOCKSTEP, NAMESPACE, PARAMETER_FILE, _DRY_RUN)
 
 APPLICATIONS = {
     application.name: application

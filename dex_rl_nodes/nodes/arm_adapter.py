@@ -36,9 +36,10 @@ from dex_rl_nodes.robot.tool import tcp_mismatch, tcp_of
 _LOOK_PERIOD = 0.02  # s, between two looks at the state of the arm
 _REPEAT = 0.1  # s, after which an unchanged state is published again
 _FRESH = 0.5  # s; older reports do not count
-_FOLLOWED = 3.0  # s, longest time without an answer of command_mux
+_FOLLOWED = 3.0  # s, longest time without an answer of command_mux, or a motion that was asked for
 _REPORTED = 5.0  # s, longest wait for the reports of arm and hand
 _MISMATCH = 0.01  # m, between the pose that the arm reports and the one of its joints
+_STILL = 1e-6  # m, and parts of a quaternion: a target that has not moved
 _ANGLE = 0.1  # rad, and normalised travel below: near enough to the start
 _TRAVEL = 0.1
 
@@ -47,13 +48,17 @@ class ArmAdapter(EpisodeNode):
     """Serves reset_scene in stages, one after the other; each has a deadline and a sentence for its failure.
 
     It moves nothing itself: command_mux follows reset_command while an episode is being prepared.
+
+    Args:
+        arm: its state and recovery; the one of franka_ros2 without it.
     """
 
-    def __init__(self, **options: Any):
+    def __init__(self, arm: Any = None, **options: Any):
         super().__init__('arm_adapter', **options)
         settings = device_settings(self.robot).arm
         self._of_tcp = tcp_of if moves_flange(self.setting('robot')) else np.asarray
-        self._arm = FrankaArm(self, settings.controller)
+        self._arm = arm or FrankaArm(self, settings.controller)
+        self._dry_run = self.setting('dry_run')
         self._state: ArmState | None = None
         self._state_at = self._told_at = 0.0  # s, monotonic
         self._heard: dict[str, tuple[float, np.ndarray]] = {}
@@ -66,7 +71,9 @@ class ArmAdapter(EpisodeNode):
         self._hand = np.zeros(len(HAND_JOINTS), np.float32)
         self._unanswered: set[int] = set()  # stamps of the commands that command_mux has not followed yet
         self._step = 0
-        self._answered_at = 0.0
+        self._answered_at = self._moved_at = 0.0  # s, monotonic; moved: did what was asked for
+        self._asked = False  # the newest command asks for motion of the arm
+        self._scene_until: float | None = None  # s, monotonic, once the wait for the person has begun
         self._ready = False  # a person said that the scene is put back
         self.subscribe('target_pose', self._on_target)
         self.subscribe(CURRENT_POSE, self._on_pose)
@@ -101,8 +108,10 @@ class ArmAdapter(EpisodeNode):
     def _on_target(self, message: PoseStamped) -> None:
         # a target with another stamp is no answer: command_mux repeats its targets while it holds
         if conversions.stamp_ns(message.header.stamp) in self._unanswered:
-            self._target = self._of_tcp(conversions.pose_array(message.pose))
+            before, self._target = self._target, self._of_tcp(conversions.pose_array(message.pose))
             self._answered_at = time.monotonic()
+            if not self._asked or not np.allclose(before, self._target, atol=_STILL):
+                self._moved_at = self._answered_at
             self._unanswered.clear()
 
     def _on_teleop(self, teleop: TeleopCommand) -> None:
@@ -150,9 +159,11 @@ class ArmAdapter(EpisodeNode):
         except UserError as error:
             self._fail(str(error))
             return
-        self._episode, self._ready = request.episode, False
+        self._episode, self._ready, self._scene_until = request.episode, False, None
         self._begun = self.episode.phase == Phase.RESETTING and self.episode.episode == request.episode
         self._motion = self._target = None
+        self._asked = False
+        self._arm.cancel()
         self._unanswered.clear()
         self._step = 0
         self._enter(self._wait_for_reports, _REPORTED)
@@ -171,35 +182,42 @@ class ArmAdapter(EpisodeNode):
 
     def _wait_for_reports(self) -> None:
         silent = self._silent()
-        if not silent:
-            state = self._state
+        if self._begun and not silent:
             away, turned = tcp_mismatch(self._heard[CURRENT_POSE][1], self._heard[MEASURED_JOINTS][1])
             if away > _MISMATCH or turned > _ANGLE:
                 self._fail(
                     f'current_pose is {1000 * away:.0f} mm and {math.degrees(turned):.0f} degrees from where the '
                     'joints put the TCP; set the end effector of the arm as docs/hardware.md says'
                 )
-            elif self._arm.missing or arm_state.problem(state) is None:
-                self._start_motion()
-            elif arm_state.recoverable(state):
-                self._enter(self._wait_for_recovery, self.setting('recovery_deadline'))
-                self.get_logger().info(f'recovers the arm: {self._complaint()}')
-                self._arm.recover(self._guarded(self._on_recovered))
             else:
-                self._fail(self._complaint())
+                self._prepare_arm()
         elif self._late():
-            self._fail(f'{" and ".join(silent)} does not report; see the bring-up of arm and hand')
+            what = f'{" and ".join(silent)} does not report; see the bring-up of arm and hand'
+            self._fail(what if silent else f'episode {self._episode} is not announced; see episode_manager')
 
-    def _silent(self) -> list[str]:
+    def _prepare_arm(self) -> None:
+        complaint = self._complaint()
+        if not complaint:
+            self._start_motion()
+        elif arm_state.recoverable(self._state) and not self._dry_run:
+            self._enter(self._wait_for_recovery, self.setting('recovery_deadline'))
+            self.get_logger().info(f'recovers the arm: {complaint}')
+            self._arm.recover(self._guarded(self._on_recovered))
+        else:
+            self._fail(complaint)
+
+    def _silent(self, seconds: float = _FRESH) -> list[str]:
+        """What has not reported for so long."""
         now = time.monotonic()
         topics = (CURRENT_POSE, MEASURED_JOINTS, HAND_TOPIC)
-        silent = [topic for topic in topics if now - self._heard.get(topic, (0.0, 0))[0] > _FRESH]
-        if not self._arm.missing and (self._state is None or now - self._state_at > _FRESH):
+        silent = [topic for topic in topics if now - self._heard.get(topic, (0.0, 0))[0] > seconds]
+        if not self._arm.missing and (self._state is None or now - self._state_at > seconds):
             silent.append('robot_state of the arm')
         return silent
 
     def _complaint(self) -> str:
-        found = arm_state.problem(self._state)
+        """Why the arm may not be moved; empty when it may, or says nothing about itself."""
+        found = None if self._arm.missing else arm_state.problem(self._state)
         return found[0].sentence(found[1]) if found else ''
 
     def _on_recovered(self, problem: str) -> None:
@@ -207,50 +225,81 @@ class ArmAdapter(EpisodeNode):
             self._fail(f'the arm could not be recovered: {problem}; {self._complaint()}')
 
     def _wait_for_recovery(self) -> None:
-        if not self._arm.working and arm_state.problem(self._state) is None:
+        if not self._arm.working and not self._complaint():
             self._start_motion()
         elif self._late():
             seconds = self.setting('recovery_deadline')
             self._fail(f'the arm was not recovered within {seconds:g} s: {self._complaint()}')
 
     def _start_motion(self) -> None:
+        if self._dry_run:
+            self._await_scene()
+            return
         self._hand = self._heard[HAND_TOPIC][1].astype(np.float32)
         self._motion = self._make_motion(self._hand)
-        self._answered_at = time.monotonic()
+        self._answered_at = self._moved_at = time.monotonic()
         self._enter(self._wait_for_motion, self.setting('motion_deadline'))
 
     def _wait_for_motion(self) -> None:
-        found = None if self._arm.missing else arm_state.problem(self._state)
-        if found:
-            self._fail(found[0].sentence(found[1]))
-        elif time.monotonic() - self._answered_at > _FOLLOWED:
-            self._fail('command_mux does not follow; see its safety on /diagnostics, and command_mux/reset_stop')
+        if obstacle := self._obstacle():
+            self._fail(obstacle)
         elif self._late():
             self._fail(f'the start was not reached within {self.setting("motion_deadline"):g} s: {self._lacking()}')
         elif not self._lacking():
-            self._enter(self._wait_for_scene, self.setting('scene_deadline'))
-            if self.setting('scene') == 'person':
-                self.get_logger().info('put the scene back, then mark success or call arm_adapter/scene_ready')
+            self._await_scene()
+
+    def _obstacle(self) -> str:
+        """Why the robot does not do what it is asked for, on its way and after it; empty when it does."""
+        now = time.monotonic()
+        if silent := self._silent(_FOLLOWED):
+            return f'{" and ".join(silent)} does not report any more; see the bring-up of arm and hand'
+        if complaint := self._complaint():
+            return complaint
+        if self._dry_run:
+            return ''
+        if now - self._answered_at > _FOLLOWED:
+            return 'command_mux does not follow; see its safety on /diagnostics, and command_mux/reset_stop'
+        if now - self._moved_at > _FOLLOWED:
+            return 'command_mux holds the arm, or a limit does; see its safety on /diagnostics'
+        return ''
 
     def _lacking(self) -> str:
+        if self._dry_run:
+            return ''
         pose, hand = self._heard[CURRENT_POSE][1], self._heard[HAND_TOPIC][1]
         return self._motion.lacking(pose, hand, self.setting('distance'), _ANGLE, _TRAVEL)
 
+    def _await_scene(self) -> None:
+        self._stage = self._wait_for_scene
+        if self._scene_until is None:  # else the robot had to be brought back while a person was waited for
+            self._scene_until = time.monotonic() + self.setting('scene_deadline')
+            if self.setting('scene') == 'person':
+                self.get_logger().info('put the scene back, then mark success or call arm_adapter/scene_ready')
+        self._until = self._scene_until
+
     def _wait_for_scene(self) -> None:
-        if self._ready or self.setting('scene') == 'as_is':
-            self._stage = None
-            self._service.reply(self._fill_success)
+        ready = self._ready or self.setting('scene') == 'as_is'
+        if obstacle := self._obstacle():
+            self._fail(obstacle)
         elif self._late():
             self._fail(f'nobody said within {self.setting("scene_deadline"):g} s that the scene is put back')
+        elif ready and (self._silent() or self._lacking()):
+            self._enter(self._wait_for_reports, _REPORTED)  # somebody has pushed it away, or pulled a cable
+        elif ready and (self._dry_run or time.monotonic() - self._answered_at < _FRESH):
+            self._stage = None
+            self._service.reply(self._fill_success)
 
     def _fill_success(self, response: Any) -> None:
         response.success = True
         response.start = self.get_clock().now().to_msg()
-        response.hand_target = np.asarray(self.task.start.hand, np.float32)
+        # nobody moved the hand of a dry run
+        hand = np.clip(self._heard[HAND_TOPIC][1], 0.0, 1.0) if self._dry_run else self.task.start.hand
+        response.hand_target = np.asarray(hand, np.float32)
         response.start_pose = conversions.pose_message(self._heard[CURRENT_POSE][1])
 
     def _fail(self, why: str) -> None:
         self._stage = self._motion = None
+        self._arm.cancel()
         self.get_logger().warning(why)
         self._service.reply(self._refusal(why))
 
@@ -267,6 +316,7 @@ class ArmAdapter(EpisodeNode):
         if self._target is not None and not self._unanswered:
             step = self._motion.step(self._target)
             arm, self._hand = step.arm, step.hand
+            self._asked = bool(arm.any())
         stamp = self.get_clock().now().nanoseconds
         self._unanswered.add(stamp)
         self.publish('reset_command', ActionCommand(stamp, self._episode, self._step, arm, self._hand))
@@ -281,7 +331,7 @@ class ArmAdapter(EpisodeNode):
             self._wait_for_motion: 'moves to the start',
             self._wait_for_scene: 'waits for a person to put the scene back',
         }
-        doing = stages.get(self._stage, 'ok')
+        doing = stages.get(self._stage, 'dry run: the robot is not moved' if self._dry_run else 'ok')
         self.report('reset', WARN if self._stage == self._wait_for_scene else OK, doing)
         if self._arm.missing:
             self.report('arm', WARN, f'{self._arm.missing} is not installed: mode and errors of the arm are not known')

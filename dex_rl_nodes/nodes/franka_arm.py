@@ -51,6 +51,7 @@ class FrankaArm:
     def __init__(self, node: Node, controller: str):
         self.missing = _importable('franka_msgs.msg', 'franka_msgs.action', 'controller_manager_msgs.srv')
         self.working = False  # on a recovery
+        self._round = 0  # number of the recovery
         self._node, self._controller = node, controller
         self._bytes = b''
         if self.missing:
@@ -75,25 +76,42 @@ class FrankaArm:
         return read_arm_state(deserialize_message(data, self._kind), stamp) if data else None
 
     def recover(self, done: Callable[[str], None]) -> None:
-        """Clear the error and activate hardware and controllers again; calls `done` with what failed, '' if nothing."""
+        """Clear the error and activate hardware and controllers again; calls `done` with what failed, '' if nothing.
 
+        Another one that is still under way is called off.
+        """
+        self.cancel()
+        mine, self.working = self._round, True
+
+        def step(function: Callable[..., None]) -> Callable[..., None]:
+            """Nothing when the recovery was called off while the step before was waited for."""
+            return lambda *said: function(*said) if self._round == mine else None
+
+        @step
         def clear(_ignored: str = '') -> None:  # a controller that was not active any more is no failure
             self._clear(activate_hardware, finish)
 
+        @step
         def activate_hardware() -> None:
             target = {'name': _HARDWARE, 'target_state': State(id=State.PRIMARY_STATE_ACTIVE, label='active')}
             self._ask('set_hardware_component_state', activate, finish, **target)
 
+        @step
         def activate() -> None:
             again = {'activate_controllers': [self._controller, *_BROADCASTERS], 'strictness': _BEST_EFFORT}
             self._ask('switch_controller', finish, finish, **again)
 
+        @step
         def finish(problem: str = '') -> None:
             self.working = False
             done(problem)
 
-        self.working = True
         self._ask('switch_controller', clear, clear, deactivate_controllers=[self._controller], strictness=_BEST_EFFORT)
+
+    def cancel(self) -> None:
+        """Begin no further step of a recovery, and do not call back: a person may be at the arm by now."""
+        self._round += 1
+        self.working = False
 
     def _clear(self, then: Callable[[], None], fail: Callable[[str], None]) -> None:
         if not self._recovery.server_is_ready():

@@ -28,6 +28,7 @@ from dex_rl_nodes.records import (  # noqa: E402
     TeleopCommand,
 )
 from dex_rl_nodes.robot import hand_model, kinematics, rotations  # noqa: E402
+from dex_rl_nodes.robot.arm_state import ArmMode  # noqa: E402
 from dex_rl_nodes.robot.events import SafetyEvent  # noqa: E402
 from dex_rl_nodes.robot.start import draw_start  # noqa: E402
 from dex_rl_nodes.robot.tool import flange_of, tcp_of  # noqa: E402
@@ -41,17 +42,17 @@ QUICK = {'robot': 'fr3_ruiyan', 'scene': 'as_is', 'speed': 0.3}
 class Lab:
     """Arm and hand that go where they are told, command_mux, and whoever prepares episodes."""
 
-    def __init__(self, bench, with_mux=True, start=(0.02, 0.03, -0.06), **parameters):  # noqa: F811
-        self.table = bench(ArmAdapter, lockstep=False, **{**QUICK, **parameters})
+    def __init__(self, bench, arm=None, with_mux=True, start=(0.02, 0.03, -0.06), **parameters):  # noqa: F811
+        self.table = bench(ArmAdapter, arm, lockstep=False, **{**QUICK, **parameters})
         self.pose = GOAL.copy()
         self.pose[:3] += start
         self.hand = np.full(6, 0.3)
         self.posture = kinematics.HOME.copy()
-        self.silent = False
+        self.silent = self.held = False  # nothing reports; a person holds the arm
         self.arm_state = None  # mode and errors that the arm reports
         self.mux = None
         if with_mux:
-            overrides = [Parameter('robot', value='fr3_ruiyan')]
+            overrides = [Parameter(name, value=self.table.node.setting(name)) for name in ('robot', 'dry_run')]
             self.mux = CommandMuxNode(parameter_overrides=overrides)
             self.table.executor.add_node(self.mux)
         self.targets = self.table.listen('target_pose')
@@ -63,7 +64,7 @@ class Lab:
         """The robot is where it was told to be."""
         if self.silent:
             return
-        if self.targets:
+        if self.targets and not self.held:
             self.pose = tcp_of(conversions.pose_array(self.targets[-1].pose))  # the controller moves the flange
         if self.hand_targets:
             self.hand = np.array(self.hand_targets[-1].position)
@@ -86,8 +87,14 @@ class Lab:
         return self.posture
 
     def reset(self, episode=0):
-        """Ask for a reset; the future of its answer."""
-        self.table.send('episode', EpisodeState(time.time_ns(), episode, Phase.RESETTING, seed=SEED))
+        """Announce a reset and ask for it; the future of its answer."""
+        self.announce(Phase.RESETTING, episode)
+        return self.ask(episode)
+
+    def announce(self, phase, episode=0):
+        self.table.send('episode', EpisodeState(time.time_ns(), episode, phase, seed=SEED))
+
+    def ask(self, episode=0):
         self.table.until(self.client.service_is_ready, 'reset_scene')
         return self.client.call_async(ResetScene.Request(episode=episode, seed=SEED, purpose='demos'))
 
@@ -95,10 +102,42 @@ class Lab:
         self.table.until(future.done, 'an answer of reset_scene')
         return future.result()
 
+    def until_stage(self, name):
+        adapter = self.table.node
+        self.table.until(lambda: adapter._stage == getattr(adapter, name), name)
+
     def close(self):
         if self.mux:
             self.table.executor.remove_node(self.mux)
             self.mux.destroy_node()
+
+
+class FakeArm:
+    """State and recovery of an arm, as a test wants them."""
+
+    missing = ''
+
+    def __init__(self, mode, *errors):
+        self.mode, self.errors = mode, list(errors)
+        self.working = self.silent = False
+        self.recoveries, self.cancelled = [], 0
+
+    def take(self, stamp):
+        return None if self.silent else ArmState(stamp, self.mode, self.errors)
+
+    def recover(self, done):
+        self.working = True
+        self.recoveries.append(done)
+
+    def recovered(self, problem=''):
+        self.working = False
+        if not problem:
+            self.mode, self.errors = ArmMode.MOVE, []
+        self.recoveries[-1](problem)
+
+    def cancel(self):
+        self.cancelled += self.working
+        self.working = False
 
 
 @pytest.fixture(autouse=True)
@@ -144,13 +183,16 @@ def test_the_robot_is_brought_to_the_start_of_the_seed(lab):
     assert not lab.mux._mux.stopped
 
 
-def test_a_person_puts_the_scene_back(lab):
+def test_a_person_puts_the_scene_back(lab, monkeypatch):
+    marks, handle = [], ArmAdapter._on_teleop
+    monkeypatch.setattr(ArmAdapter, '_on_teleop', lambda *given: (handle(*given), marks.append(given[1].mark)))
     lab = lab(scene='person', start=(0, 0, 0))
     future = lab.reset()
     adapter = lab.table.node
     lab.table.until(lambda: adapter._stage == adapter._wait_for_scene, 'the wait for the person')
     lab.table.send('teleop_command', TeleopCommand(time.time_ns(), mark=Mark.DISCARD))
-    assert not future.done()
+    lab.table.until(lambda: marks, 'the mark')
+    assert not adapter._ready and not future.done()
     lab.table.send('teleop_command', TeleopCommand(time.time_ns(), mark=Mark.SUCCESS))
     assert lab.answer(future).success
     assert not lab.table.call('arm_adapter/scene_ready').success, 'nobody waits any more'
@@ -255,3 +297,174 @@ def test_the_missing_package_is_named_on_diagnostics(lab):
 
     lab.table.until(said, 'diagnostics of the arm', DEADLINE)
     assert 'franka_msgs.msg is not installed' in said()[0]
+
+
+# While a person puts the scene back
+
+
+def test_a_stop_while_a_person_is_waited_for_is_no_start(lab, impatient):
+    lab = lab(scene='person', start=(0, 0, 0))
+    future = lab.reset()
+    lab.until_stage('_wait_for_scene')
+    lab.mux._stop(SafetyEvent.OPERATOR_STOP)
+    answered = lab.table.node._answered_at
+    lab.table.until(lambda: time.monotonic() - answered > 0.5, 'an answer that is too old')
+    lab.table.call('arm_adapter/scene_ready')
+    answer = lab.answer(future)
+    assert not answer.success and 'command_mux does not follow' in answer.message
+
+
+def test_reports_that_end_while_a_person_is_waited_for_are_no_start(lab, monkeypatch):
+    monkeypatch.setattr('dex_rl_nodes.nodes.arm_adapter._REPORTED', 0.5)
+    lab = lab(scene='person', start=(0, 0, 0))
+    future = lab.reset()
+    lab.until_stage('_wait_for_scene')
+    lab.silent = True
+    lab.table.until(lab.table.node._silent, 'silence')
+    lab.table.call('arm_adapter/scene_ready')
+    answer = lab.answer(future)
+    assert not answer.success and f'{CURRENT_POSE} and {MEASURED_JOINTS} and {HAND_TOPIC} does not' in answer.message
+
+
+def test_an_arm_that_was_pushed_away_is_brought_back(lab):
+    lab = lab(scene='person', start=(0, 0, 0))
+    future = lab.reset()
+    lab.until_stage('_wait_for_scene')
+    until = lab.table.node._until
+    lab.held, lab.pose = True, lab.pose + np.array([0.03, 0, 0, 0, 0, 0, 0])
+    lab.table.until(lab.table.node._lacking, 'the push')
+    lab.table.call('arm_adapter/scene_ready')
+    lab.until_stage('_wait_for_motion')
+    lab.held = False
+    answer = lab.answer(future)
+    assert answer.success, answer.message
+    assert np.linalg.norm(conversions.pose_array(answer.start_pose)[:3] - GOAL[:3]) < 0.005
+    assert lab.table.node._until == until, 'the person has no more time than before'
+
+
+def test_a_user_stop_while_a_person_is_waited_for_is_told(lab):
+    arm = FakeArm(ArmMode.MOVE)
+    lab = lab(arm=arm, scene='person', start=(0, 0, 0))
+    future = lab.reset()
+    lab.until_stage('_wait_for_scene')
+    arm.mode = ArmMode.USER_STOPPED
+    assert 'safety event 512: the user stop of the arm is pressed' in lab.answer(future).message
+    arm.mode = ArmMode.MOVE
+    assert not lab.table.call('arm_adapter/scene_ready').success
+
+
+# What ends a reset
+
+
+@pytest.mark.parametrize('stage', ['_wait_for_reports', '_wait_for_recovery', '_wait_for_motion', '_wait_for_scene'])
+def test_a_pause_ends_every_stage(lab, stage):
+    arm = FakeArm(ArmMode.REFLEX if stage == '_wait_for_recovery' else ArmMode.MOVE)
+    far = (0.02, 0.03, -0.06) if stage == '_wait_for_motion' else (0, 0, 0)
+    lab = lab(arm=arm, scene='person', start=far)
+    lab.silent = stage == '_wait_for_reports'
+    future = lab.reset()
+    lab.until_stage(stage)
+    lab.table.until(lambda: lab.table.node._begun, 'the announcement')
+    lab.announce(Phase.PAUSED)
+    assert 'called off' in lab.answer(future).message
+    lab.silent, arm.mode = False, ArmMode.MOVE
+    assert lab.table.node._motion is None and lab.table.node._stage is None
+    assert arm.cancelled == (stage == '_wait_for_recovery')
+    assert not lab.table.call('arm_adapter/scene_ready').success
+
+
+def test_a_request_waits_for_its_announcement(lab, monkeypatch):
+    lab = lab(start=(0, 0, 0))
+    lab.announce(Phase.PAUSED)
+    lab.table.until(lambda: lab.table.node.episode.phase == Phase.PAUSED, 'the pause')
+    future = lab.ask()
+    lab.until_stage('_wait_for_reports')
+    lab.table.until(lambda: not lab.table.node._silent(), 'reports')
+    lab.table.node._cycle()
+    assert lab.table.node._stage == lab.table.node._wait_for_reports and not lab.targets
+    lab.announce(Phase.RESETTING)
+    assert lab.answer(future).success
+    monkeypatch.setattr('dex_rl_nodes.nodes.arm_adapter._REPORTED', 0.5)
+    assert 'episode 7 is not announced; see episode_manager' in lab.answer(lab.ask(7)).message
+
+
+def test_reports_that_end_on_the_way_are_named(lab, impatient):
+    lab = lab(clearance=0.2)
+    future = lab.reset()
+    lab.table.until(lambda: len(lab.targets) > 2, 'motion')
+    lab.silent = True
+    assert 'does not report any more' in lab.answer(future).message
+
+
+def test_a_motion_that_command_mux_holds_is_told(lab, impatient):
+    lab = lab(clearance=0.2)
+    future = lab.reset()
+    lab.table.until(lambda: lab.table.node._asked, 'motion')
+    lab.mux._mux.watch.fault('the door', (SafetyEvent.HARDWARE_ERROR, 'open'))
+    assert 'command_mux holds the arm' in lab.answer(future).message
+
+
+# Mode and errors of the arm
+
+
+def test_a_reflex_is_recovered_before_the_arm_moves(lab):
+    arm = FakeArm(ArmMode.REFLEX, 'cartesian_reflex')
+    lab = lab(arm=arm)
+    future = lab.reset()
+    lab.table.until(lambda: arm.recoveries, 'the recovery')
+    assert not lab.targets
+    arm.recovered()
+    answer = lab.answer(future)
+    assert answer.success, answer.message
+    assert len(arm.recoveries) == 1 and lab.targets and not lab.mux._mux.stopped
+
+
+def test_a_recovery_that_fails_is_told(lab):
+    arm = FakeArm(ArmMode.REFLEX, 'joint_reflex')
+    lab = lab(arm=arm)
+    future = lab.reset()
+    lab.table.until(lambda: arm.recoveries, 'the recovery')
+    arm.recovered('error_recovery failed')
+    said = 'could not be recovered: error_recovery failed; safety event 511: the arm stopped itself (joint_reflex)'
+    assert said in lab.answer(future).message
+    assert len(arm.recoveries) == 1 and not lab.targets
+
+
+def test_a_recovery_that_takes_too_long_is_called_off(lab):
+    arm = FakeArm(ArmMode.REFLEX, 'joint_reflex')
+    lab = lab(arm=arm, recovery_deadline=1.0)
+    assert 'the arm was not recovered within 1 s: safety event 511' in lab.answer(lab.reset()).message
+    assert arm.cancelled == 1 and not arm.working
+
+
+def test_a_user_stop_waits_for_a_person(lab):
+    arm = FakeArm(ArmMode.USER_STOPPED)
+    answer = (lab := lab(arm=arm)).answer(lab.reset())
+    assert not answer.success and 'safety event 512' in answer.message
+    assert not arm.recoveries and not lab.targets
+
+
+def test_a_silent_arm_is_named(lab, monkeypatch):
+    monkeypatch.setattr('dex_rl_nodes.nodes.arm_adapter._REPORTED', 0.5)
+    arm = FakeArm(ArmMode.MOVE)
+    arm.silent = True
+    lab = lab(arm=arm)
+    assert 'robot_state of the arm does not report' in lab.answer(lab.reset()).message
+
+
+# Dry run
+
+
+def test_a_dry_run_starts_where_the_robot_is(lab):
+    lab = lab(dry_run=True)
+    pose, hand = lab.pose.copy(), lab.hand.copy()
+    answer = lab.answer(lab.reset())
+    assert answer.success, answer.message
+    assert np.allclose(conversions.pose_array(answer.start_pose), pose) and np.allclose(answer.hand_target, hand)
+    assert not lab.targets and not lab.hand_targets and lab.table.node._motion is None
+
+
+def test_a_dry_run_recovers_nothing(lab):
+    arm = FakeArm(ArmMode.REFLEX, 'joint_reflex')
+    lab = lab(arm=arm, dry_run=True)
+    assert 'safety event 511' in lab.answer(lab.reset()).message and not arm.recoveries

@@ -187,6 +187,23 @@ def test_the_arm_is_started_by_its_own_bringup_and_controller():
     assert not {'arm', 'arm_adapter'} & {process.name for process in emulated}
 
 
+@pytest.mark.parametrize('name', ['collect_demos', 'online_rl', 'evaluate'])
+def test_a_dry_run_reaches_whoever_moves_the_robot(name):
+    app = APPLICATIONS[name]
+    for texts in ({}, {'dry_run': 'true'}):
+        started = {p.name: p.parameters for p in app.build(app.values({'robot': 'fr3_ruiyan', **texts}))}
+        for node in ('command_mux', 'arm_adapter'):
+            assert started[node]['dry_run'] is bool(texts)
+
+
+def test_only_the_arm_adapter_gives_a_reset_up():
+    app = APPLICATIONS['collect_demos']
+    started = {p.name: p.parameters for p in app.build(app.values({'robot': 'fr3_ruiyan'}))}
+    longest = {p.name: p.maximum for p in NODES['arm_adapter'].parameters if p.name.endswith('_deadline')}
+    again = longest['motion_deadline'] + longest['recovery_deadline']  # when somebody pushes the arm away
+    assert started['episode_manager']['reset_deadline'] > sum(longest.values()) + again
+
+
 def test_frames_are_published_where_robot_state_publisher_is_installed(monkeypatch):
     app = APPLICATIONS['robot']
 
