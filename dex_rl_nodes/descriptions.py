@@ -201,7 +201,7 @@ LEARNER = NodeDescription(
     calls=('fetch_transitions',),
     parameters=(
         Parameter('checkpoint_every', 1000, 'updates between two checkpoints', 'updates', 1, 1000000),
-        Parameter('niceness', 5, 'how far the process stands back behind the robot', minimum=0, maximum=19),
+        Parameter('niceness', 10, 'how far the process stands back behind the robot', minimum=0, maximum=19),
         _THREADS,
     ),
 )
@@ -235,6 +235,7 @@ COMMAND_MUX = NodeDescription(
     parameters=(
         _DRY_RUN,
         Parameter('teleop_required', True, 'lockstep: every tick waits for the teleop command with its stamp'),
+        Parameter('command_delay', 0.025, 'real time: from the tick to its command, if it is ready', 's', 0.0, 0.09),
         Parameter('watch_rate', 50.0, 'how often silence and second publishers are looked for', 'Hz', 10.0, 200.0),
     ),
 )
