@@ -75,20 +75,20 @@ class RuiyanHand:
         """One request and its reply; what else comes on the bus is late or damaged."""
         self._link.discard_input()
         self._parser.clear()
+        asked = time.monotonic()
         self._link.write(request)
-        deadline = time.monotonic() + self._settings.reply_timeout
-        while time.monotonic() < deadline:
+        while time.monotonic() < asked + self._settings.reply_timeout:
             for reply in self._parser.feed(self._link.read(ruiyan.FRAME_LENGTH)):
                 if reply.motor == motor and reply.command == request[ruiyan.COMMAND]:
-                    self._store(reply)
+                    self._store(reply, asked)
                     return
 
-    def _store(self, reply: ruiyan.Feedback) -> None:
+    def _store(self, reply: ruiyan.Feedback, asked: float) -> None:
         if reply.status and reply.status not in ruiyan.WARNINGS and reply.status not in ruiyan.FAULTS:
             return  # there is no such status: a damaged frame
         index = reply.motor - 1
         position = reply.position / ruiyan.FULL_TRAVEL
-        self.reading.tell_position(index, position, time.monotonic(), self._settings.speed)
+        self.reading.tell_position(index, position, asked, self._settings.speed)
         self.reading.tell_current(index, reply.current)
         self.reading.tell_status(index, reply.status)
 
@@ -132,8 +132,10 @@ class InspireHand:
         """Write the angles, read them back, and one of the other blocks in turn."""
         if target is not None:
             self._write(inspire.ANGLE_SET, inspire.angles_from_travel([float(value) for value in target]))
+        asked = time.monotonic()
         if data := self._read(inspire.ANGLE_ACTUAL, 12):
-            self._store(inspire.travel_from_angles(inspire.words(data)))
+            for motor, position in enumerate(inspire.travel_from_angles(inspire.words(data))):
+                self.reading.tell_position(motor, position, asked, self._settings.speed)
         block = self._OTHERS[self._cycle % len(self._OTHERS)]
         self._cycle += 1
         if block == inspire.CURRENT:
@@ -144,11 +146,6 @@ class InspireHand:
             for motor, status in enumerate(data[::-1]):
                 self.reading.tell_status(motor, status)
 
-    def _store(self, travel: list[float]) -> None:
-        now = time.monotonic()
-        for motor, position in enumerate(travel):
-            self.reading.tell_position(motor, position, now, self._settings.speed)
-
     def _read(self, address: int, count: int) -> bytes:
         """Data bytes of registers; empty when no reply came in time."""
         reply = self._request(inspire.encode_read(self._settings.hand_id, address, count), address, count)
@@ -158,13 +155,14 @@ class InspireHand:
         self._request(inspire.encode_write_words(self._settings.hand_id, address, values), address, 1)
 
     def _request(self, frame: bytes, address: int, count: int) -> inspire.Reply | None:
+        self._link.discard_input()
+        self._parser.clear()
         self._link.write(frame)
         deadline = time.monotonic() + self._settings.reply_timeout
         while time.monotonic() < deadline:
             for reply in self._parser.feed(self._link.read(inspire.REPLY_OVERHEAD + count)):
                 if reply.address == address and reply.hand == self._settings.hand_id:
                     return reply
-        self._parser.clear()
         return None
 
     def clear_faults(self) -> None:

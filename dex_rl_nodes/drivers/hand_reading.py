@@ -1,7 +1,8 @@
 """What a hand reports, and when it may be believed.
 
-Frames of these hands carry a checksum of one byte, which about one damaged frame in 256 passes. So a value counts when
-it goes on from the values before it, or when the next reading says the same.
+Frames of these hands carry a checksum of one byte, which about one damaged frame in 256 passes. So a position counts
+when it goes on from the ones before it. When it does not, the middle one of three counts: if at most one of them is
+damaged, it lies between two true ones.
 """
 
 from dataclasses import dataclass, field
@@ -10,37 +11,69 @@ import numpy as np
 
 MOTORS = 6
 _CLOSE = 0.005  # normalised travel; a reading so near to what is expected is believed at once
-_RECENT = 0.05  # s; the motion between two readings says where the next one is expected for so long
+_RECENT = 0.05  # s; a position, and the motion between two, say what comes next for so long
+_APART = 0.1  # normalised travel; readings farther apart are no witnesses of each other
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A position (normalised travel) and when it was read (s, monotonic)."""
+
+    position: float
+    time: float
 
 
 @dataclass
 class _Motor:
-    """The last two believed positions with their times (s), and one that waits for a second of its kind."""
+    """The last believed position of a motor, its velocity, and the readings since that wait for witnesses."""
 
-    position: float = np.nan
-    time: float = -np.inf
+    last: _Sample = _Sample(np.nan, -np.inf)
     velocity: float = 0.0
-    doubted: float = np.nan
-    doubted_at: float = -np.inf
-    agreeing: int = 0
+    waiting: list[_Sample] = field(default_factory=list)
 
-    def believes(self, position: float, now: float, speed: float) -> bool:
-        """Whether a reading counts, given the speed of the motor (travels per second)."""
-        elapsed = now - self.time
-        expected = self.position + self.velocity * elapsed if elapsed < _RECENT else self.position
-        if not min(abs(position - self.position), abs(position - expected)) <= _CLOSE:
-            # one more witness for what the motor cannot have done
-            possible = not np.isfinite(self.time) or abs(position - self.position) <= _CLOSE + 2 * speed * elapsed
-            reach = _CLOSE + 2 * speed * (now - self.doubted_at)
-            agrees = abs(position - self.doubted) <= min(reach, 0.1)
-            self.agreeing = self.agreeing + 1 if agrees else 1
-            self.doubted, self.doubted_at = position, now
-            if self.agreeing < (2 if possible else 3):
-                return False
-        self.velocity = (position - self.position) / elapsed if 0 < elapsed < _RECENT else 0.0
-        self.position, self.time, self.agreeing = position, now, 0
-        self.doubted, self.doubted_at = np.nan, -np.inf
-        return True
+    def believe(self, sample: _Sample, speed: float) -> _Sample | None:
+        """What counts after one more reading, given the speed of the motor (travels per second); None: as before."""
+        if not self._goes_on(sample):
+            self.waiting = [*self.waiting[-2:], sample]
+            sample = self._witnessed(speed)
+            if sample is None:
+                return None
+        elapsed = sample.time - self.last.time
+        self.velocity = (sample.position - self.last.position) / elapsed if 0 < elapsed < _RECENT else 0.0
+        self.waiting = [other for other in self.waiting if other.time > sample.time]
+        self.last = sample
+        return sample
+
+    def _goes_on(self, sample: _Sample) -> bool:
+        """Whether a reading is near the last one, or goes on with its motion."""
+        elapsed = sample.time - self.last.time
+        expected = (self.last.position, self.last.position + self.velocity * elapsed)
+        return elapsed < _RECENT and min(abs(sample.position - place) for place in expected) <= _CLOSE
+
+    def _witnessed(self, speed: float) -> _Sample | None:
+        """The newest reading when the one before it agrees, else the middle one of three; None: wait."""
+        newest = self.waiting[-1]
+        elapsed = newest.time - self.last.time
+        possible = (
+            np.isnan(self.last.position) or abs(newest.position - self.last.position) <= _CLOSE + 2 * speed * elapsed
+        )
+        if possible and len(self.waiting) > 1 and self._agree(self.waiting[-2], newest):
+            return newest
+        samples = self.waiting[:]
+        if possible and len(samples) == 2 and elapsed < _RECENT:
+            samples.append(self.last)
+        if len(samples) < 3:
+            return None
+        low, middle, high = sorted(samples, key=lambda sample: sample.position)
+        near = min(middle.position - low.position, high.position - middle.position) <= _APART
+        return middle if near and middle is not self.last else None
+
+    def _agree(self, first: _Sample, second: _Sample) -> bool:
+        """Whether two readings say the same place, or the same motion from the last believed one."""
+        elapsed = first.time - self.last.time
+        velocity = (first.position - self.last.position) / elapsed if 0 < elapsed < _RECENT else 0.0
+        expected = (first.position, first.position + velocity * (second.time - first.time))
+        return min(abs(second.position - place) for place in expected) <= _CLOSE
 
 
 @dataclass
@@ -49,7 +82,7 @@ class HandReading:
 
     position: np.ndarray = field(default_factory=lambda: np.full(MOTORS, np.nan, np.float32))  # normalised travel
     current: np.ndarray = field(default_factory=lambda: np.zeros(MOTORS, np.float32))  # raw unit of the hand
-    time: np.ndarray = field(default_factory=lambda: np.full(MOTORS, -np.inf))  # of the last reply (s, monotonic)
+    time: np.ndarray = field(default_factory=lambda: np.full(MOTORS, -np.inf))  # of that position (s, monotonic)
     status: list[int] = field(default_factory=lambda: [0] * MOTORS)  # code of the hand, 0 is well
     doubted: int = 0  # positions that were not believed
 
@@ -59,20 +92,20 @@ class HandReading:
         self._currents = [[0.0] * 3 for _ in range(MOTORS)]
 
     def age(self, now: float) -> np.ndarray:
-        """Seconds since each motor last answered, (6,)."""
+        """Seconds since the position of each motor was asked for, (6,)."""
         return now - self.time
 
     def tell_position(self, motor: int, position: float, now: float, speed: float) -> None:
         """Take a position (normalised travel) of motor 0 to 5, if it can be believed.
 
         Args:
-            now: when it was read (s, monotonic).
+            now: when it was asked for (s, monotonic); a late reply says where the motor was.
             speed: of the motor at most (travels per second).
         """
-        if not (0 <= position <= 1 and self._motors[motor].believes(position, now, speed)):
-            self.doubted += 1
-            return
-        self.position[motor], self.time[motor] = position, now
+        believed = self._motors[motor].believe(_Sample(position, now), speed) if 0 <= position <= 1 else None
+        self.doubted += believed is None
+        if believed is not None:
+            self.position[motor], self.time[motor] = believed.position, believed.time
 
     def tell_status(self, motor: int, status: int) -> None:
         """Take a status code; it counts when it came twice in a row."""

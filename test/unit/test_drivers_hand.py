@@ -1,6 +1,7 @@
 """Hand drivers against emulated hands on pseudo-terminals."""
 
 import termios
+import threading
 import time
 
 import numpy as np
@@ -169,24 +170,58 @@ def test_without_a_command_the_hand_is_only_read_and_the_next_command_starts_whe
         assert device.motors.target == pytest.approx(np.array(device.motors.position) - 0.1, abs=2e-3)
 
 
+def told_all(*readings, speed=2.0):
+    """The position of a motor after each of some readings (time, position)."""
+    reading, positions = HandReading(), []
+    for now, position in readings:
+        reading.tell_position(0, position, now, speed)
+        positions.append(round(float(reading.position[0]), 4))
+    return reading, positions
+
+
 def test_a_jump_needs_a_witness_and_an_impossible_one_needs_two():
-    reading = HandReading()
-    for now in (0.00, 0.01):
-        reading.tell_position(0, 0.5, now, speed=2.0)
-    assert reading.position[0] == 0.5
+    at_rest = [(0.00, 0.5), (0.01, 0.5)]
+    reading, positions = told_all(*at_rest, (0.02, 0.52), (0.03, 0.5), (0.04, 0.52), (0.05, 0.54))
+    assert positions[1:] == [0.5, 0.5, 0.5, 0.5, 0.54]  # the one at 0.02 was damaged, those from 0.04 on are a motion
+    _, positions = told_all(*at_rest, (0.06, 0.9), (0.07, 0.9), (0.08, 0.9), (0.09, 1.2))
+    assert positions[1:] == [0.5, 0.5, 0.5, 0.9, 0.9]
+    assert reading.doubted == 3  # one of them before the first position was believed
 
-    def told(now, position):
-        reading.tell_position(0, position, now, speed=2.0)
-        return reading.position[0]
 
-    assert told(0.02, 0.52) == 0.5
-    assert told(0.03, 0.5) == 0.5  # the other one was damaged
-    assert told(0.04, 0.52) == 0.5
-    assert told(0.05, np.float32(0.54)) == np.float32(0.54)  # it does move
-    assert told(0.06, 0.9) == told(0.07, 0.9) == np.float32(0.54)
-    assert told(0.08, 0.9) == np.float32(0.9)
-    assert told(0.09, 1.2) == np.float32(0.9)
-    assert reading.doubted == 6  # one of them before the first position was believed
+@pytest.mark.parametrize('damaged', [0.45, 0.48, 0.58, 0.6, 0.62])
+@pytest.mark.parametrize('since', [0.02, 0.12], ids=['soon', 'after lost replies'])
+def test_a_damaged_reading_is_no_witness_of_a_doubted_one(damaged, since):
+    # seen in a run of 10 min with damaged bytes: a true reading was doubted, and a damaged one near it believed
+    before = [(0.00, 0.5), (0.01, 0.5)]
+    _, positions = told_all(*before, (0.01 + since, 0.53), (0.03 + since, damaged), (0.05 + since, 0.55))
+    assert all(0.5 <= position <= 0.55 for position in positions[1:]), positions
+    _, positions = told_all(*before, (0.01 + since, damaged), (0.03 + since, 0.53), (0.05 + since, 0.55))
+    assert all(0.5 <= position <= 0.55 for position in positions[1:]), positions
+    assert positions[-1] > 0.5, 'and the motion is seen'
+
+
+def test_a_position_is_as_old_as_its_request(tmp_path):
+    class Late(RuiyanEmulator):
+        """Answers, and the answer is held up on its way."""
+
+        release = threading.Event()
+
+        def receive(self, data):
+            answer = super().receive(data)
+            if answer and not self.release.is_set():
+                self.release.wait(5)
+            return answer
+
+    with Late(tmp_path / 'hand', start=START) as device:
+        device.release.set()
+        hand = RuiyanHand(HandSettings(str(device.path), baud=460800, reply_timeout=2.0))
+        hand.exchange(None), hand.exchange(None)
+        device.release.clear()
+        began = time.monotonic()
+        threading.Timer(0.2, device.release.set).start()
+        hand.exchange(None)
+        assert hand.reading.time[0] - began < 0.1 < hand.reading.age(time.monotonic())[0]
+        hand.close()
 
 
 def test_a_status_counts_when_it_comes_twice_and_a_current_when_it_is_not_alone():
