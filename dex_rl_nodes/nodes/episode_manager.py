@@ -14,6 +14,7 @@ from dex_rl_nodes.evaluation.report import EpisodeRow, save_report
 from dex_rl_nodes.evaluation.series import COLLECTING, EpisodeSeries
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.node import OK, WARN, Node, run_node
+from dex_rl_nodes.nodes.publishers import publisher_ids
 from dex_rl_nodes.recording.history import History, read_history
 from dex_rl_nodes.records import (
     CoreAction,
@@ -33,6 +34,7 @@ _WATCH_PERIOD = 0.1  # s
 _RECORD_DEADLINE = 60.0  # s, lockstep; a recorder without processor time
 _LINGER = 1.0  # s from DONE to the end, so that the last messages reach the recorder
 _TELEOP_DEADLINE = 20.0  # s, lockstep
+_LET_GO = 1_000_000_000  # ns, for a hand that still moves the arm when its episode is over
 _STOP_REASON = (
     'safety stop; see command_mux on /diagnostics, call command_mux/reset_stop, then episode_manager/pause with false'
 )
@@ -53,6 +55,10 @@ class EpisodeManager(Node):
         self._machine = EpisodeMachine(0)
         self._first = 0  # stamp of the first tick of the episode
         self._state = EpisodeState(purpose=self._purpose)
+        self._attended = not config.is_simulated(self.setting('robot'))  # a person can help
+        self._request = 0  # number of the newest reset; the answer to another one comes too late
+        self._adapter: set[tuple[int, ...]] = set()  # who was asked for it
+        self._hands_off = False  # since then the operator let go of the arm
         self._pause = False
         self._pause_reason = ''
         self._outcomes: dict[str, int] = {}
@@ -81,6 +87,7 @@ class EpisodeManager(Node):
         self._starting = self.create_timer(_WATCH_PERIOD, self._start_when_ready, clock=steady)
         if not self.lockstep:
             self.create_timer(_WATCH_PERIOD, self._watch_silence, clock=steady)
+            self.create_timer(_WATCH_PERIOD, self._watch_adapter, clock=steady)
 
     def _continue_series(self) -> EpisodeSeries:
         """Every purpose goes on where it was; an evaluation starts anew, from the same starts."""
@@ -151,13 +158,20 @@ class EpisodeManager(Node):
             self._reset_scene()
 
     def _reset_scene(self) -> None:
+        if self._attended and not self._reset_client.service_is_ready():
+            self._call_off('arm_adapter does not serve reset_scene; see its log, then end the pause')
+            return
         number, seed = self._series.number, self._series.seed
         self._announce(Phase.RESETTING, episode=number, seed=seed)
         request = self._reset_client.srv_type.Request(episode=number, seed=seed, purpose=self._purpose)
         self.wait_for('reset_scene', self.setting('reset_deadline'), 'is the robot ready?')
-        self.ask(self._reset_client, request, lambda start: self._begin(start, seed))
+        self._adapter, self._hands_off = publisher_ids(self, 'reset_command'), False
+        self._request = asked = self._request + 1
+        self.ask(self._reset_client, request, lambda start: self._begin(start, seed, asked))
 
-    def _begin(self, start: Any, seed: int) -> None:
+    def _begin(self, start: Any, seed: int, asked: int) -> None:
+        if asked != self._request:
+            return
         self.arrived('reset_scene')
         self._score()
         if not start.success:
@@ -172,10 +186,25 @@ class EpisodeManager(Node):
 
     def _reset_failed(self, reason: str) -> None:
         """On a robot a person can help, and end the pause; in simulation nobody can."""
-        if config.is_simulated(self.setting('robot')):
+        if not self._attended:
             raise UserError(f'episode_manager: {reason}')
+        self._call_off(reason)
+
+    def _call_off(self, reason: str) -> None:
+        """Pause at once instead of resetting: command_mux and the arm adapter stop when they hear of it."""
+        self.arrived('reset_scene')
+        self._request += 1
         self._pause, self._pause_reason = True, reason
         self._next_episode()
+
+    def _watch_adapter(self) -> None:
+        """A request dies with the process that had it, and one that was started in its place knows nothing of it."""
+        if not (self._attended and self._resetting):
+            return
+        there = publisher_ids(self, 'reset_command')
+        replaced = self._adapter and (there - self._adapter or not there)
+        if replaced or not self._reset_client.service_is_ready():
+            self._call_off('arm_adapter went away while it prepared the episode; see its log, then end the pause')
 
     def _announce(self, phase: Phase, **fields: Any) -> None:
         stamp = self.get_clock().now().nanoseconds
@@ -186,6 +215,10 @@ class EpisodeManager(Node):
     @property
     def _running(self) -> bool:
         return self._state.phase == Phase.RUNNING
+
+    @property
+    def _resetting(self) -> bool:
+        return self._state.phase == Phase.RESETTING
 
     # What comes in
 
@@ -204,6 +237,8 @@ class EpisodeManager(Node):
     def _on_teleop(self, teleop: TeleopCommand) -> None:
         if teleop.mark == Mark.PAUSE:
             self._set_pause(not self._pause)
+        elif self._attended and self._resetting and teleop.stamp >= self._state.stamp:
+            self._call_off_by_hand(teleop)
         if not self._running or teleop.stamp < self._state.stamp:
             return
         valid = (Mark.FAILURE, Mark.DISCARD, Mark.SUCCESS) if self._operator_decides else (Mark.FAILURE, Mark.DISCARD)
@@ -212,6 +247,14 @@ class EpisodeManager(Node):
         self._teleop_stamp = teleop.stamp
         self.arrived('teleop_command of the tick')
         self._judge()
+
+    def _call_off_by_hand(self, teleop: TeleopCommand) -> None:
+        """On a robot: who discards, or moves the arm, while it is brought to its start, wants it to stop."""
+        self._hands_off |= not teleop.arm_active
+        if teleop.mark in (Mark.FAILURE, Mark.DISCARD):
+            self._call_off(f'{Mark(teleop.mark).name.lower()} was marked while the episode was prepared')
+        elif teleop.arm_active and (self._hands_off or teleop.stamp - self._state.stamp > _LET_GO):
+            self._call_off('the SpaceMouse was moved while the episode was prepared')
 
     def _on_executed(self, action: ExecutedAction) -> None:
         if action.episode == self._machine.state.episode and action.stamp >= self._first:
@@ -275,7 +318,9 @@ class EpisodeManager(Node):
 
     def _set_pause(self, pause: bool) -> None:
         self._pause, self._pause_reason = pause, ''
-        if not pause and self._state.phase == Phase.PAUSED:
+        if pause and self._resetting:
+            self._call_off('')
+        elif not pause and self._state.phase == Phase.PAUSED:
             self._next_episode()
 
     # Scoring and the end

@@ -15,6 +15,7 @@ from dex_rl_nodes.descriptions import TOPICS  # noqa: E402
 from dex_rl_nodes.errors import UserError  # noqa: E402
 from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
 from dex_rl_nodes.nodes.episode_manager import EpisodeManager  # noqa: E402
+from dex_rl_nodes.nodes.late_service import LateService  # noqa: E402
 from dex_rl_nodes.recording.writer import BagWriter  # noqa: E402
 from dex_rl_nodes.records import (  # noqa: E402
     CoreAction,
@@ -43,12 +44,12 @@ def runs(tmp_path, monkeypatch):
 class Graph:
     """The rest of the graph: answers resets, and sends ticks when told to."""
 
-    def __init__(self, bench, purpose, late=(), **parameters):  # noqa: F811
+    def __init__(self, bench, purpose, late=(), slow=False, **parameters):  # noqa: F811
         self.table = bench(EpisodeManager, **{'purpose': purpose, 'teleop_required': False, **parameters})
         self.resets = []
         self.refusal = ''
-        peer = self.table.peer
-        peer.create_service(ResetScene, 'reset_scene', self._reset)
+        self.slow = slow  # resets are answered by `answer`
+        self.serve_reset()
         self.states = self.table.listen('episode')
         self.results = self.table.listen('step_result')
         self.first = 0
@@ -70,8 +71,32 @@ class Graph:
             publisher = self.table.peer.create_publisher(message, topic, qos.profile(TOPICS[topic].qos, True))
             self.table._publishers[topic] = publisher
 
+    def serve_reset(self):
+        """Whoever resets scenes is there."""
+        peer = self.table.peer
+        if self.slow:
+            self.late = LateService(peer, ResetScene, 'reset_scene', self.resets.append, lambda response: None)
+        else:
+            peer.create_service(ResetScene, 'reset_scene', self._reset)
+
+    def answer(self):
+        """Success for the reset that waits for it; returns when the manager has the answer."""
+        node, answered = self.table.node, []
+        begin = node._begin
+        node._begin = lambda *given: (begin(*given), answered.append(given))
+        self.late.reply(self._fill)
+        self.table.until(lambda: answered, 'the answer')
+        node._begin = begin
+
+    def until_asked(self, number):
+        self.table.until(lambda: len(self.resets) == number, f'request {number}')
+        self.table.until(lambda: self.late._header is not None, 'whom to answer')
+
     def _reset(self, request, response):
         self.resets.append(request)
+        return self._fill(response)
+
+    def _fill(self, response):
         self.first += 1_000_000 * MS
         response.success = not self.refusal
         response.message = self.refusal
@@ -321,6 +346,80 @@ def test_on_a_robot_a_refused_reset_waits_for_a_person(bench):  # noqa: F811
     graph.refusal = ''
     graph.table.call('episode_manager/pause', data=False)
     assert graph.wait_phase(Phase.RUNNING, 0).seed == first.seed, 'the same start, again'
+
+
+ON_A_ROBOT = {'robot': 'fr3_ruiyan', 'lockstep': False, 'episodes': 1, 'slow': True}
+
+
+def test_a_pause_calls_a_reset_off_at_once(bench):  # noqa: F811
+    graph = Graph(bench, 'online', **ON_A_ROBOT)
+    graph.until_asked(1)
+    graph.table.send('teleop_command', TeleopCommand(1, mark=Mark.PAUSE))
+    paused = graph.wait_phase(Phase.PAUSED)
+    graph.answer()
+    assert graph.table.node._state.phase == Phase.PAUSED and 'reset_scene' not in graph.table.node._deadlines
+    graph.table.send('teleop_command', TeleopCommand(2, mark=Mark.PAUSE))
+    graph.until_asked(2)
+    graph.answer()
+    assert graph.wait_phase(Phase.RUNNING).episode == paused.episode
+    assert graph.resets[0].seed == graph.resets[1].seed, 'the same start, again'
+
+
+@pytest.mark.parametrize(
+    ('after', 'said', 'reason'),
+    [
+        (0.0, {'mark': Mark.DISCARD}, 'discard was marked'),
+        (0.0, {'mark': Mark.FAILURE}, 'failure was marked'),
+        (2.0, {'arm_active': True}, 'the SpaceMouse was moved'),
+    ],
+)
+def test_whoever_takes_the_devices_calls_a_reset_off(bench, after, said, reason):  # noqa: F811
+    graph = Graph(bench, 'online', **ON_A_ROBOT)
+    graph.until_asked(1)
+    stamp = graph.wait_phase(Phase.RESETTING).stamp
+    graph.table.send('teleop_command', TeleopCommand(stamp - 1, **said))  # before
+    graph.table.send('teleop_command', TeleopCommand(stamp + int(after * 1e9), **said))
+    assert graph.wait_phase(Phase.PAUSED).reason == f'{reason} while the episode was prepared'
+    assert [state.phase for state in graph.states].count(Phase.PAUSED) == 1
+
+
+def test_a_hand_that_has_not_let_go_yet_is_given_a_second(bench):  # noqa: F811
+    graph = Graph(bench, 'online', **ON_A_ROBOT)
+    graph.until_asked(1)
+    node, stamp = graph.table.node, graph.wait_phase(Phase.RESETTING).stamp
+    for after in (0, 500 * MS):
+        node._on_teleop(TeleopCommand(stamp + after, arm_active=True))
+    assert node._state.phase == Phase.RESETTING
+    node._on_teleop(TeleopCommand(stamp + 600 * MS))
+    node._on_teleop(TeleopCommand(stamp + 700 * MS, arm_active=True))
+    assert node._state.phase == Phase.PAUSED
+
+
+def test_an_adapter_that_goes_away_is_named_and_waited_for(bench):  # noqa: F811
+    graph = Graph(bench, 'online', **ON_A_ROBOT)
+    graph.until_asked(1)
+    graph.table.peer.destroy_service(graph.late._service)
+    assert 'arm_adapter went away while it prepared the episode' in graph.wait_phase(Phase.PAUSED).reason
+    graph.table.call('episode_manager/pause', data=False)
+    graph.table.until(lambda: 'does not serve' in graph.states[-1].reason, 'the next pause')
+    assert 'arm_adapter does not serve reset_scene' in graph.wait_phase(Phase.PAUSED).reason
+    graph.serve_reset()
+    graph.table.until(graph.table.node._reset_client.service_is_ready, 'another adapter')
+    graph.table.call('episode_manager/pause', data=False)
+    graph.until_asked(2)
+    graph.answer()
+    graph.wait_phase(Phase.RUNNING, 0)
+
+
+def test_an_adapter_that_was_started_in_the_place_of_another_is_noticed(bench):  # noqa: F811
+    graph = Graph(bench, 'online', late=('transitions',), **ON_A_ROBOT)
+    topic = conversions.interface(TOPICS['reset_command'].type), 'reset_command', qos.profile('TICK', False)
+    graph.table.peer.create_publisher(*topic)
+    graph.table.until(lambda: graph.table.node.count_publishers('reset_command') == 1, 'the adapter')
+    graph.join('transitions')
+    graph.until_asked(1)
+    graph.table.peer.create_publisher(*topic)  # DDS has not noticed yet that the first one was killed
+    assert 'arm_adapter went away' in graph.wait_phase(Phase.PAUSED).reason
 
 
 def test_missing_nodes_are_named(bench):  # noqa: F811
