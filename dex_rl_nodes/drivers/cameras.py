@@ -14,6 +14,7 @@ import numpy as np
 from dex_rl_nodes.config import Camera
 from dex_rl_nodes.drivers.devices import Reconnecting
 
+_STEP = 1e9  # ns; frames older by more than this come from a clock that was set back
 READ_TIMEOUT = 0.5  # s; a read returns within, so that a camera can be closed
 
 
@@ -91,7 +92,8 @@ class CameraStream:
         rate: frames per second that the camera should give.
         interval: seconds between two tries to open it.
 
-    Frames whose stamp is not newer than that of the one before are dropped.
+    Frames whose stamp is not newer than that of the one before are dropped; a second frame that is older by more than
+    a second says that the clock was set back, and counts.
     """
 
     def __init__(
@@ -105,8 +107,9 @@ class CameraStream:
         self._take = take
         self._period = 1e9 / rate
         self._last: Frame | None = None
+        self._old: Frame | None = None  # the one before, when it was far too old
         self._seen_at = -np.inf
-        self.frames = self.dropped = self.out_of_order = 0
+        self.frames = self.dropped = self.out_of_order = self.clock_steps = 0
         self.failure: Exception | None = None  # what the thread died of
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name='camera', daemon=True)
@@ -147,13 +150,22 @@ class CameraStream:
         self._seen_at = time.monotonic()
         last = self._last
         if last is not None and frame.stamp <= last.stamp:
-            self.out_of_order += 1
-            return
+            if not self._set_back(last, frame):
+                self.out_of_order += 1
+                return
+            self.clock_steps += 1
+            last = None  # stamps do not tell what was lost meanwhile
+        self._old = None
         if last is not None:
             self.dropped += self._missing(last, frame)
         self._last = frame
         self.frames += 1
         self._take(self.source, frame)
+
+    def _set_back(self, last: Frame, frame: Frame) -> bool:
+        """Whether this is the second of two frames in order that are far older than the last one taken."""
+        before, self._old = self._old, frame if last.stamp - frame.stamp > _STEP else None
+        return self._old is not None and before is not None and before.stamp < frame.stamp
 
     def _missing(self, last: Frame, frame: Frame) -> int:
         """Frames that were lost between two: by their numbers, else by their stamps."""

@@ -67,6 +67,7 @@ class CameraDriver(Node):
                 **{'rate (Hz)': rate, 'age (s)': stream.age() if math.isfinite(stream.age()) else 'never'},
                 dropped=stream.dropped,
                 out_of_order=stream.out_of_order,
+                clock_set_back=stream.clock_steps,
                 reconnections=stream.reconnections,
             )
 

@@ -12,11 +12,13 @@ from harness import ros  # noqa: E402, F401
 from rclpy.parameter import Parameter  # noqa: E402
 
 from dex_rl_nodes.descriptions import NODES, SERVICES, TOPICS  # noqa: E402
+from dex_rl_nodes.errors import UserError  # noqa: E402
 from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
 
 ALL = {'/rosout', '/parameter_events', '/diagnostics'}  # of every node
 # how a node is made: its class, what stands in for its core, and the parameters it can be made with
 CORE = MagicMock(updates=0, episodes=0, version=0, **{'intrinsics.return_value': (1.0,) * 4})
+ROBOT = {'robot': 'fr3_ruiyan'}
 WAYS = {
     'sim_robot': ('SimRobotNode', (CORE,), [{}]),
     'scripted_operator': ('ScriptedOperatorNode', (CORE,), [{}]),
@@ -31,9 +33,14 @@ WAYS = {
     ),
     'replay_recorder': ('ReplayRecorder', (), [{'purpose': 'online'}, {'purpose': 'demos', 'lockstep': False}]),
     'learner': ('LearnerNode', (CORE, MagicMock()), [{'niceness': 0}]),
+    'arm_adapter': ('ArmAdapter', (), [{'lockstep': False, **ROBOT}]),
+    'glove_driver': ('GloveDriver', (), [{'lockstep': False, **ROBOT}]),
+    'spacemouse_driver': ('SpaceMouseDriver', (), [{'lockstep': False, **ROBOT}]),
+    'keyboard': ('Keyboard', (), [{'lockstep': False, **ROBOT}]),
+    'camera_driver': ('CameraDriver', (), [{'lockstep': False, **ROBOT}]),
 }  # fmt: skip
-# these open devices when they are made; test_drivers.py, test_keyboard.py and test_arm_adapter.py make them
-DEVICES = {'arm_adapter', 'hand_driver', 'glove_driver', 'spacemouse_driver', 'camera_driver', 'keyboard'}
+# a hand must answer when its driver is made; test_drivers.py has one
+DEVICES = {'hand_driver'}
 
 
 def of(names):
@@ -44,6 +51,11 @@ def of(names):
 @pytest.fixture(autouse=True)
 def runs(tmp_path, monkeypatch):
     monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    # whatever is installed and plugged in here
+    monkeypatch.setattr('dex_rl_nodes.nodes.franka_arm._importable', lambda *packages: packages[0])
+    monkeypatch.setattr('dex_rl_nodes.nodes.keyboard.Terminal', MagicMock())
+    monkeypatch.setattr('dex_rl_nodes.nodes.camera_driver.check_library', lambda _camera: None)
+    monkeypatch.setattr('dex_rl_nodes.nodes.camera_driver.open_camera', MagicMock(side_effect=UserError('absent')))
 
 
 def test_every_node_is_made_somewhere():

@@ -209,6 +209,28 @@ def test_lost_and_late_frames_are_counted(numbered):
     assert got == sorted(got)
 
 
+def taken(script, count):
+    """Numbers of the frames that are taken of a script, and the stream."""
+    got, end = [], frames(2000)[0]
+    stream = CameraStream(
+        lambda: ScriptedSource([*script, end]), lambda _, frame: got.append(round(frame.stamp / 20_000_000)), 50.0
+    )
+    wait_until(lambda: got and got[-1] == 2000)
+    stream.close()
+    assert len(got) == count + 1
+    return got[:-1], stream
+
+
+def test_a_clock_that_is_set_back_does_not_silence_the_camera():
+    got, stream = taken(frames(1000, 1001, 1, 2, 3, 4), 5)
+    assert got == [1000, 1001, 2, 3, 4] and stream.clock_steps == 1 and stream.out_of_order == 1
+
+
+def test_one_old_frame_and_a_frozen_one_are_no_clock_that_is_set_back():
+    got, stream = taken(frames(1000, 1, 1001, 2, 2, 2, 1002, 1, 1003, 1), 4)
+    assert got == [1000, 1001, 1002, 1003] and stream.clock_steps == 0 and stream.out_of_order == 6
+
+
 def test_an_error_in_the_thread_is_kept_for_the_owner():
     stream = CameraStream(lambda: ScriptedSource(frames(1)), lambda *_: 1 / 0, 50.0)
     wait_until(lambda: stream.failure)
