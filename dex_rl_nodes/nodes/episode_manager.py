@@ -14,7 +14,7 @@ from dex_rl_nodes.evaluation.report import EpisodeRow, save_report
 from dex_rl_nodes.evaluation.series import COLLECTING, EpisodeSeries
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.node import OK, WARN, Node, run_node
-from dex_rl_nodes.nodes.publishers import publisher_ids
+from dex_rl_nodes.nodes.scene_reset import SceneReset
 from dex_rl_nodes.recording.history import History, read_history
 from dex_rl_nodes.records import (
     CoreAction,
@@ -56,8 +56,6 @@ class EpisodeManager(Node):
         self._first = 0  # stamp of the first tick of the episode
         self._state = EpisodeState(purpose=self._purpose)
         self._attended = not config.is_simulated(self.setting('robot'))  # a person can help
-        self._request = 0  # number of the newest reset; the answer to another one comes too late
-        self._adapter: set[tuple[int, ...]] = set()  # who was asked for it
         self._hands_off = False  # since then the operator let go of the arm
         self._pause = False
         self._pause_reason = ''
@@ -78,7 +76,7 @@ class EpisodeManager(Node):
         if self.lockstep and self.setting('recorded'):
             self.subscribe('recorded', self._on_recorded)
         self.serve('episode_manager/pause', self._on_pause)
-        self._reset_client = self.client('reset_scene')
+        self._scene = SceneReset(self)
         self.advertise('episode', 'step_result')
         self._announce(Phase.IDLE)
         self._missing: list[str] = []
@@ -129,7 +127,7 @@ class EpisodeManager(Node):
         needed += ['teleop_command'] if self._operator_decides else ['core_action', 'hand_prior', 'reward']
         needed += ['learner_state'] if self._purpose == 'online' else []
         missing = [topic for topic in needed if not self.count_publishers(topic)]
-        if not self._reset_client.service_is_ready():
+        if not self._scene.served:
             missing.append('reset_scene')
         if missing or self._series is None:
             if time.monotonic() > self._start_by:
@@ -158,21 +156,15 @@ class EpisodeManager(Node):
             self._reset_scene()
 
     def _reset_scene(self) -> None:
-        if self._attended and not self._reset_client.service_is_ready():
+        if self._attended and not self._scene.served:
             self._call_off('arm_adapter does not serve reset_scene; see its log, then end the pause')
             return
         number, seed = self._series.number, self._series.seed
+        self._hands_off = False
         self._announce(Phase.RESETTING, episode=number, seed=seed)
-        request = self._reset_client.srv_type.Request(episode=number, seed=seed, purpose=self._purpose)
-        self.wait_for('reset_scene', self.setting('reset_deadline'), 'is the robot ready?')
-        self._adapter, self._hands_off = publisher_ids(self, 'reset_command'), False
-        self._request = asked = self._request + 1
-        self.ask(self._reset_client, request, lambda start: self._begin(start, seed, asked))
+        self._scene.ask(lambda start: self._begin(start, seed), episode=number, seed=seed, purpose=self._purpose)
 
-    def _begin(self, start: Any, seed: int, asked: int) -> None:
-        if asked != self._request:
-            return
-        self.arrived('reset_scene')
+    def _begin(self, start: Any, seed: int) -> None:
         self._score()
         if not start.success:
             self._reset_failed(f'the scene cannot be reset: {start.message}')
@@ -192,18 +184,12 @@ class EpisodeManager(Node):
 
     def _call_off(self, reason: str) -> None:
         """Pause at once instead of resetting: command_mux and the arm adapter stop when they hear of it."""
-        self.arrived('reset_scene')
-        self._request += 1
+        self._scene.call_off()
         self._pause, self._pause_reason = True, reason
         self._next_episode()
 
     def _watch_adapter(self) -> None:
-        """A request dies with the process that had it, and one that was started in its place knows nothing of it."""
-        if not (self._attended and self._resetting):
-            return
-        there = publisher_ids(self, 'reset_command')
-        replaced = self._adapter and (there - self._adapter or not there)
-        if replaced or not self._reset_client.service_is_ready():
+        if self._attended and self._resetting and self._scene.lost():
             self._call_off('arm_adapter went away while it prepared the episode; see its log, then end the pause')
 
     def _announce(self, phase: Phase, **fields: Any) -> None:
