@@ -81,7 +81,7 @@ def _pose():
 
 
 @dataclass(frozen=True)
-class Field:
+class MessageField:
     """How a field of a record travels in its message: what ROS messages and bags are made from, once for both.
 
     Attributes:
@@ -101,7 +101,7 @@ _KINDS = {int: 'integer', float: 'number', bool: 'truth', str: 'text', list: 'te
 
 
 @cache
-def message_fields(record: type) -> tuple[Field, ...]:
+def message_fields(record: type) -> tuple[MessageField, ...]:
     """Fields of a record in the order of its message, without the stamp, which is the message's header."""
     example = record()
     found = []
@@ -109,9 +109,9 @@ def message_fields(record: type) -> tuple[Field, ...]:
         value = getattr(example, entry.name)
         if isinstance(value, np.ndarray):
             kind = entry.metadata.get('kind', 'array')
-            found.append(Field(entry.name, kind, value.dtype.name, bool(value.size)))
+            found.append(MessageField(entry.name, kind, value.dtype.name, bool(value.size)))
         elif entry.name != 'stamp':
-            found.append(Field(entry.name, _KINDS[type(value)]))
+            found.append(MessageField(entry.name, _KINDS[type(value)]))
     return tuple(found)
 
 

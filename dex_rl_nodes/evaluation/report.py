@@ -52,14 +52,18 @@ class EpisodeRow:
         )
 
 
+def _won(row: EpisodeRow) -> bool:
+    return row.success and row.autonomous
+
+
 def summarise(rows: Sequence[EpisodeRow]) -> dict:
     """The content of evaluation.json."""
     scored = [row for row in rows if row.outcome not in ('discarded', 'stopped')]  # their starts are repeated
-    won = [row for row in scored if row.success and row.autonomous]
+    won = [row for row in scored if _won(row)]
     successes = len(won)
     low, high = wilson_interval(successes, len(scored))
     known = [row for row in scored if row.sim_success is not None]
-    failures = Counter(_failure(row) for row in scored if row not in won)
+    failures = Counter(_failure(row) for row in scored if not _won(row))
     return {
         'n': len(scored),
         'successes': successes,

@@ -12,7 +12,7 @@ from geometry_msgs.msg import Pose, PoseStamped
 from sensor_msgs.msg import Image, JointState
 
 from dex_rl_nodes import records
-from dex_rl_nodes.records import Field, message_fields
+from dex_rl_nodes.records import MessageField, message_fields
 
 R = TypeVar('R')
 _CHANNELS = {'rgb8': 3, 'bgr8': 3, 'mono8': 1}
@@ -112,7 +112,7 @@ def image_message(pixels: np.ndarray, stamp: int, frame: str) -> Image:
     return message
 
 
-def _encoder(entry: Field) -> Callable[[Any], Any]:
+def _encoder(entry: MessageField) -> Callable[[Any], Any]:
     """Conversion of a record field to its message field."""
     if entry.kind == 'array':
         dtype = np.dtype(entry.dtype)
@@ -124,7 +124,7 @@ def _encoder(entry: Field) -> Callable[[Any], Any]:
     return plain[entry.kind]
 
 
-def _decoder(entry: Field) -> Callable[[Any], Any]:
+def _decoder(entry: MessageField) -> Callable[[Any], Any]:
     """Conversion of a message field to its record field."""
     if entry.kind == 'array':
         return lambda value: np.frombuffer(value, entry.dtype) if len(value) else np.zeros(0, entry.dtype)

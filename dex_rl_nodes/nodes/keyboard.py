@@ -50,7 +50,7 @@ class Keyboard(Node):
             )
             return
         if not self.count_subscribers(KEYBOARD):
-            self._say('nobody listens; is a graph running in this ROS_DOMAIN_ID and namespace?')
+            self._say('nobody listens; is a graph without lockstep running in this ROS_DOMAIN_ID and namespace?')
             return
         pressed = [0] * (max(self._buttons.values()) + 1)
         released = list(pressed)

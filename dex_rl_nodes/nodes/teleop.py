@@ -34,9 +34,10 @@ class Teleop(EpisodeNode):
         self.subscribe(TWIST, self._on_twist)
         self.subscribe(JOY, self._on_joy)
         self.subscribe(GLOVE, self._on_glove)
-        self.subscribe(KEYBOARD, lambda message: self._mapper.keys(list(message.buttons)))
         self.follow_episodes()
         if not self.lockstep:
+            # in lockstep the operator is scripted, and a pause, in which no tick comes, could never be ended
+            self.subscribe(KEYBOARD, lambda message: self._mapper.keys(list(message.buttons)))
             steady = Clock(clock_type=ClockType.STEADY_TIME)
             self.create_timer(1 / self.setting('rate'), self._publish_now, clock=steady)
 

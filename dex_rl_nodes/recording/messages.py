@@ -10,7 +10,7 @@ from rosbags.typesys.store import Typestore
 
 from dex_rl_nodes import records
 from dex_rl_nodes.paths import share_directory
-from dex_rl_nodes.records import Field, message_fields
+from dex_rl_nodes.records import MessageField, message_fields
 
 PACKAGE = 'dex_rl_nodes'
 IMAGE = 'sensor_msgs/msg/Image'
@@ -75,14 +75,14 @@ def _pose_values(pose: Any) -> np.ndarray:
     return np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w])
 
 
-def _encoder(entry: Field) -> Callable[[Any], Any]:
+def _encoder(entry: MessageField) -> Callable[[Any], Any]:
     """Conversion of a record field to its message field."""
     if entry.kind == 'array':
         return lambda value: np.ascontiguousarray(value, entry.dtype)
     return {'integer': int, 'number': float, 'truth': bool, 'text': str, 'texts': list, 'pose': _pose}[entry.kind]
 
 
-def _decoder(entry: Field) -> Callable[[Any], Any]:
+def _decoder(entry: MessageField) -> Callable[[Any], Any]:
     """Conversion of a message field to its record field."""
     if entry.kind == 'pose':
         return lambda value: _pose_values(value).astype(entry.dtype)

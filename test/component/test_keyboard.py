@@ -75,6 +75,11 @@ def test_the_terminal_is_restored_when_the_node_closes(bench, terminal):  # noqa
     assert mode(program) == before
 
 
+def test_in_lockstep_nobody_listens_to_keys(bench):  # noqa: F811
+    made = bench(Teleop)
+    assert not any(subscription.topic_name == f'/{KEYBOARD}' for subscription in made.node.subscriptions)
+
+
 def test_teleop_passes_every_key_on_once(bench):  # noqa: F811
     from sensor_msgs.msg import Joy
 

@@ -239,7 +239,7 @@ def test_without_a_ros_installation_the_arm_is_named(tmp_path):
 
 def test_the_gains_of_the_arm_avoid_the_known_traps():
     sections = yaml.safe_load((ROOT / 'config' / 'controllers' / 'fr3_impedance.yaml').read_text())['/**']
-    assert {'controller_manager', 'franka_robot_state_broadcaster'} < set(sections), 'a repeated key hides the first one'
+    assert {'controller_manager', 'franka_robot_state_broadcaster'} < set(sections), 'a repeated key hides another'
     gains = sections['cartesian_impedance_controller']['ros__parameters']
     assert gains['end_effector_frame'] == 'fr3_link8' and not gains['use_gravity_compensation']
     assert gains['nullspace']['damping'] > 0, 'the default was negative up to 2.3.1'

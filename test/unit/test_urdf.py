@@ -1,5 +1,7 @@
 """The URDF says what kinematics and simulation say."""
 
+import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -99,6 +101,15 @@ def test_limits_and_couplings_are_those_of_the_robot():
     assert np.allclose(
         hand_model.joint_angles(np.ones(6)), [float(hand[n].find('limit').get('upper')) for n in hand_model.JOINT_NAMES]
     )
+
+
+def test_the_tool_that_people_type_into_desk_is_that_of_the_model():
+    text = (Path(__file__).parents[2] / 'docs' / 'hardware.md').read_text()
+    found = re.search(r'`x (\S+) y (\S+) z (\S+)` m, turned by (\S+) degrees about z', text)
+    *place, turn = map(float, found.groups())
+    tool = hand_model.tool()
+    assert np.allclose(place, tool[:3, 3], atol=6e-5)
+    assert np.allclose(Rotation.from_euler('z', turn, degrees=True).as_matrix(), tool[:3, :3], atol=1e-4)
 
 
 def test_cylinders_lie_between_their_ends():
