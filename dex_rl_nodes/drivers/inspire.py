@@ -9,13 +9,10 @@ from dataclasses import dataclass
 
 CLEAR_ERROR = 1004
 ANGLE_SET = 1486
-FORCE_SET = 1498
 SPEED_SET = 1522
 ANGLE_ACTUAL = 1546
-FORCE_ACTUAL = 1582
 CURRENT = 1594
 ERROR = 1606
-STATUS = 1612
 
 BAUD_RATES = (115200,)
 FULL_TRAVEL = 1000
@@ -78,7 +75,6 @@ class ReplyParser:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self.discarded = 0
 
     def clear(self) -> None:
         """Forget what was received."""
@@ -99,7 +95,6 @@ class ReplyParser:
             start = self._buffer.find(self._HEADER)
             if start != 0:
                 drop = start if start > 0 else len(self._buffer) - 1
-                self.discarded += drop
                 del self._buffer[:drop]
                 continue
             length = self._buffer[3]
@@ -111,7 +106,6 @@ class ReplyParser:
                     frame = bytes(self._buffer[:size])
                     del self._buffer[:size]
                     return frame
-            self.discarded += 1
             del self._buffer[:1]
         return None
 

@@ -108,7 +108,6 @@ class ReplyParser:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self.discarded = 0  # bytes that belonged to no valid frame
 
     def clear(self) -> None:
         """Forget what was received."""
@@ -121,10 +120,8 @@ class ReplyParser:
         while True:
             start = self._buffer.find(HEADER)
             if start < 0:
-                self.discarded += len(self._buffer)
                 self._buffer.clear()
                 return replies
-            self.discarded += start
             del self._buffer[:start]
             if len(self._buffer) < FRAME_LENGTH:
                 return replies
@@ -136,7 +133,6 @@ class ReplyParser:
             elif _is_echo(frame):
                 del self._buffer[:FRAME_LENGTH]
             else:
-                self.discarded += 1
                 del self._buffer[:1]
 
 

@@ -93,10 +93,11 @@ class GloveDriver(Node):
         """Rate and reconnections."""
         rate, self._published = self._published, 0
         values = {'rate (Hz)': float(rate), 'reconnections': max(self._glove.reconnections, 0)}
+        reader = self._glove.device
+        values['replies refused'] = reader.rejected if reader else 0  # since it was opened
         if rate:
             self.report('glove', **values)
         else:
-            reader = self._glove.device
             self.report('glove', ERROR, reader.problem if reader else self._glove.problem or 'not read yet', **values)
 
     def close(self) -> None:
