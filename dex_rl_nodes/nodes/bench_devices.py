@@ -30,6 +30,7 @@ from dex_rl_nodes.stages.bench.measurement import Measurement
 _BAUD = 460800
 _COMMAND_PERIOD = 0.02  # s
 _DEADLINE = 30.0  # s
+_LOOK_PERIOD = 0.5  # s
 _ROBOT = 'fr3_ruiyan'
 _GAP = 0.1  # s without a message is a gap
 _SILENT = 0.4  # s without a message is silence
@@ -54,6 +55,7 @@ class _Station:
             message_of(HAND_COMMAND), HAND_COMMAND, qos.profile(TOPICS[HAND_COMMAND].qos)
         )
         node.create_timer(_COMMAND_PERIOD, self._command)
+        node.create_timer(_LOOK_PERIOD, self._look)
 
     def listen(self, topic: str, callback: Callable[[Any], None] = lambda _message: None) -> None:
         """Count the messages of a topic and the gaps between them."""
@@ -78,6 +80,14 @@ class _Station:
     def wait(self, condition: Callable[[], bool], seconds: float, what: str = '') -> None:
         """Work until a condition holds, see Listener.until."""
         self.listener.until(condition, seconds, what)
+
+    def _look(self) -> None:
+        """UserError when somebody else speaks: their values would be judged as those of the driver."""
+        topics = [topic for topic in self.heard if self.listener.node.count_publishers(topic) > 1]
+        if self.listener.node.count_publishers(HAND_COMMAND) > 1:
+            topics.append(HAND_COMMAND)
+        if topics:
+            raise UserError(f'somebody else publishes {topics[0]}; give this bench a ROS_DOMAIN_ID of its own')
 
     def _command(self) -> None:
         if self.commands is None:
