@@ -135,6 +135,8 @@ class EpisodeManager(Node):
                 what = ', '.join(missing)
                 raise UserError(f'episode_manager: waited {deadline:g} s for {what} in vain; is its node running?')
             self._missing = missing
+            what = ', '.join(missing) or 'replay_recorder to repair the bags'
+            self.get_logger().info(f'waits for {what}', throttle_duration_sec=10, skip_first=True)
             return
         self._begin_series()
 

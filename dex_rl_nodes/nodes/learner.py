@@ -34,8 +34,8 @@ class LearnerNode(Node):
 
     def __init__(self, core: Learner | None = None, metrics: MetricsWriter | None = None, **options: Any):
         super().__init__('learner', **options)
-        _step_back(self.setting('niceness'))
         self._core = core or self._load()
+        _step_back(self.setting('niceness'))  # not before: the robot waits until the learner is there
         self._metrics = metrics or self._open_metrics()
         self._received = 0  # newest transition without a gap below it
         self._inbox: deque[Transition] = deque()
