@@ -30,6 +30,7 @@ from dex_rl_nodes.sim.robot import SimRobot
 _HAND_RATE = 100.0  # Hz, at which an emulated hand and the simulated one agree
 _LET_GO, _LET_GO_DEADLINE = 0.1, 3.0  # s; without a command for so long the hand is let go, and how long that may take
 _LONGEST_STEP = 0.1  # s; physics that is further behind real time skips the rest
+_SWITCH = 5e-4  # s; the renderer must not wait longer for the interpreter while physics is computed
 _COMMANDS = ('target_pose', HAND_COMMAND)
 
 
@@ -52,6 +53,7 @@ class SimRobotNode(EpisodeNode):
         self._tick = 0  # lockstep: stamp of the tick whose commands are waited for
         self._targets: dict[str, np.ndarray] = {}
         self._frames = Timing()
+        self._frame_timers: list[Any] = []
         self._skipped_frames = self._behind = 0
         self._hand = self._plug_in_hand()
         left_out = (['/clock'] if not self.lockstep else []) + ([HAND_TOPIC] if self._hand else [])
@@ -81,6 +83,8 @@ class SimRobotNode(EpisodeNode):
             self._hand.motors.target = self._core.start_hand.tolist()
             self._move_hand()
         self._prepared = request.episode
+        if not self.lockstep:
+            self._go_on_from_here()
         response.success = True
         response.start = conversions.time_message(reading.stamp if self.lockstep else self._now())
         response.hand_target = self._core.start_hand
@@ -175,6 +179,7 @@ class SimRobotNode(EpisodeNode):
             time.sleep(0.01)
 
     def _start_real_time(self) -> None:
+        sys.setswitchinterval(_SWITCH)
         self._renderer = ThreadPoolExecutor(1, thread_name_prefix='renderer')
         # the first image tells whether there is OpenGL, and the renderer belongs to the thread that made it
         self._renderer.submit(self._core.render, next(iter(IMAGES))).result()
@@ -184,7 +189,13 @@ class SimRobotNode(EpisodeNode):
         rates = {view: self.robot.cameras[view].rate for view in IMAGES}
         for rate in set(rates.values()):
             views = [view for view in IMAGES if rates[view] == rate]
-            self.every(1 / rate, partial(self._take_frames, views))
+            self._frame_timers.append(self.every(1 / rate, partial(self._take_frames, views)))
+
+    def _go_on_from_here(self) -> None:
+        """The reset took time: none of it is caught up with, and frames are due at even intervals from now on."""
+        self._last = time.monotonic()
+        for timer in self._frame_timers:
+            timer.reset()
 
     def _now(self) -> int:
         return self.get_clock().now().nanoseconds
