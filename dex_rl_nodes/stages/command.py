@@ -95,7 +95,7 @@ def _train_from_file(values: dict[str, Value], board) -> None:
     if values['latent']:
         settings = settings.model_copy(update={'latent_dim': values['latent']})
     found = prior_from_file(data, run, str(values['interface']), settings, int(values['seed']), board.of('prior'))
-    board.finish('prior', f'test error {found["test_rmse_mean"]:.4f} of each joint\'s range')
+    board.finish('prior', f"test error {found['test_rmse_mean']:.4f} of each joint's range")
     print(f'wrote {run.file("prior")}.safetensors and prior.json')
 
 

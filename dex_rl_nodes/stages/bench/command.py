@@ -138,7 +138,8 @@ BENCHES = {
     'table': Bench('tasks x interfaces x seeds, imitation and after online RL', _table, _TABLE),
     'fresh': Bench('from a fresh clone to the first online episode', _fresh, (_TASK, _OUT)),
     'pictures': Bench(
-        'pictures of a run: an episode, its latent action flow, learning curve, jitter', _pictures,
+        'pictures of a run: an episode, its latent action flow, learning curve, jitter',
+        _pictures,
         (_RUN, _RESIDUAL, _OUT),
     ),
     'report': Bench('docs/results.md out of all measurements', _report, (_RUNS, _OUT)),
