@@ -235,7 +235,7 @@ COMMAND_MUX = NodeDescription(
     parameters=(
         _DRY_RUN,
         Parameter('teleop_required', True, 'lockstep: every tick waits for the teleop command with its stamp'),
-        Parameter('command_delay', 0.025, 'real time: from the tick to its command, if it is ready', 's', 0.0, 0.09),
+        Parameter('command_delay', 0.0, 'real time: from the beat of the ticks to a command, if ready', 's', 0.0, 0.09),
         Parameter('watch_rate', 50.0, 'how often silence and second publishers are looked for', 'Hz', 10.0, 200.0),
     ),
 )

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,25 @@ pytest.importorskip('mujoco')
 pytest.importorskip('torch')
 
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from tiny_run import DOMAIN, start  # noqa: E402
+from tiny_run import DOMAIN, SETTINGS, make_run, start  # noqa: E402
 
+from dex_rl_nodes.config import EMULATED  # noqa: E402
 from dex_rl_nodes.descriptions import GLOVE, HAND_COMMAND, HAND_JOINTS, JOY, TOPICS, TWIST  # noqa: E402
 from dex_rl_nodes.graph import device_folder  # noqa: E402
 from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
 from dex_rl_nodes.recording.messages import deserialise  # noqa: E402
-from dex_rl_nodes.recording.reader import BagReader, bag_folders  # noqa: E402
+from dex_rl_nodes.recording.reader import BagReader, bag_folders, next_folder  # noqa: E402
+from dex_rl_nodes.recording.spool import SUFFIX, read_transitions  # noqa: E402
+from dex_rl_nodes.recording.writer import BagWriter  # noqa: E402
 from dex_rl_nodes.records import HAND_JOINTS as JOINTS  # noqa: E402
-from dex_rl_nodes.records import Phase, Source  # noqa: E402
+from dex_rl_nodes.records import Origin, Phase, Source  # noqa: E402
+from dex_rl_nodes.seeds import start_seed  # noqa: E402
 from dex_rl_nodes.sim.hand import TRAVEL  # noqa: E402
+from dex_rl_nodes.sim.operator import ScriptedOperator  # noqa: E402
+from dex_rl_nodes.stages.job import Job  # noqa: E402
+from dex_rl_nodes.stages.loop import Loop  # noqa: E402
 
-DEADLINE = 60  # s
+DEADLINE = 150  # s
 
 
 class Watcher:
@@ -104,3 +112,30 @@ def test_the_operator_moves_the_simulated_hand_through_real_protocols(tmp_path, 
     states = [deserialise(message.data, message.type_name) for message in recorded['episode']]
     assert Phase.RUNNING in {state.phase for state in states}
     assert 'safety event 5' not in said, said  # those latch a stop
+
+
+def test_online_learning_runs_through_real_protocols(tmp_path, monkeypatch):
+    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    settings, steps = replace(SETTINGS, robot=f'fr3_ruiyan{EMULATED}'), 30
+    job = Job(make_run('online', settings), settings)
+    loop = Loop(job.task, job.robot, operator=ScriptedOperator(job.task, job.robot, 'demonstrate'))
+    with BagWriter(next_folder(job.run.bags('demos'))) as bag:
+        loop.episode(0, start_seed(job.task, 'demos', settings.seed, 0), 'demos', bag)
+    loop.close()
+    words = ('robot:=fr3_ruiyan', 'devices:=emulated', 'run:=online', 'prepare:=false', f'steps:={steps}')
+    log = tmp_path / 'log.txt'
+    with log.open('w') as file, start(tmp_path, 'online_rl', *words, stdout=file, lockstep=False) as graph:
+        try:
+            graph.wait(DEADLINE)
+        finally:
+            graph.terminate()
+    said = log.read_text()
+    assert graph.returncode == 0, said
+    assert f'{steps} of {steps} steps' in said and 'safety event 5' not in said, said
+    transitions = list(read_transitions(job.run))
+    assert [transition.sequence for transition in transitions] == list(range(1, len(transitions) + 1))
+    assert sum(transition.source != Origin.RETRACTION for transition in transitions) == steps
+    (bag,) = (folder for folder in bag_folders(job.run.bags('online')) if not folder.name.endswith(SUFFIX))
+    recorded = _recorded(bag)
+    counts = {topic: len(recorded.get(topic, ())) for topic in (HAND_JOINTS, HAND_COMMAND, GLOVE, JOY, TWIST)}
+    assert min(counts.values()) > 5, counts

@@ -19,9 +19,9 @@ DOMAIN = 30 + os.getpid() % 60
 _LAUNCH = 'import sys; from dex_rl_nodes.launch_command import run; sys.exit(run(sys.argv[1:]))'
 
 
-def make_run(name: str) -> RunDirectory:
+def make_run(name: str, settings: RunSettings = SETTINGS) -> RunDirectory:
     """A run with every model, made from fixed seeds; its policy moves the arm slowly and the fingers a little."""
-    run = RunDirectory(name).create(SETTINGS)
+    run = RunDirectory(name).create(settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         encoder, interface = DemoEncoder().freeze(), create_interface(SETTINGS.interface).freeze()
