@@ -96,6 +96,9 @@ SERVICES = {
 
 _RECORDED = Parameter('recorded', False, 'lockstep: wait for the recorder, so that it misses nothing')
 _DRY_RUN = Parameter('dry_run', False, 'do everything but move the robot')
+_REALTIME = Parameter(
+    'realtime_priority', 10, 'real time: before usual processes, where the system allows it; 0: not', '', 0, 40
+)
 _THREADS = Parameter('threads', 1, 'threads of PyTorch', minimum=1, maximum=64)
 
 _DEVICE_FOLDER = Parameter(
@@ -124,6 +127,7 @@ SIM_ROBOT = NodeDescription(
         Parameter('state_rate', 50.0, 'rate of pose and joint topics in real time', 'Hz', 10.0, 500.0),
         Parameter('command_deadline', 30.0, 'lockstep: longest wait for the commands of a tick', 's', 1.0, 600.0),
         _DEVICE_FOLDER,
+        _REALTIME,
     ),
 )
 
@@ -158,6 +162,7 @@ POLICY = NodeDescription(
             'source', 'model', 'model: the trained policy; zero: hold still (collecting)', choices=('model', 'zero')
         ),
         _THREADS,
+        _REALTIME,
     ),
 )
 
@@ -166,7 +171,7 @@ LMPM_DECODER = NodeDescription(
     'The action interface: keeps the hand history, publishes the prior, decodes core actions to hand targets.',
     publishes=('hand_prior', 'action_command'),
     subscribes=('core_action', 'executed_action', 'episode'),
-    parameters=(_THREADS,),
+    parameters=(_THREADS, _REALTIME),
 )
 
 RESIDUAL_ACTOR = NodeDescription(
@@ -182,6 +187,7 @@ RESIDUAL_ACTOR = NodeDescription(
             choices=('learned', 'none'),
         ),
         _THREADS,
+        _REALTIME,
     ),
 )
 
@@ -211,7 +217,7 @@ TELEOP = NodeDescription(
     'Turns SpaceMouse and glove into commands that take over arm and hand.',
     publishes=('teleop_command',),
     subscribes=(TWIST, JOY, GLOVE, KEYBOARD, 'episode'),
-    parameters=(Parameter('rate', 50.0, 'teleop commands per second in real time', 'Hz', 10.0, 200.0),),
+    parameters=(Parameter('rate', 50.0, 'teleop commands per second in real time', 'Hz', 10.0, 200.0), _REALTIME),
 )
 
 COMMAND_MUX = NodeDescription(
@@ -235,8 +241,8 @@ COMMAND_MUX = NodeDescription(
     parameters=(
         _DRY_RUN,
         Parameter('teleop_required', True, 'lockstep: every tick waits for the teleop command with its stamp'),
-        Parameter('command_delay', 0.0, 'real time: from the beat of the ticks to a command, if ready', 's', 0.0, 0.09),
         Parameter('watch_rate', 50.0, 'how often silence and second publishers are looked for', 'Hz', 10.0, 200.0),
+        _REALTIME,
     ),
 )
 
@@ -331,6 +337,7 @@ ARM_ADAPTER = NodeDescription(
         Parameter('motion_deadline', 60.0, 'longest way to the start pose', 's', 1.0, 600.0),
         Parameter('recovery_deadline', 15.0, 'longest error recovery of the arm', 's', 1.0, 120.0),
         Parameter('distance', 0.02, 'of the TCP from the start pose that is near enough', 'm', 0.001, 0.1),
+        _REALTIME,
     ),
 )
 
@@ -344,6 +351,7 @@ HAND_DRIVER = NodeDescription(
     parameters=(
         _PORT,
         Parameter('start_deadline', 0.0, 'longest wait at the start for the hand to appear', 's', 0.0, 600.0),
+        _REALTIME,
     ),
 )
 
@@ -352,14 +360,14 @@ GLOVE_DRIVER = NodeDescription(
     'Driver of the glove.',
     publishes=(GLOVE,),
     serves=('glove_driver/calibrate_open', 'glove_driver/calibrate_fist'),
-    parameters=(_PORT,),
+    parameters=(_PORT, _REALTIME),
 )
 
 SPACEMOUSE_DRIVER = NodeDescription(
     'spacemouse_driver',
     'Driver of the SpaceMouse, for machines without spacenavd.',
     publishes=(TWIST, JOY),
-    parameters=(_PORT,),
+    parameters=(_PORT, _REALTIME),
 )
 
 KEYBOARD_NODE = NodeDescription(
@@ -372,7 +380,7 @@ CAMERA_DRIVER = NodeDescription(
     'camera_driver',
     'Driver of the cameras (RealSense, V4L2, or a recording), for machines without realsense2_camera.',
     publishes=(*IMAGES.values(), *INFOS.values()),
-    parameters=(Parameter('views', '', 'which cameras, with commas between; empty: all of config/robots/'),),
+    parameters=(Parameter('views', '', 'which cameras, with commas between; empty: all of config/robots/'), _REALTIME),
 )
 
 NODES = {

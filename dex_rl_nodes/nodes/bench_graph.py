@@ -24,6 +24,7 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.graph import environment
 from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.node import make_executor
+from dex_rl_nodes.nodes.scheduling import prefer
 from dex_rl_nodes.records import EpisodeState, Phase
 from dex_rl_nodes.stages.bench.measurement import Measurement
 from dex_rl_nodes.stages.bench.speed import percentiles
@@ -31,6 +32,7 @@ from dex_rl_nodes.stages.bench.speed import percentiles
 _LATE = 0.020  # s
 _START_DEADLINE = 120.0  # s until the first tick, or until all nodes are there
 _STOP_DEADLINE = 10.0  # s
+_PRIORITY = 10  # that of the nodes which are watched
 
 
 def message_of(topic: str):
@@ -99,6 +101,7 @@ def control_ticks(run: str, task: str, minutes: float) -> list[Measurement]:
     words = ('online_rl.launch.py', f'task:={task}', f'run:={run}', 'prepare:=false')
     try:
         with process_of('launch_command', *words) as graph:
+            prefer(_PRIORITY)  # the clock must not wait for the processor itself
             listener.until(lambda: ticks or graph.poll() is not None, _START_DEADLINE, 'the first control tick')
             listener.until(lambda: graph.poll() is not None, 60 * minutes)
             if graph.poll() is not None:

@@ -30,7 +30,6 @@ from dex_rl_nodes.records import (
 )
 from dex_rl_nodes.robot.events import Reaction, SafetyEvent
 from dex_rl_nodes.robot.mux import CommandMux
-from dex_rl_nodes.robot.pacer import CommandPacer
 from dex_rl_nodes.robot.tool import flange_of
 from dex_rl_nodes.robot.watchdog import FaultCounter, picture_digest
 
@@ -62,11 +61,7 @@ class CommandMuxNode(EpisodeNode):
         if self._dry_run and self.lockstep:
             raise UserError('command_mux: a simulation in lockstep waits for commands; dry_run needs lockstep:=false')
         self._of_controller = flange_of if moves_flange(self.setting('robot')) else np.asarray
-        self._command: ActionCommand | None = None  # waits for what belongs to its tick, and for its moment
-        self._pacer = CommandPacer(round(1e9 / self.robot.control_rate), round(self.setting('command_delay') * 1e9))
-        self._moment = 0.0  # s, monotonic, when the waiting command may leave
-        self._alarm = self.every(1.0, self._on_moment)
-        self._alarm.cancel()
+        self._command: ActionCommand | None = None  # waits for what belongs to its tick
         self._teleop: TeleopCommand | None = None
         self._heard: dict[str, int] = {}  # ns, monotonic, when a topic last came in
         self._teleop_required = self.setting('teleop_required')
@@ -111,7 +106,6 @@ class CommandMuxNode(EpisodeNode):
         self._fresh, self._command = True, None
         if self.lockstep:
             return
-        self._pacer.restart()
         self._expect(*_SILENCE)
 
     def _expect(self, *topics: str) -> None:
@@ -187,16 +181,6 @@ class CommandMuxNode(EpisodeNode):
         if self.lockstep:
             for topic in self._missing(command.stamp):
                 self.wait_for(self._awaited(topic), _TICK_DEADLINE, 'is its node running?')
-        elif wait := self._pacer.wait(command.stamp, self._ros_now()):
-            self._moment = time.monotonic() + wait
-            self._alarm.timer_period_ns = round(wait * 1e9)
-            self._alarm.reset()
-            return
-        self._try()
-
-    def _on_moment(self) -> None:
-        self._alarm.cancel()
-        self._moment = 0.0
         self._try()
 
     @staticmethod
@@ -213,9 +197,7 @@ class CommandMuxNode(EpisodeNode):
         return missing
 
     def _try(self) -> None:
-        if not self.running or self._command is None or time.monotonic() < self._moment:
-            return
-        if self._missing(self._command.stamp):
+        if not self.running or self._command is None or self._missing(self._command.stamp):
             return
         if self._fresh and self._intruder and not self._mux.stopped:
             return

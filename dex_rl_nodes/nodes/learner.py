@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from array import array
 from collections import deque
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dex_rl_nodes.msg import LearnerState, PolicyWeights, TransitionAck
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.node import WARN, Node, run_node
+from dex_rl_nodes.nodes.scheduling import step_back
 from dex_rl_nodes.records import Transition
 from dex_rl_nodes.srv import FetchTransitions
 
@@ -35,7 +33,7 @@ class LearnerNode(Node):
     def __init__(self, core: Learner | None = None, metrics: MetricsWriter | None = None, **options: Any):
         super().__init__('learner', **options)
         self._core = core or self._load()
-        _step_back(self.setting('niceness'))  # not before: the robot waits until the learner is there
+        step_back(self.setting('niceness'))  # not before: the robot waits until the learner is there
         self._metrics = metrics or self._open_metrics()
         self._received = 0  # newest transition without a gap below it
         self._inbox: deque[Transition] = deque()
@@ -184,17 +182,6 @@ class LearnerNode(Node):
             if self._core.updates > self._saved:
                 self._save()
         self._metrics.close()
-
-
-def _step_back(niceness: int) -> None:
-    """Leave the processor to the nodes that move the robot.
-
-    Every node has a session of its own, and where Linux groups processes by session (autogroup) niceness counts only
-    within one; the weight of the session has to be set as well.
-    """
-    os.nice(niceness)
-    with suppress(OSError):  # a kernel without autogroup
-        Path('/proc/self/autogroup').write_text(str(niceness))
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ from dex_rl_nodes import config
 from dex_rl_nodes.descriptions import NODES, SERVICES, TOPICS
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.nodes.scheduling import prefer, spare_collector
 from dex_rl_nodes.parameters import COMMON, Parameter, Value
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings
 
@@ -271,7 +272,13 @@ class Node(rclpy.node.Node):
     def diagnose(self) -> None:
         """Called before diagnostics are published; nodes `report` here what is not reported elsewhere."""
 
-    # The end
+    # Beginning and end
+
+    def made(self) -> None:
+        """Called once, when everything is loaded and the process belongs to this node."""
+        spare_collector()
+        if 'realtime_priority' in self._declared and not self.lockstep:
+            self.report('scheduling', OK, prefer(self.setting('realtime_priority')))
 
     def finish(self) -> None:
         """End the node, exit code 0."""
@@ -334,6 +341,7 @@ def run_node(node_class: Callable[[], Node]) -> None:
         try:
             rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
             node = node_class()
+            node.made()
             spin(node, stopping=lambda: stop_requests > 0)
         finally:
             if node is not None:
