@@ -80,7 +80,7 @@ class Task(Model):
     demonstrations: int = Field(gt=0, description='successful demonstrations to collect')
     online_steps: int = Field(gt=0, description='budget of online transitions')
     episode_steps: int = Field(gt=0, description='time limit of an episode (ticks)')
-    success_hold: int = Field(2, ge=1, description='ticks the classifier must stay above its threshold')
+    success_hold: int = Field(3, ge=1, description='ticks the classifier must stay above its threshold')
     start: StartPose
     workspace_low: Vector3 = Field(description='lower corner of the workspace box of the TCP (m)')
     workspace_high: Vector3 = Field(description='upper corner of the workspace box of the TCP (m)')

@@ -48,7 +48,7 @@ def success_table(cells: Sequence[Mapping]) -> str:
     """Markdown table: a row per task and interface, beside the paper's numbers.
 
     Args:
-        cells: results of single cells: task, interface, seed, imitation, learned, prior, seconds, env_steps.
+        cells: results of single cells: task, interface, seed, prior, env_steps, and imitation, learned where scored.
     """
     lines = [
         '| task | interface | seeds | imitation | after RL | paper (imitation, RL) '
@@ -96,13 +96,13 @@ def normalised_jitter(cells: Sequence[Mapping]) -> dict[str, dict[str, float]]:
     reference = {}
     for task in _ordered(cells, 'task'):
         raw = [cell for cell in cells if (cell['task'], cell['interface']) == (task, 'raw')]
-        if value := mean([cell['imitation']['jitter'] for cell in raw]):
+        if value := mean([cell['imitation']['jitter'] for cell in raw if 'imitation' in cell]):
             reference[task] = value
     found: dict[str, dict[str, float]] = {}
     for interface in _ordered(cells, 'interface'):
         for stage in STAGES:
             part = [cell for cell in cells if cell['interface'] == interface and cell['task'] in reference]
-            values = [cell[stage]['jitter'] / reference[cell['task']] for cell in part]
+            values = [cell[stage]['jitter'] / reference[cell['task']] for cell in part if stage in cell]
             if values:
                 found.setdefault(interface, {})[stage] = mean(values)
     return found

@@ -219,22 +219,30 @@ def _spoil(plan: list[Stage], rng: np.random.Generator) -> list[Stage]:
     shift = np.zeros(4)
     if kind == 'offset':
         angle = rng.uniform(0, 2 * np.pi)
-        shift[:2] = rng.uniform(0.025, 0.05) * np.array([np.cos(angle), np.sin(angle)])
+        shift[:2] = rng.uniform(0.025, 0.07) * np.array([np.cos(angle), np.sin(angle)])
     elif kind == 'high':
-        shift[2] = rng.uniform(0.030, 0.055)
+        shift[2] = rng.uniform(0.030, 0.070)
     most = {'half_closed': rng.uniform(0.50, 0.60), 'open_hand': 0.0}.get(kind, 1.0)
-    stages = [
-        replace(
-            stage,
-            target=lambda seen, target=stage.target: tuple(np.add(target(seen), shift)),
-            closure=min(stage.closure, most),
-            until=None,
-            needs=None,
-            tolerance=min(stage.tolerance, 0.015),
+    stages, missed = [], False
+    for stage in plan:
+        off = shift + (_stray(rng) if missed and kind != 'stop_short' else 0.0)
+        missed = missed or stage.closure > 0.9
+        stages.append(
+            replace(
+                stage,
+                target=lambda seen, target=stage.target, off=off: tuple(np.add(target(seen), off)),
+                closure=min(stage.closure, most),
+                until=None,
+                needs=None,
+                tolerance=min(stage.tolerance, 0.015),
+            )
         )
-        for stage in plan
-    ]
     return _cut_short(stages, rng) if kind == 'stop_short' else stages
+
+
+def _stray(rng: np.random.Generator) -> np.ndarray:
+    """How far from the usual way (4,) a hand goes that holds nothing: it may end up anywhere."""
+    return rng.uniform([-0.05, -0.05, -0.02, -0.2], [0.05, 0.05, 0.06, 0.2])
 
 
 def _cut_short(stages: list[Stage], rng: np.random.Generator) -> list[Stage]:

@@ -23,7 +23,7 @@ class Amounts:
 
     demonstrations: int = 0  # successful ones; 0: as many as the task says
     shown: int = 8  # reward episodes in which the operator does the task and stays there
-    near_misses: int = 12  # reward episodes in which the operator fails on purpose
+    near_misses: int = 28  # reward episodes in which the operator fails on purpose
     rollouts: int = 16  # reward episodes in which the base policy acts and the operator only marks
 
 

@@ -19,6 +19,7 @@ from dex_rl_nodes import config
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.evaluation import figures, table
 from dex_rl_nodes.evaluation.report import FILES
+from dex_rl_nodes.evaluation.table import STAGES
 from dex_rl_nodes.parameters import Value
 from dex_rl_nodes.paths import share_directory
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json, write_atomic, write_json
@@ -35,8 +36,10 @@ from dex_rl_nodes.stages.workers import Tell, Work, core_count, run_all
 _DECIDES = ('learning', 'sim', 'robot', 'evaluation', 'recording', 'stages')  # rooms whose code decides a result
 _SCORES = {'imitation': 'none', 'learned': 'learned'}
 _SHARED = ('encoder', 'reward')
+_OWN = ('prior', 'policy')  # shared only with the cell that has the interface and seed of the recordings
 _PRIOR_FIGURES = ('test_rmse_mean', 'active_units', 'off_manifold_ratio', 'kl_per_unit')
-_EVALUATION_SHARE = 0.1  # of the progress of a cell, for each of its two evaluations
+_EVALUATION_SHARE = 0.1  # of the progress of online learning, for its evaluation
+_LEARNING = ' learning'  # ends the name of the second half of a cell
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Plan:
 
     @property
     def cells(self) -> list[tuple[str, str, int]]:
-        """Task, interface and seed of every cell; the first seed of everything first."""
-        return [(t, i, s) for s in self.seeds for t in self.tasks for i in self.interfaces]
+        """Task, interface and seed of every cell: the first seed first, and of it the first interface on every task."""
+        return [(t, i, s) for s in self.seeds for i in self.interfaces for t in self.tasks]
 
 
 def _names(text: str, valid: tuple[str, ...], kind: str) -> tuple[str, ...]:
@@ -135,17 +138,18 @@ def run_table(values: Mapping[str, Value], folder: Path) -> None:
     started = time.monotonic()
 
     def done(name: str, result: object) -> None:
-        if name in wanted:
-            results.cells[name] = result
+        cell = name.removesuffix(_LEARNING)
+        if cell in wanted:
+            results.cells[cell] = result
             results.save()
-            left = len(wanted) - sum(cell in results.cells for cell in wanted) - len(results.failed)
-            board.say(f'{name}: {_line(result)}; {left} cells left')
+            left = sum(STAGES[-1] not in results.cells.get(other, ()) for other in wanted)
+            board.say(f'{cell}: {_line(result)}; {left} of {len(wanted)} cells left')
 
     def failed(name: str, reason: str) -> None:
         results.failed[name] = reason
         board.say(f'{name} failed: {reason}')
 
-    wanted = [work.name for work in works if work.function is run_cell]
+    wanted = {cell_name(*cell) for cell in plan.cells}
     try:
         run_all(works, board, int(values['parallel']) or core_count(), done, failed)
     finally:
@@ -165,52 +169,66 @@ def cell_name(task: str, interface: str, seed: int) -> str:
 
 
 def _works(plan: Plan, runs: Path, results: Results) -> list[Work]:
-    works = []
-    missing = [cell for cell in plan.cells if cell_name(*cell) not in results.cells]
-    for task in dict.fromkeys(cell[0] for cell in missing):
-        settings = RunSettings(task, 'sim', 'latent_prior', plan.method, 0)
-        shared = Job(RunDirectory('shared', runs / task).create(settings), settings, plan.amounts)
-        works += preparation_works(shared, f'{task} ')
-        for _, interface, seed in (cell for cell in missing if cell[0] == task):
-            arguments = (plan, shared, interface, seed)
-            works.append(Work(cell_name(task, interface, seed), run_cell, arguments, (f'{task} reward',)))
-    return works
+    """What is missing: recordings, then imitation of every cell, then online learning."""
+    preparation, imitation, learning = [], [], []
+    shared = {}
+    for task, interface, seed in plan.cells:
+        name = cell_name(task, interface, seed)
+        found = results.cells.get(name, {})
+        if STAGES[-1] in found:
+            continue
+        if task not in shared:
+            settings = RunSettings(task, 'sim', 'latent_prior', plan.method, 0)
+            shared[task] = Job(RunDirectory('shared', runs / task).create(settings), settings, plan.amounts)
+            preparation += preparation_works(shared[task], f'{task} ')
+        arguments = (plan, shared[task], interface, seed)
+        if STAGES[0] not in found:
+            imitation.append(Work(name, imitate, arguments, (f'{task} reward',)))
+        learning.append(Work(f'{name}{_LEARNING}', learn, arguments, (f'{task} reward', name)))
+    return preparation + imitation + learning
 
 
-def run_cell(plan: Plan, shared: Job, interface: str, seed: int, tell: Tell) -> dict:
-    """One cell: prior, policy, imitation score, online learning, final score."""
-    job = cell_job(plan, shared, interface, seed)
-    started, budget = time.monotonic(), plan.steps or job.task.online_steps
-    total = round(budget * (1 + 2 * _EVALUATION_SHARE))
-    prior_stage(job, lambda done, of: None)
-    policy_stage(job, lambda done, of: None)
+def imitate(plan: Plan, shared: Job, interface: str, seed: int, tell: Tell) -> dict:
+    """First half of a cell: prior, policy, imitation score."""
+    job, started = cell_job(plan, shared, interface, seed), time.monotonic()
+    for number, stage in enumerate((prior_stage, policy_stage)):
+        stage(job, lambda done, of, number=number: tell(number * of + done, 3 * of))
     evaluate(job, 'none', plan.episodes)
-    scored = round(budget * _EVALUATION_SHARE)
-    tell(scored, total)
-    OnlineSession(job, plan.presence).learn(budget, lambda done, note: tell(scored + done, total))
+    return {**cell_of(job.run, job.settings), 'seconds': round(time.monotonic() - started)}
+
+
+def learn(plan: Plan, shared: Job, interface: str, seed: int, tell: Tell) -> dict:
+    """Second half of a cell: online learning, final score."""
+    job, started = cell_job(plan, shared, interface, seed), time.monotonic()
+    budget = plan.steps or job.task.online_steps
+    total = round(budget * (1 + _EVALUATION_SHARE))
+    OnlineSession(job, plan.presence).learn(budget, lambda done, note: tell(done, total))
     evaluate(job, 'learned', plan.episodes)
     shutil.rmtree(job.run.bags('online'), ignore_errors=True)  # gigabytes, and the cell is done
-    return cell_of(job.run, job.settings, round(time.monotonic() - started))
+    return {**cell_of(job.run, job.settings), 'seconds': round(time.monotonic() - started)}
 
 
-def cell_of(run: RunDirectory, settings: RunSettings, seconds: int = 0) -> dict:
-    """What a run that was prepared, learned online and evaluated has to say in the table."""
+def cell_of(run: RunDirectory, settings: RunSettings) -> dict:
+    """What a run that was prepared and evaluated has to say in the table; without what was not evaluated yet."""
     prior, curve = read_json(run.file('prior.json')), learning_curve(run.file('metrics.jsonl'))
-    scores = {stage: read_json(run.file(FILES[residual])) for stage, residual in _SCORES.items()}
+    files = {stage: run.file(FILES[residual]) for stage, residual in _SCORES.items()}
+    scores = {stage: read_json(file) for stage, file in files.items() if file.exists()}
     return {
         'task': settings.task, 'interface': settings.interface, 'seed': settings.seed,
         **{stage: {key: score[key] for key in score if key != 'episodes'} for stage, score in scores.items()},
         'prior': {key: prior.get(key) for key in _PRIOR_FIGURES},
-        'env_steps': int(curve[-1][0]) if curve else 0, 'curve': curve, 'seconds': seconds,
+        'env_steps': int(curve[-1][0]) if curve else 0, 'curve': curve,
     }  # fmt: skip
 
 
 def cell_job(plan: Plan, shared: Job, interface: str, seed: int) -> Job:
-    """The run of a cell: recordings, encoder and classifier are those of its task."""
+    """The run of a cell: recordings, encoder and classifier are those of its task, trained once."""
     settings = RunSettings(shared.task.name, 'sim', interface, plan.method, seed)
     run = RunDirectory(f'{interface}_{seed}', shared.run.path.parent).create(settings)
     links = [Path('bags') / purpose for purpose in ('demos', 'reward')]
-    links += [Path(f'{name}{suffix}') for name in _SHARED for suffix in ('.safetensors', '.json')]
+    same = (interface, seed) == (shared.settings.interface, shared.settings.seed)
+    stages = _SHARED + (_OWN if same else ())
+    links += [Path(f'{name}{suffix}') for name in stages for suffix in ('.safetensors', '.json')]
     for link in links:
         path = run.path / link
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,7 +252,7 @@ def learning_curve(path: Path) -> list[list[float]]:
 
 
 def _line(result: Mapping) -> str:
-    scores = [f'{stage} {result[stage]["successes"]}/{result[stage]["n"]}' for stage in table.STAGES]
+    scores = [f'{stage} {result[stage]["successes"]}/{result[stage]["n"]}' for stage in STAGES if stage in result]
     return f'{", ".join(scores)} in {result["seconds"]} s'
 
 
@@ -256,15 +274,17 @@ def draw(cells: list[dict], folder: Path, runs: Path) -> list[Path]:
     drawn = []
     for task in dict.fromkeys(cell['task'] for cell in cells):
         curves = [figures.curve_of(cell) for cell in cells if cell['task'] == task and cell['curve']]
-        drawn.append(figures.learning_curves(curves, folder / f'curve_{task}.png', task))
-    panels: dict[str, list] = {}
-    for cell in cells:
-        path = runs / cell['task'] / f'{cell["interface"]}_{cell["seed"]}' / FILES['learned']
-        if path.exists():
-            rollouts = [row['hand_targets'] for row in read_json(path)['episodes'] if len(row['hand_targets']) > 2]
-            panels.setdefault(cell['interface'], []).extend(rollouts)
-    if panels:
-        drawn.append(figures.jitter_barcode(panels, folder / 'jitter_barcode.png'))
+        if curves:
+            drawn.append(figures.learning_curves(curves, folder / f'curve_{task}.png', task))
+    for stage, residual in _SCORES.items():
+        panels: dict[str, list] = {}
+        for cell in cells:
+            path = runs / cell['task'] / f'{cell["interface"]}_{cell["seed"]}' / FILES[residual]
+            if path.exists():
+                rollouts = [row['hand_targets'] for row in read_json(path)['episodes'] if len(row['hand_targets']) > 2]
+                panels.setdefault(cell['interface'], []).extend(rollouts)
+        if panels:
+            drawn.append(figures.jitter_barcode(panels, folder / f'jitter_barcode_{stage}.png'))
     scores = table.normalised_jitter(cells)
     if scores:
         drawn.append(figures.jitter_bars(scores, folder / 'jitter.png'))
