@@ -22,7 +22,7 @@ from dex_rl_nodes.drivers.emulators.operator_devices import GloveEmulator, Space
 from dex_rl_nodes.drivers.settings import Devices, device_settings
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions, qos
-from dex_rl_nodes.nodes.bench_graph import Listener, message_of, process_of
+from dex_rl_nodes.nodes.bench_graph import Listener, measure, message_of, process_of
 from dex_rl_nodes.records import HAND_JOINTS as JOINTS
 from dex_rl_nodes.stages.bench.device_truth import TOLERANCE, WINDOW, Judge, Truth, WatchedHand, Waves
 from dex_rl_nodes.stages.bench.measurement import Measurement
@@ -269,23 +269,12 @@ def _replug_once(
     return seconds
 
 
-def main(arguments: list[str]) -> int:
-    """Entry point: `hand MINUTES SEED FOLDER`, `serial_noise MINUTES SEED FOLDER` or `replug TIMES SEED FOLDER`."""
-    kind, amount, seed, folder = arguments
-    try:
-        if kind == 'replug':
-            found = replug(int(amount), int(seed))
-        else:
-            found = {'hand': hand_loop, 'serial_noise': serial_noise}[kind](float(amount), int(seed))
-        found.tell()
-        found.save(Path(folder))
-    except UserError as error:
-        print(f'dexrl: {error}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+def _minutes(figure: Callable[[float, int], Measurement]) -> Callable[[list[str]], list[Measurement]]:
+    """`KIND MINUTES SEED`."""
+    return lambda arguments: [figure(float(arguments[0]), int(arguments[1]))]
 
 
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    kinds = {'hand': _minutes(hand_loop), 'serial_noise': _minutes(serial_noise)}
+    kinds['replug'] = lambda arguments: [replug(int(arguments[0]), int(arguments[1]))]
+    sys.exit(measure(sys.argv[1:], kinds))

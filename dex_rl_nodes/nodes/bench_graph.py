@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -196,17 +196,25 @@ def _send(listener: Listener, publishers: dict, images: list, seconds: float) ->
     return number
 
 
-def main(arguments: list[str]) -> int:
-    """Entry point: `ticks RUN TASK MINUTES FOLDER` or `cameras SECONDS RUN FOLDER`, as bench/command.py calls it."""
-    kind, *rest = arguments
+def ticks(arguments: list[str]) -> list[Measurement]:
+    """`ticks RUN TASK MINUTES`."""
+    run, task, minutes = arguments
+    return control_ticks(run, task, float(minutes))
+
+
+def cameras(arguments: list[str]) -> list[Measurement]:
+    """`cameras SECONDS RUN`."""
+    seconds, run = arguments
+    return [camera_frames(float(seconds), run)]
+
+
+def measure(arguments: list[str], kinds: Mapping[str, Callable[[list[str]], list[Measurement]]]) -> int:
+    """Entry point of a process that measures: `KIND ... FOLDER`, as bench/command.py calls it; the exit code."""
+    kind, *rest, folder = arguments
     try:
-        if kind == 'ticks':
-            found = control_ticks(rest[0], rest[1], float(rest[2]))
-        else:
-            found = [camera_frames(float(rest[0]), rest[1])]
-        for measurement in found:
+        for measurement in kinds[kind](rest):
             measurement.tell()
-            measurement.save(Path(rest[-1]))
+            measurement.save(Path(folder))
     except UserError as error:
         print(f'dexrl: {error}', file=sys.stderr)
         return 2
@@ -216,4 +224,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(measure(sys.argv[1:], {'ticks': ticks, 'cameras': cameras}))

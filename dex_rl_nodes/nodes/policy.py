@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from dex_rl_nodes.learning.policy import PolicyRunner
 
 _AHEAD = 10  # ticks; a fifth of what the topics of the tick keep for a recorder that cannot follow
+_RECORDER = 'recorded'
+_AWAITED = f'"{_RECORDER}" of replay_recorder'
+_RECORDER_DEADLINE = 25.0  # s; before the simulation gives up waiting for its commands, and blames command_mux
 _SILENT = 0.5  # s; what is older does not tell where the robot is
 
 
@@ -69,6 +72,7 @@ class Policy(EpisodeNode):
         self._step = 0
         self._stamps: deque[int] = deque(maxlen=_AHEAD)  # of the newest ticks
         self._recorded = 0  # stamp up to which the recorder has everything
+        self._held_back = False  # the tick is complete but for the recorder
         self._given_up = 0
         self._latency, self._work = Timing(), Timing()
         self.advertise('policy_step', *(() if self._learned else ('action_command',)))
@@ -81,7 +85,7 @@ class Policy(EpisodeNode):
         else:
             self.subscribe_ticks('executed_action', self._on_executed_action)
         if self._waits_for_recorder:
-            self.subscribe('recorded', self._on_recorded)
+            self.subscribe(_RECORDER, self._on_recorded)
         self.follow_episodes()
 
     # What comes in
@@ -98,7 +102,8 @@ class Policy(EpisodeNode):
         self._try()
 
     def end(self, episode: EpisodeState) -> None:
-        self._front = None
+        self._front, self._held_back = None, False
+        self.arrived(_AWAITED)
 
     def _on_image(self, view: str, message: Image) -> None:
         frames, stamp = self._frames[view], conversions.stamp_ns(message.header.stamp)
@@ -163,12 +168,18 @@ class Policy(EpisodeNode):
         if prior is None or (prior.episode, prior.step) != (self.episode.episode, self._step):
             return 'hand_prior' if self._learned else 'executed_action'
         if self._waits_for_recorder and len(self._stamps) == _AHEAD and self._recorded < self._stamps[0]:
-            return 'recorded'
+            return _RECORDER
         return ''
 
     def _try(self) -> None:
-        if self._missing():
+        if missing := self._missing():
+            if missing == _RECORDER and not self._held_back:
+                self._held_back = True
+                self.wait_for(_AWAITED, _RECORDER_DEADLINE, 'can its disk keep up?')
             return
+        if self._held_back:
+            self._held_back = False
+            self.arrived(_AWAITED)
         (stamp, front), self._front = self._front, None
         if self._start_pose is None:
             self._start_pose = self._pose[1]

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from collections import Counter, deque
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +33,7 @@ from dex_rl_nodes.recording.reader import next_folder, repair_all
 from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool
 from dex_rl_nodes.recording.transitions import TransitionAssembler
 from dex_rl_nodes.recording.writer import BagWriter
-from dex_rl_nodes.records import EpisodeState, Phase
+from dex_rl_nodes.records import EpisodeState, Outcome, Phase
 from dex_rl_nodes.run_directory import RunSettings
 
 try:
@@ -53,6 +54,7 @@ _IF_HEARD = ('teleop_command', TWIST, JOY, GLOVE, MEASURED_JOINTS)
 _PARTS = (*_TICK_PARTS, 'episode')
 _GATHER = 0.05  # s; what comes within is written together, so that the two threads are not always in each other's way
 _CLOSE_DEADLINE = 4.0  # s
+_SETTLED = 1.0  # s after the end of an episode, nothing that belongs to it is still on its way
 _LITTLE_SPACE = 5.0  # GB; two cameras of 640 x 480 at 30 Hz fill it in two minutes
 
 
@@ -87,6 +89,7 @@ class ReplayRecorder(Node):
             if owed := owed_retraction(run, self._spool):
                 self._spool.append(owed)
             self._assembler = TransitionAssembler(self._spool.newest + 1, self._spool.newest_tick)
+        self._settles_at = 0.0  # s, monotonic: when a discarded episode has all it will have; 0: none is waited for
         self._acknowledged = 0
         self._phase = Phase.IDLE
         self._queue: deque[_Received] = deque()
@@ -194,13 +197,18 @@ class ReplayRecorder(Node):
                 self._phase = Phase(record.phase)
             self._to_bag(received)
             if self._assembler is not None:
-                self._assemble(record)
+                self._pass_on(self._assembler.add(record))
+                if isinstance(record, EpisodeState) and record.outcome == Outcome.DISCARDED:
+                    self._settles_at = time.monotonic() + _SETTLED
             if self._bag is not None and isinstance(record, EpisodeState) and self._phase == Phase.ENDED:
                 self._bag.sync()
         else:
             if topic == 'transition_ack':
                 self._acknowledged = deserialize_message(received.data, TransitionAck).sequence
             self._to_bag(received)
+        if self._settles_at and time.monotonic() > self._settles_at:
+            self._settles_at = 0.0
+            self._pass_on(self._assembler.settle())
 
     def _to_bag(self, received: _Received) -> None:
         sensor = TOPICS[received.topic].qos == 'SENSOR'
@@ -214,8 +222,8 @@ class ReplayRecorder(Node):
         self._bag.write_raw(self.resolve_topic_name(received.topic), kind, received.data, received.time)
         self._counts[received.topic]['written'] += 1
 
-    def _assemble(self, record: Any) -> None:
-        for transition in self._assembler.add(record):
+    def _pass_on(self, transitions: list[Any]) -> None:
+        for transition in transitions:
             self._spool.append(transition)
             self.publish('transitions', transition)
 

@@ -41,6 +41,11 @@ class _Tick:
     def complete(self) -> bool:
         return all(part is not None for part in (self.now, self.core, self.executed, self.result, self.following))
 
+    @property
+    def open(self) -> bool:
+        """Whether something may still come."""
+        return not self.complete and self.discarded is None
+
 
 class TransitionAssembler:
     """Joins PolicyStep n, CoreAction n, ExecutedAction n, StepResult n + 1 and PolicyStep n + 1.
@@ -80,6 +85,14 @@ class TransitionAssembler:
             self._put(part.episode, part.step, executed=part)
         return self._take()
 
+    def settle(self) -> list[Transition]:
+        """Transitions that wait for incomplete ticks of discarded episodes; nothing more comes of these, so they go."""
+        discarded = {episode for (episode, _), tick in self._ticks.items() if tick.discarded is not None}
+        for key in [key for key, tick in self._ticks.items() if key[0] in discarded and tick.open]:
+            del self._ticks[key]
+            self.dropped += 1
+        return self._take()
+
     def _put(self, episode: int, step: int, **parts: object) -> None:
         if step < 0 or (episode, step) <= self._after or step >= self._final.get(episode, step + 1):
             return
@@ -109,7 +122,7 @@ class TransitionAssembler:
         while self._ticks:
             key = min(self._ticks)
             tick = self._ticks[key]
-            if not (tick.complete or tick.discarded is not None) and len(self._ticks) <= _PATIENCE:
+            if tick.open and len(self._ticks) <= _PATIENCE:
                 break
             del self._ticks[key]
             told, self._after = self._after[0] == key[0], key  # whether anybody has heard of this episode

@@ -7,6 +7,7 @@ was asked for (if none, it must have been executed bit by bit).
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -255,8 +256,20 @@ class _Trial:
         oracle.arm_step, oracle.hand_step = motion.arm_step, motion.hand_step
 
 
-def hostile_commands(n: int, seed: int = 0, robot: str = 'sim', task: str = 'pull_tissue') -> dict:
+def hostile_commands(
+    n: int,
+    seed: int = 0,
+    robot: str = 'sim',
+    task: str = 'pull_tissue',
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> dict:
     """Send hostile commands through mux and filter, half with the limits of the robot, half with tighter ones.
+
+    Args:
+        n: how many.
+        seed: of everything random.
+        robot, task: names of the configuration.
+        tell: told now and then how many were sent, and of how many.
 
     Returns:
         violations (of any limit, in what was executed), also by limit; wrongly_held (legal commands not executed bit by
@@ -272,6 +285,7 @@ def hostile_commands(n: int, seed: int = 0, robot: str = 'sim', task: str = 'pul
     for index in range(n):
         trial = trials[index // _EPISODE % 2]
         if index % _EPISODE == 0:
+            tell(index, n)
             trial.reset((index + 1) * 10**9)
         trial.advance()
         latency[index] = trial.exchange()

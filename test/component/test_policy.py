@@ -91,9 +91,10 @@ def test_lockstep_is_no_faster_than_its_recorder(bench):  # noqa: F811
         table.send('hand_prior', _prior(stamp, n))
         if n >= 10:  # what the recorder has not got yet would soon be forgotten by those who sent it
             table.until(lambda: table.node._missing() == 'recorded', 'a tick that only lacks the recorder')
-            assert len(steps) == n
+            assert len(steps) == n and '"recorded" of replay_recorder' in table.node._deadlines
             table.send('recorded', Header(stamp=conversions.time_message(stamps[n - 10])))
         table.until(lambda: len(steps) == n + 1, f'step {n}')
+    assert not table.node._deadlines
 
 
 def test_images_may_come_before_their_episode_starts(bench):  # noqa: F811

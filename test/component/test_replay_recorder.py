@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip('rclpy')
 
+from dex_rl_nodes.msg import LearnerState  # noqa: E402
 from harness import START_HAND, bench, ros  # noqa: E402, F401
 from rclpy.duration import Duration  # noqa: E402
 from transition_parts import episode_parts  # noqa: E402
@@ -141,6 +142,22 @@ def test_a_discarded_episode_is_taken_back_also_after_a_kill(bench, run):  # noq
     second.until(lambda: len(heard) == 3, 'two more, and that they do not count')
     assert numbers(heard) == [(5, 1, 0), (6, 1, 1), (7, 1, LAST_STEP)]
     assert heard[-1].source == Origin.RETRACTION
+
+
+def test_a_retraction_follows_soon_although_a_message_was_lost(bench, run):  # noqa: F811
+    table = bench(ReplayRecorder, purpose='online')
+    heard = table.listen('transitions')
+    for part in episode_parts(0, 4, Outcome.DISCARDED):
+        if not (type(part).__name__ == 'CoreAction' and part.step == 2):
+            table.send(TOPIC_OF[type(part).__name__], part)
+    table.until(lambda: len(heard) == 2, 'those before the lost message')
+
+    def retracted():
+        table.send('learner_state', LearnerState())  # whatever comes next
+        return heard[-1].source == Origin.RETRACTION
+
+    table.until(retracted, 'the retraction')
+    assert numbers(heard) == [(1, 0, 0), (2, 0, 1), (3, 0, 3), (4, 0, LAST_STEP)]
 
 
 def test_ticks_are_acknowledged_when_all_their_messages_have_come(bench, run):  # noqa: F811

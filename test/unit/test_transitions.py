@@ -136,6 +136,23 @@ def test_a_discarded_episode_is_taken_back(seed):
     assert order(more) == [(10, 4, 0), (11, 4, 1)]
 
 
+def test_a_retraction_does_not_wait_for_what_was_lost():
+    """A lost message must not leave the learner with a discarded episode until the next one is under way."""
+    parts = list(episode_parts(3, 6, Outcome.DISCARDED))
+    lost = next(part for part in parts if isinstance(part, ExecutedAction) and part.step == 2)
+    found, assembler = assemble([part for part in parts if part is not lost])
+    assert order(found) == [(1, 3, 0), (2, 3, 1)]
+    assert order(assembler.settle()) == [(n, 3, n) for n in (3, 4, 5)] + [(6, 3, LAST_STEP)]
+    assert assembler.dropped == 1 and assembler.settle() == []
+    assert assembler.add(lost) == [], 'it comes after all'
+
+
+def test_only_discarded_episodes_are_settled():
+    parts = [part for part in episode_parts(3, 6) if not (isinstance(part, ExecutedAction) and part.step == 2)]
+    _, assembler = assemble(parts)
+    assert assembler.settle() == [] and assembler.dropped == 0
+
+
 def test_a_discarded_episode_without_transitions_needs_no_retraction():
     first, *_, last = episode_parts(0, 1, Outcome.DISCARDED)
     last.final_step = 0

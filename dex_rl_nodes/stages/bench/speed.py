@@ -11,6 +11,7 @@ import torch
 
 from dex_rl_nodes.config import load_robot, load_task
 from dex_rl_nodes.stages.bench.measurement import Measurement
+from dex_rl_nodes.stages.progress import ProgressBoard
 
 _VIEW = 128  # px
 
@@ -153,7 +154,11 @@ def safety(seed: int = 0, commands: int = 1_000_000) -> Measurement:
     """Hostile commands against the command mux, judged by limits that are written a second time."""
     from dex_rl_nodes.robot.fuzz import hostile_commands
 
-    found = hostile_commands(commands, seed)
+    board = ProgressBoard()
+    try:
+        found = hostile_commands(commands, seed, tell=board.of('hostile commands'))
+    finally:
+        board.close()
     violations = int(found['violations'])
     return Measurement(
         'safety', 'hostile commands against the command mux: executed targets beyond a limit',
