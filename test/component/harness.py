@@ -9,12 +9,12 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy')
 
-from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.parameter import Parameter
 
-from dex_rl_nodes.descriptions import SERVICES, TOPICS  # noqa: E402
-from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
-from dex_rl_nodes.nodes.node import make_executor  # noqa: E402
-from dex_rl_nodes.records import EpisodeState, Phase  # noqa: E402
+from dex_rl_nodes.descriptions import SERVICES, TOPICS
+from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.nodes.node import make_executor
+from dex_rl_nodes.records import EpisodeState, Phase
 
 DEADLINE = 15.0  # s
 START_HAND = [0.4, 0.0, 0.1, 0.2, 0.3, 0.0]

@@ -8,22 +8,22 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy')
 
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
-from std_srvs.srv import Trigger  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from std_srvs.srv import Trigger
 
-from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES, MEASURED_JOINTS, TOPICS  # noqa: E402
-from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC  # noqa: E402
-from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
-from dex_rl_nodes.nodes.command_mux import CommandMuxNode  # noqa: E402
-from dex_rl_nodes.records import (  # noqa: E402
+from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES, MEASURED_JOINTS, TOPICS
+from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
+from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.nodes.command_mux import CommandMuxNode
+from dex_rl_nodes.records import (
     ARM_JOINTS,
     HAND_JOINTS,
     ActionCommand,
     EpisodeState,
     Phase,
 )
-from dex_rl_nodes.robot import kinematics, rotations  # noqa: E402
+from dex_rl_nodes.robot import kinematics, rotations
 
 JOINTS = np.array([0.0, -0.1, 0.0, -2.4, 0.0, 2.3, np.pi / 4])
 PERIOD = 0.1

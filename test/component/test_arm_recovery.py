@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip('rclpy')
 
-from dex_rl_nodes.nodes import franka_arm  # noqa: E402
-from dex_rl_nodes.nodes.franka_arm import FrankaArm  # noqa: E402
+from dex_rl_nodes.nodes import franka_arm
+from dex_rl_nodes.nodes.franka_arm import FrankaArm
 
 
 class Client:

@@ -5,16 +5,16 @@ import pytest
 
 pytest.importorskip('rclpy')
 
-from harness import DEADLINE, ros  # noqa: E402, F401
+from harness import DEADLINE, ros  # noqa: F401
 
-from dex_rl_nodes.descriptions import HAND_JOINTS, TOPICS  # noqa: E402
-from dex_rl_nodes.errors import UserError  # noqa: E402
-from dex_rl_nodes.nodes import bench_graph, conversions, qos  # noqa: E402
-from dex_rl_nodes.nodes.bench_devices import _station  # noqa: E402
-from dex_rl_nodes.records import HAND_JOINTS as JOINTS  # noqa: E402
+from dex_rl_nodes.descriptions import HAND_JOINTS, TOPICS
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.nodes import bench_graph, conversions, qos
+from dex_rl_nodes.nodes.bench_devices import _station
+from dex_rl_nodes.records import HAND_JOINTS as JOINTS
 
 
-def test_a_second_driver_in_the_same_domain_ends_the_bench(ros, monkeypatch):  # noqa: F811
+def test_a_second_driver_in_the_same_domain_ends_the_bench(ros, monkeypatch):
     monkeypatch.setattr(bench_graph.rclpy, 'init', lambda: None)  # the fixture has chosen the domain
     with _station() as station:
         message = conversions.joint_state(JOINTS, np.zeros(6), 0)

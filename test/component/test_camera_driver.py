@@ -7,15 +7,15 @@ import pytest
 
 pytest.importorskip('rclpy')
 
-from harness import bench, ros  # noqa: E402, F401
+from harness import bench, ros  # noqa: F401
 
-from dex_rl_nodes import config  # noqa: E402
-from dex_rl_nodes.descriptions import FRONT_IMAGE, INFOS, WRIST_IMAGE  # noqa: E402
-from dex_rl_nodes.errors import UserError  # noqa: E402
-from dex_rl_nodes.nodes import conversions  # noqa: E402
-from dex_rl_nodes.nodes.camera_driver import CameraDriver  # noqa: E402
-from dex_rl_nodes.recording import messages  # noqa: E402
-from dex_rl_nodes.recording.writer import BagWriter  # noqa: E402
+from dex_rl_nodes import config
+from dex_rl_nodes.descriptions import FRONT_IMAGE, INFOS, WRIST_IMAGE
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.nodes import conversions
+from dex_rl_nodes.nodes.camera_driver import CameraDriver
+from dex_rl_nodes.recording import messages
+from dex_rl_nodes.recording.writer import BagWriter
 
 RATE = 50.0
 
@@ -61,7 +61,7 @@ def status(made, view):
     return int.from_bytes(level, 'little') if isinstance(level, bytes) else level, text, values
 
 
-def test_a_recording_comes_out_as_two_cameras(bench, robot, tmp_path):  # noqa: F811
+def test_a_recording_comes_out_as_two_cameras(bench, robot, tmp_path):
     folder = str(record(tmp_path / 'bag'))
     robot(front={'driver': 'file', 'device': folder}, wrist={'driver': 'file', 'device': folder})
     made = bench(CameraDriver, lockstep=False, robot='fr3_ruiyan')
@@ -84,7 +84,7 @@ def test_a_recording_comes_out_as_two_cameras(bench, robot, tmp_path):  # noqa: 
     assert not any(heard[INFOS['wrist']][0].k), 'not calibrated: zeros'
 
 
-def test_an_absent_camera_is_said_and_taken_when_it_comes(bench, robot, tmp_path):  # noqa: F811
+def test_an_absent_camera_is_said_and_taken_when_it_comes(bench, robot, tmp_path):
     folder = tmp_path / 'bag'
     robot(front={'driver': 'file', 'device': str(folder)}, wrist={'driver': 'v4l2', 'device': '/dev/none'})
     made = bench(CameraDriver, lockstep=False, robot='fr3_ruiyan')
@@ -99,7 +99,7 @@ def test_an_absent_camera_is_said_and_taken_when_it_comes(bench, robot, tmp_path
     assert status(made, 'front')[2]['device'] == str(folder)
 
 
-def test_a_recording_that_ends_is_said(bench, robot, tmp_path):  # noqa: F811
+def test_a_recording_that_ends_is_said(bench, robot, tmp_path):
     folder = str(record(tmp_path / 'bag', 2))
     robot(front={'driver': 'file', 'device': folder, 'loop': False}, wrist={'driver': 'v4l2', 'device': '/dev/none'})
     made = bench(CameraDriver, lockstep=False, robot='fr3_ruiyan', views='front')
@@ -107,7 +107,7 @@ def test_a_recording_that_ends_is_said(bench, robot, tmp_path):  # noqa: F811
     assert 'camera wrist' not in made.node._statuses
 
 
-def test_an_unknown_view_is_refused(ros, robot):  # noqa: F811
+def test_an_unknown_view_is_refused(ros, robot):
     from rclpy.parameter import Parameter
 
     robot(front={'driver': 'v4l2', 'device': '/dev/none'})

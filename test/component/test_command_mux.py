@@ -8,26 +8,26 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy')
 
-from mux_bench import FORWARD, HAND, JOINTS, PERIOD, Bench, Live, position, ros  # noqa: E402, F401
-from rclpy.parameter import Parameter  # noqa: E402
-from sensor_msgs.msg import JointState  # noqa: E402
+from mux_bench import FORWARD, HAND, JOINTS, PERIOD, Bench, Live, position, ros  # noqa: F401
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import JointState
 
-from dex_rl_nodes.config import load_robot, load_task  # noqa: E402
-from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES  # noqa: E402
-from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC  # noqa: E402
-from dex_rl_nodes.errors import UserError  # noqa: E402
-from dex_rl_nodes.nodes import command_mux, conversions  # noqa: E402
-from dex_rl_nodes.nodes.command_mux import CommandMuxNode  # noqa: E402
-from dex_rl_nodes.records import (  # noqa: E402
+from dex_rl_nodes.config import load_robot, load_task
+from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES
+from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.nodes import command_mux, conversions
+from dex_rl_nodes.nodes.command_mux import CommandMuxNode
+from dex_rl_nodes.records import (
     ActionCommand,
     RobotReading,
     Source,
     TeleopCommand,
 )
-from dex_rl_nodes.robot.mux import CommandMux  # noqa: E402
+from dex_rl_nodes.robot.mux import CommandMux
 
 
-def test_lockstep_executes_bit_by_bit_what_the_mux_does_in_process(ros):  # noqa: F811
+def test_lockstep_executes_bit_by_bit_what_the_mux_does_in_process(ros):
     bench = ros(Bench, True)
     reference = CommandMux(load_robot('sim'), load_task('pull_tissue'))
     rng = np.random.default_rng(17)
@@ -63,7 +63,7 @@ def test_lockstep_executes_bit_by_bit_what_the_mux_does_in_process(ros):  # noqa
     assert {executed.source for executed in bench.executed()} == {int(source) for source in Source}
 
 
-def test_a_tick_without_its_teleop_command_is_waited_for_and_named(ros, monkeypatch):  # noqa: F811
+def test_a_tick_without_its_teleop_command_is_waited_for_and_named(ros, monkeypatch):
     monkeypatch.setattr(command_mux, '_TICK_DEADLINE', 0.3)
     bench = ros(Bench, True)
     bench.run_episode(10**9)
@@ -84,7 +84,7 @@ def test_a_tick_without_its_teleop_command_is_waited_for_and_named(ros, monkeypa
         (CURRENT_POSE, '303'),
     ],
 )
-def test_motion_stops_within_two_periods_of_silence_and_resumes(ros, monkeypatch, topic, event):  # noqa: F811
+def test_motion_stops_within_two_periods_of_silence_and_resumes(ros, monkeypatch, topic, event):
     bench = ros(Live)
     bench.moving()
     bench.silent.add(topic)
@@ -108,7 +108,7 @@ def test_motion_stops_within_two_periods_of_silence_and_resumes(ros, monkeypatch
     bench.until(lambda: len(bench.executed()) > stamps and not bench.executed()[-1].limited)
 
 
-def test_a_frozen_camera_stops_an_arm_that_moves(ros):  # noqa: F811
+def test_a_frozen_camera_stops_an_arm_that_moves(ros):
     bench = ros(Live)
     bench.moving()
     bench.moving_pixels = False
@@ -121,7 +121,7 @@ def test_a_frozen_camera_stops_an_arm_that_moves(ros):  # noqa: F811
     bench.until(lambda: not bench.executed()[-1].limited)
 
 
-def test_nan_is_held_and_counted(ros):  # noqa: F811
+def test_nan_is_held_and_counted(ros):
     bench = ros(Live)
     bench.moving()
     bench.arm = np.full(6, np.nan, np.float32)
@@ -131,7 +131,7 @@ def test_nan_is_held_and_counted(ros):  # noqa: F811
     bench.until(lambda: bench.safety() and bench.safety()[2].get('101 command_not_finite'))
 
 
-def test_a_person_takes_over_and_hands_back_without_a_jump(ros):  # noqa: F811
+def test_a_person_takes_over_and_hands_back_without_a_jump(ros):
     bench = ros(Live)
     bench.moving()
     bench.command_hand = HAND + np.float32(0.2)
@@ -155,7 +155,7 @@ def _fields(person):
     return person.arm_active, person.arm, person.hand_active, person.hand_delta
 
 
-def test_a_dry_run_does_everything_but_move(ros):  # noqa: F811
+def test_a_dry_run_does_everything_but_move(ros):
     bench = ros(Live, dry_run=True)
     bench.arm = FORWARD
     bench.until(lambda: len(bench.executed()) > 2 and bench.executed()[-1].action[0] == 0.5)
@@ -163,12 +163,12 @@ def test_a_dry_run_does_everything_but_move(ros):  # noqa: F811
     assert bench.received['target_pose'] == []
 
 
-def test_a_dry_run_in_lockstep_is_refused(ros):  # noqa: F811
+def test_a_dry_run_in_lockstep_is_refused(ros):
     with pytest.raises(UserError, match='dry_run needs lockstep:=false'):
         CommandMuxNode(parameter_overrides=[Parameter('dry_run', value=True), Parameter('lockstep', value=True)])
 
 
-def test_nothing_is_published_before_an_episode_runs(ros):  # noqa: F811
+def test_nothing_is_published_before_an_episode_runs(ros):
     bench = ros(Bench, False)
     for step in range(5):
         bench.states(10**9 + step)
@@ -178,7 +178,7 @@ def test_nothing_is_published_before_an_episode_runs(ros):  # noqa: F811
     assert bench.received['target_pose'] == [] and bench.executed() == []
 
 
-def test_a_joint_state_without_a_finger_is_named(ros):  # noqa: F811
+def test_a_joint_state_without_a_finger_is_named(ros):
     bench = ros(Live)
     bench.until(lambda: len(bench.executed()) > 1)
     bench.send(HAND_TOPIC, JointState(name=['thumb_rotation'], position=[0.0]))

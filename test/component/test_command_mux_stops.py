@@ -5,19 +5,19 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy')
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue  # noqa: E402
-from geometry_msgs.msg import PoseStamped  # noqa: E402
-from mux_bench import FORWARD, HAND, Bench, Live, position, ros  # noqa: E402, F401
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from geometry_msgs.msg import PoseStamped
+from mux_bench import FORWARD, HAND, Bench, Live, position, ros  # noqa: F401
 
-from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND  # noqa: E402
-from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC  # noqa: E402
-from dex_rl_nodes.nodes import qos  # noqa: E402
-from dex_rl_nodes.nodes.publishers import other_publisher  # noqa: E402
-from dex_rl_nodes.records import ActionCommand, EpisodeState, Phase  # noqa: E402
-from dex_rl_nodes.robot.events import SafetyEvent  # noqa: E402
+from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND
+from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
+from dex_rl_nodes.nodes import qos
+from dex_rl_nodes.nodes.publishers import other_publisher
+from dex_rl_nodes.records import ActionCommand, EpisodeState, Phase
+from dex_rl_nodes.robot.events import SafetyEvent
 
 
-def test_a_second_publisher_latches_a_stop_that_is_reset_when_it_is_gone(ros):  # noqa: F811
+def test_a_second_publisher_latches_a_stop_that_is_reset_when_it_is_gone(ros):
     bench = ros(Live)
     bench.moving()
     intruder = rclpy.create_node('joystick')
@@ -34,7 +34,7 @@ def test_a_second_publisher_latches_a_stop_that_is_reset_when_it_is_gone(ros):  
     bench.until(lambda: not bench.executed()[-1].stopped and bench.executed()[-1].action[0] == 0.5)
 
 
-def test_nothing_moves_before_a_second_publisher_is_gone(ros):  # noqa: F811
+def test_nothing_moves_before_a_second_publisher_is_gone(ros):
     intruder = rclpy.create_node('command_mux')
     intruder.create_publisher(PoseStamped, 'target_pose', 1)
     bench = ros(Bench, True, teleop_required=False)
@@ -50,7 +50,7 @@ def test_nothing_moves_before_a_second_publisher_is_gone(ros):  # noqa: F811
     assert bench.executed()[0].action[0] == 0.5 and not bench.executed()[0].stopped
 
 
-def test_a_person_stops_the_robot_with_a_service(ros):  # noqa: F811
+def test_a_person_stops_the_robot_with_a_service(ros):
     bench = ros(Live)
     bench.moving()
     assert '503' in bench.call('command_mux/stop').message
@@ -59,7 +59,7 @@ def test_a_person_stops_the_robot_with_a_service(ros):  # noqa: F811
     bench.until(lambda: not bench.executed()[-1].stopped)
 
 
-def test_a_fault_a_driver_cannot_clear_latches_a_stop(ros):  # noqa: F811
+def test_a_fault_a_driver_cannot_clear_latches_a_stop(ros):
     bench = ros(Live)
     publisher = bench.peer.create_publisher(DiagnosticArray, '/diagnostics', qos.PROFILES['DIAGNOSTICS'])
     fault = [KeyValue(key='fault', value='index: over-temperature')]
@@ -73,7 +73,7 @@ def test_a_fault_a_driver_cannot_clear_latches_a_stop(ros):  # noqa: F811
     assert '502' in bench.node._mux.stop_reason and 'over-temperature' in bench.node._mux.stop_reason
 
 
-def test_a_motor_with_too_much_current_is_not_pushed_further(ros):  # noqa: F811
+def test_a_motor_with_too_much_current_is_not_pushed_further(ros):
     bench = ros(Live)
     bench.effort = [0.0, 0.0, 1.5, 0.0, 0.0, 0.0]
     bench.command_hand = HAND + np.float32(0.1)
@@ -96,7 +96,7 @@ class Quiet(Bench):
 
 
 @pytest.mark.parametrize('until', ['states', 'publisher'])
-def test_a_command_that_waited_is_not_executed_after_its_episode(ros, until):  # noqa: F811
+def test_a_command_that_waited_is_not_executed_after_its_episode(ros, until):
     bench = ros(Quiet)
     node, missing = bench.node, {HAND_TOPIC} if until == 'states' else set()
     if until == 'publisher':
@@ -126,7 +126,7 @@ def test_a_command_that_waited_is_not_executed_after_its_episode(ros, until):  #
     assert np.allclose(position(bench.received['target_pose'][0]), bench.pose, atol=1e-6), 'where it is measured'
 
 
-def test_an_episode_that_ends_while_the_arm_is_silent_leaves_its_target(ros):  # noqa: F811
+def test_an_episode_that_ends_while_the_arm_is_silent_leaves_its_target(ros):
     bench = ros(Live)
     bench.moving()
     bench.silent = {CURRENT_POSE}
@@ -138,7 +138,7 @@ def test_an_episode_that_ends_while_the_arm_is_silent_leaves_its_target(ros):  #
     assert np.array_equal(bench.node._mux.target_pose, held) and not np.allclose(held, bench.pose, atol=1e-3)
 
 
-def test_another_reset_begins_where_the_robot_is(ros):  # noqa: F811
+def test_another_reset_begins_where_the_robot_is(ros):
     bench = ros(Quiet)
     node = bench.node
     for episode, moved in ((0, 0.0), (1, 0.1)):

@@ -9,13 +9,13 @@ import pytest
 
 pytest.importorskip('rclpy')
 
-from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
-from sensor_msgs.msg import Image, JointState  # noqa: E402
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import Image, JointState
 
-from dex_rl_nodes import msg, records  # noqa: E402
-from dex_rl_nodes.descriptions import TOPICS  # noqa: E402
-from dex_rl_nodes.nodes import conversions as c  # noqa: E402
-from dex_rl_nodes.recording import messages  # noqa: E402
+from dex_rl_nodes import msg, records
+from dex_rl_nodes.descriptions import TOPICS
+from dex_rl_nodes.nodes import conversions as c
+from dex_rl_nodes.recording import messages
 
 PAIRS = [(c.record_of(m), m) for _, m in inspect.getmembers(msg, inspect.isclass) if c.record_of(m)]
 STAMP = 1_700_000_000_123_456_789

@@ -8,12 +8,12 @@ import pytest
 pytest.importorskip('rclpy')
 pytest.importorskip('torch')
 
-from harness import ros  # noqa: E402, F401
-from rclpy.parameter import Parameter  # noqa: E402
+from harness import ros  # noqa: F401
+from rclpy.parameter import Parameter
 
-from dex_rl_nodes.descriptions import NODES, SERVICES, TOPICS  # noqa: E402
-from dex_rl_nodes.errors import UserError  # noqa: E402
-from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
+from dex_rl_nodes.descriptions import NODES, SERVICES, TOPICS
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.nodes import conversions, qos
 
 ALL = {'/rosout', '/parameter_events', '/diagnostics'}  # of every node
 # how a node is made: its class, what stands in for its core, and the parameters it can be made with
@@ -63,7 +63,7 @@ def test_every_node_is_made_somewhere():
 
 
 @pytest.mark.parametrize('name', WAYS)
-def test_topics_and_services_are_the_declared_ones(ros, name):  # noqa: F811
+def test_topics_and_services_are_the_declared_ones(ros, name):
     class_name, cores, ways = WAYS[name]
     node_class = getattr(import_module(f'dex_rl_nodes.nodes.{name}'), class_name)
     found = {'publishes': set(), 'subscribes': set(), 'serves': set(), 'calls': set()}

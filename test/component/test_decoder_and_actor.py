@@ -7,22 +7,22 @@ pytest.importorskip('rclpy')
 torch = pytest.importorskip('torch')
 torch.set_num_threads(1)  # two spin against each other on a busy machine
 
-from dex_rl_nodes.msg import PolicyWeights  # noqa: E402
-from harness import START_HAND, bench, ros  # noqa: E402, F401
+from dex_rl_nodes.msg import PolicyWeights
+from harness import START_HAND, bench, ros  # noqa: F401
 
-from dex_rl_nodes.errors import UserError  # noqa: E402
-from dex_rl_nodes.learning.encoder import DemoEncoder  # noqa: E402
-from dex_rl_nodes.learning.interfaces import create_interface  # noqa: E402
-from dex_rl_nodes.learning.learner import Learner  # noqa: E402
-from dex_rl_nodes.learning.prior_runner import PriorRunner  # noqa: E402
-from dex_rl_nodes.learning.residual import ResidualRunner  # noqa: E402
-from dex_rl_nodes.learning.reward import RewardModel, RewardRunner, RewardSettings  # noqa: E402
-from dex_rl_nodes.learning.sac import ResidualSettings  # noqa: E402
-from dex_rl_nodes.learning.speed import random_transitions  # noqa: E402
-from dex_rl_nodes.nodes.lmpm_decoder import LmpmDecoder  # noqa: E402
-from dex_rl_nodes.nodes.residual_actor import ResidualActor  # noqa: E402
-from dex_rl_nodes.nodes.reward_classifier import RewardClassifier  # noqa: E402
-from dex_rl_nodes.records import CoreAction, EpisodeState, ExecutedAction, Phase, PolicyStep  # noqa: E402
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.learning.encoder import DemoEncoder
+from dex_rl_nodes.learning.interfaces import create_interface
+from dex_rl_nodes.learning.learner import Learner
+from dex_rl_nodes.learning.prior_runner import PriorRunner
+from dex_rl_nodes.learning.residual import ResidualRunner
+from dex_rl_nodes.learning.reward import RewardModel, RewardRunner, RewardSettings
+from dex_rl_nodes.learning.sac import ResidualSettings
+from dex_rl_nodes.learning.speed import random_transitions
+from dex_rl_nodes.nodes.lmpm_decoder import LmpmDecoder
+from dex_rl_nodes.nodes.residual_actor import ResidualActor
+from dex_rl_nodes.nodes.reward_classifier import RewardClassifier
+from dex_rl_nodes.records import CoreAction, EpisodeState, ExecutedAction, Phase, PolicyStep
 
 FEATURES = 8
 
@@ -42,7 +42,7 @@ def _step(interface, episode=0, step=0, stamp=1000):
     )  # fmt: skip
 
 
-def test_decoder_gives_prior_and_command_of_every_tick(bench, interface):  # noqa: F811
+def test_decoder_gives_prior_and_command_of_every_tick(bench, interface):
     table = bench(LmpmDecoder, PriorRunner(interface))
     priors, commands = table.listen('hand_prior'), table.listen('action_command')
     reference = PriorRunner(interface)
@@ -65,7 +65,7 @@ def test_decoder_gives_prior_and_command_of_every_tick(bench, interface):  # noq
         expected = reference.executed(executed)
 
 
-def test_decoder_ignores_what_belongs_to_other_episodes(bench, interface):  # noqa: F811
+def test_decoder_ignores_what_belongs_to_other_episodes(bench, interface):
     table = bench(LmpmDecoder, PriorRunner(interface))
     priors = table.listen('hand_prior')
     early = ExecutedAction(2000, 1, 0, hand_target=np.full(6, 0.5, np.float32))
@@ -91,7 +91,7 @@ def learner(interface):
     return learner
 
 
-def test_actor_without_weights_passes_the_base_on_bit_for_bit(bench, interface):  # noqa: F811
+def test_actor_without_weights_passes_the_base_on_bit_for_bit(bench, interface):
     table = bench(ResidualActor, ResidualRunner(interface))
     actions = table.listen('core_action')
     table.run_episode()
@@ -101,14 +101,14 @@ def test_actor_without_weights_passes_the_base_on_bit_for_bit(bench, interface):
     assert not actions[0].residual.any() and actions[0].weights_version == 0
 
 
-def test_actor_without_weights_is_not_scored_as_a_learned_one(bench, interface):  # noqa: F811
+def test_actor_without_weights_is_not_scored_as_a_learned_one(bench, interface):
     table = bench(ResidualActor, ResidualRunner(interface))
     table.send('episode', EpisodeState(1000, 0, Phase.RUNNING, purpose='evaluation'))
     with pytest.raises(UserError, match='has learned no residual yet; run online_rl.launch.py'):
         table.until(lambda: False, 'never')
 
 
-def test_actor_uses_new_weights_and_refuses_damaged_ones(bench, interface, learner):  # noqa: F811
+def test_actor_uses_new_weights_and_refuses_damaged_ones(bench, interface, learner):
     table = bench(ResidualActor, ResidualRunner(interface))
     actions = table.listen('core_action')
     data, sha256 = learner.weights()
@@ -126,7 +126,7 @@ def test_actor_uses_new_weights_and_refuses_damaged_ones(bench, interface, learn
     assert actions[0].weights_version == 3 and actions[0].deterministic
 
 
-def test_actor_samples_the_same_noise_as_one_process_does(bench, interface, learner):  # noqa: F811
+def test_actor_samples_the_same_noise_as_one_process_does(bench, interface, learner):
     runner, reference = ResidualRunner(interface), ResidualRunner(interface)
     for each in (runner, reference):
         each.load_weights(*(lambda data, sha256: (data, 1, sha256))(*learner.weights()))
@@ -140,13 +140,13 @@ def test_actor_samples_the_same_noise_as_one_process_does(bench, interface, lear
         assert np.array_equal(action.residual, reference.step(_step(interface, step=step), 77).residual)
 
 
-def test_residual_none_does_not_listen_to_the_learner(bench, interface):  # noqa: F811
+def test_residual_none_does_not_listen_to_the_learner(bench, interface):
     table = bench(ResidualActor, ResidualRunner(interface), residual='none')
     table.until(lambda: table.peer.count_subscribers('policy_step') == 1, 'discovery')
     assert table.peer.count_subscribers('policy_weights') == 0
 
 
-def test_classifier_judges_every_tick_of_the_running_episode(bench):  # noqa: F811
+def test_classifier_judges_every_tick_of_the_running_episode(bench):
     torch.manual_seed(2)
     encoder = DemoEncoder().freeze()
     settings = RewardSettings()

@@ -7,21 +7,21 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy')
 
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
-from sensor_msgs.msg import JointState  # noqa: E402
-from std_msgs.msg import String  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
 
-from dex_rl_nodes.descriptions import GLOVE, HAND_COMMAND, HAND_JOINTS, TWIST  # noqa: E402
-from dex_rl_nodes.drivers.emulators.hands import RuiyanEmulator  # noqa: E402
-from dex_rl_nodes.drivers.emulators.operator_devices import GloveEmulator, SpaceMouseEmulator  # noqa: E402
-from dex_rl_nodes.drivers.hand import JOINTS  # noqa: E402
-from dex_rl_nodes.errors import UserError  # noqa: E402
-from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
-from dex_rl_nodes.nodes.glove_driver import GloveDriver  # noqa: E402
-from dex_rl_nodes.nodes.hand_driver import HandDriver  # noqa: E402
-from dex_rl_nodes.nodes.spacemouse_driver import SpaceMouseDriver  # noqa: E402
-from dex_rl_nodes.robot import hand_model  # noqa: E402
+from dex_rl_nodes.descriptions import GLOVE, HAND_COMMAND, HAND_JOINTS, TWIST
+from dex_rl_nodes.drivers.emulators.hands import RuiyanEmulator
+from dex_rl_nodes.drivers.emulators.operator_devices import GloveEmulator, SpaceMouseEmulator
+from dex_rl_nodes.drivers.hand import JOINTS
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.nodes.glove_driver import GloveDriver
+from dex_rl_nodes.nodes.hand_driver import HandDriver
+from dex_rl_nodes.nodes.spacemouse_driver import SpaceMouseDriver
+from dex_rl_nodes.robot import hand_model
 
 START = [0.4, 0.1, 0.2, 0.3, 0.5, 0.6]
 

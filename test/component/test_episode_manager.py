@@ -7,134 +7,30 @@ import pytest
 
 pytest.importorskip('rclpy')
 
-from dex_rl_nodes.srv import ResetScene  # noqa: E402
-from harness import START_HAND, bench, ros  # noqa: E402, F401
-from std_msgs.msg import Header  # noqa: E402
+from harness import bench, ros  # noqa: F401
+from manager_graph import MS, Graph, runs  # noqa: F401
+from std_msgs.msg import Header
 
-from dex_rl_nodes.descriptions import TOPICS  # noqa: E402
-from dex_rl_nodes.errors import UserError  # noqa: E402
-from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
-from dex_rl_nodes.nodes.episode_manager import EpisodeManager  # noqa: E402
-from dex_rl_nodes.nodes.late_service import LateService  # noqa: E402
-from dex_rl_nodes.recording.writer import BagWriter  # noqa: E402
-from dex_rl_nodes.records import (  # noqa: E402
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.nodes import conversions
+from dex_rl_nodes.nodes.episode_manager import EpisodeManager
+from dex_rl_nodes.recording.writer import BagWriter
+from dex_rl_nodes.records import (
     CoreAction,
     EpisodeState,
     ExecutedAction,
     Mark,
     Outcome,
     Phase,
-    PolicyStep,
     Reward,
     SimState,
     Source,
     TeleopCommand,
 )
-from dex_rl_nodes.run_directory import RunDirectory  # noqa: E402
-
-MS = 1_000_000
+from dex_rl_nodes.run_directory import RunDirectory
 
 
-@pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
-    return tmp_path
-
-
-class Graph:
-    """The rest of the graph: answers resets, and sends ticks when told to."""
-
-    def __init__(self, bench, purpose, late=(), slow=False, **parameters):  # noqa: F811
-        self.table = bench(EpisodeManager, **{'purpose': purpose, 'teleop_required': False, **parameters})
-        self.resets = []
-        self.refusal = ''
-        self.slow = slow  # resets are answered by `answer`
-        self.taken = []  # answers that have reached the manager
-        ask = self.table.node.ask
-        self.table.node.ask = lambda client, request, then: ask(
-            client, request, lambda start: (then(start), self.taken.append(start))
-        )
-        self.serve_reset()
-        self.states = self.table.listen('episode')
-        self.results = self.table.listen('step_result')
-        self.first = 0
-        partners = (
-            'policy_step',
-            'executed_action',
-            'transitions',
-            'teleop_command',
-            'core_action',
-            'hand_prior',
-            'reward',
-        )
-        self.join(*(topic for topic in (*partners, 'learner_state') if topic not in late))
-
-    def join(self, *topics):
-        """Nodes that publish these topics are there."""
-        for topic in topics:
-            message = conversions.interface(TOPICS[topic].type)
-            publisher = self.table.peer.create_publisher(message, topic, qos.profile(TOPICS[topic].qos, True))
-            self.table._publishers[topic] = publisher
-
-    def serve_reset(self):
-        """Whoever resets scenes is there."""
-        peer = self.table.peer
-        if self.slow:
-            self.late = LateService(peer, ResetScene, 'reset_scene', self.resets.append, lambda response: None)
-        else:
-            peer.create_service(ResetScene, 'reset_scene', self._reset)
-
-    def answer(self):
-        """Success for the reset that waits for it; returns when the manager has the answer."""
-        known = len(self.taken)
-        self.late.reply(self._fill)
-        self.table.until(lambda: len(self.taken) > known, 'the answer')
-
-    def until_asked(self, number):
-        self.table.until(lambda: len(self.resets) == number, f'request {number}')
-        self.table.until(lambda: self.late._header is not None, 'whom to answer')
-
-    def _reset(self, request, response):
-        self.resets.append(request)
-        return self._fill(response)
-
-    def _fill(self, response):
-        self.first += 1_000_000 * MS
-        response.success = not self.refusal
-        response.message = self.refusal
-        response.start = conversions.time_message(self.first)
-        response.hand_target = np.array(START_HAND, np.float32)
-        return response
-
-    def wait_phase(self, phase, episode=None) -> EpisodeState:
-        def seen():
-            return self.states and self.states[-1].phase == phase and episode in (None, self.states[-1].episode)
-
-        self.table.until(seen, f'phase {phase!r} of episode {episode}')
-        return self.states[-1]
-
-    def tick(self, episode, step, **verdict):
-        """One tick as the manager sees it: action of the tick before, then the verdict."""
-        stamp = self.first + step * 100 * MS
-        if step:
-            target = np.full(6, 0.1 * (step % 2), np.float32)
-            action = ExecutedAction(stamp - 100 * MS, episode, step - 1, hand_target=target)
-            self.table.send('executed_action', action)
-        if self.table.node.setting('purpose') in ('demos', 'reward'):
-            self.table.send('policy_step', PolicyStep(stamp, episode, step))
-        else:
-            self.table.send('reward', Reward(stamp, episode, step, **verdict))
-
-    def mark(self, mark, step):
-        self.table.send('teleop_command', TeleopCommand(self.first + step * 100 * MS - 1, mark=mark))
-        self.table.until(lambda: self.table.node._mark == mark, 'the mark')
-
-    def done(self):
-        self.wait_phase(Phase.DONE)
-        self.table.until(lambda: self.table.node.finished, 'the end of the node')
-
-
-def test_evaluation_by_the_classifier(bench, runs):  # noqa: F811
+def test_evaluation_by_the_classifier(bench, runs):
     graph = Graph(bench, 'evaluation', episodes=2)
     assert graph.wait_phase(Phase.RUNNING, 0).seed == 900000
     for step in range(4):
@@ -165,7 +61,7 @@ def test_evaluation_by_the_classifier(bench, runs):  # noqa: F811
     assert [(state.outcome, state.final_step) for state in ended] == [(Outcome.SUCCESS, 3), (Outcome.TIMEOUT, 120)]
 
 
-def test_a_takeover_is_no_success_and_a_discarded_start_comes_again(bench, runs):  # noqa: F811
+def test_a_takeover_is_no_success_and_a_discarded_start_comes_again(bench, runs):
     graph = Graph(bench, 'evaluation', episodes=2)
     graph.wait_phase(Phase.RUNNING, 0)
     graph.tick(0, 0)
@@ -190,7 +86,7 @@ def test_a_takeover_is_no_success_and_a_discarded_start_comes_again(bench, runs)
     ]  # fmt: skip
 
 
-def test_an_evaluation_after_a_kill_begins_at_its_first_start(bench, runs):  # noqa: F811
+def test_an_evaluation_after_a_kill_begins_at_its_first_start(bench, runs):
     killed = Graph(bench, 'evaluation', episodes=2)
     killed.wait_phase(Phase.RUNNING, 0)
     killed.tick(0, 0)
@@ -214,7 +110,7 @@ def test_an_evaluation_after_a_kill_begins_at_its_first_start(bench, runs):  # n
     assert not partial.exists()
 
 
-def test_a_scripted_operator_that_always_fails_is_given_up(bench):  # noqa: F811
+def test_a_scripted_operator_that_always_fails_is_given_up(bench):
     graph = Graph(bench, 'demos', episodes=1, attempts=1)
     for episode in range(3):
         graph.wait_phase(Phase.RUNNING, episode)
@@ -227,7 +123,7 @@ def test_a_scripted_operator_that_always_fails_is_given_up(bench):  # noqa: F811
         graph.table.until(lambda: False, 'the end')
 
 
-def test_bags_are_read_when_the_recorder_has_repaired_them(bench, runs):  # noqa: F811
+def test_bags_are_read_when_the_recorder_has_repaired_them(bench, runs):
     late = ('transitions',)
     graph = Graph(bench, 'demos', late=late, episodes=2)
     node = graph.table.node
@@ -240,7 +136,7 @@ def test_bags_are_read_when_the_recorder_has_repaired_them(bench, runs):  # noqa
     assert node._series.counted == 1
 
 
-def test_lockstep_ends_when_the_recorder_has_everything(bench):  # noqa: F811
+def test_lockstep_ends_when_the_recorder_has_everything(bench):
     graph = Graph(bench, 'demos', episodes=1, recorded=True)
     graph.wait_phase(Phase.RUNNING, 0)
     graph.tick(0, 0)
@@ -257,7 +153,7 @@ def test_lockstep_ends_when_the_recorder_has_everything(bench):  # noqa: F811
     graph.table.until(lambda: node.finished, 'the end of the node')
 
 
-def test_operator_decides_while_collecting(bench):  # noqa: F811
+def test_operator_decides_while_collecting(bench):
     graph = Graph(bench, 'demos', episodes=1)
     graph.wait_phase(Phase.RUNNING, 0)
     graph.tick(0, 0)
@@ -278,7 +174,7 @@ def test_operator_decides_while_collecting(bench):  # noqa: F811
     assert len({request.seed for request in graph.resets}) == 2
 
 
-def test_lockstep_waits_for_the_operator_of_the_tick(bench):  # noqa: F811
+def test_lockstep_waits_for_the_operator_of_the_tick(bench):
     graph = Graph(bench, 'demos', episodes=1, teleop_required=True)
     graph.wait_phase(Phase.RUNNING, 0)
     for step in range(2):
@@ -292,7 +188,7 @@ def test_lockstep_waits_for_the_operator_of_the_tick(bench):  # noqa: F811
     assert [(result.step, result.success) for result in graph.results] == [(1, True)]
 
 
-def test_budget_of_steps_truncates_and_a_new_session_goes_on(bench, runs):  # noqa: F811
+def test_budget_of_steps_truncates_and_a_new_session_goes_on(bench, runs):
     run = RunDirectory('default')
     with BagWriter(run.bags('online') / '00000') as bag:
         for episode in range(3):
@@ -307,7 +203,7 @@ def test_budget_of_steps_truncates_and_a_new_session_goes_on(bench, runs):  # no
     assert (graph.results[-1].step, graph.results[-1].truncated, graph.results[-1].terminated) == (3, True, False)
 
 
-def test_safety_stop_ends_the_episode_and_pauses(bench):  # noqa: F811
+def test_safety_stop_ends_the_episode_and_pauses(bench):
     graph = Graph(bench, 'online', episodes=1)
     graph.wait_phase(Phase.RUNNING, 0)
     graph.tick(0, 0)
@@ -327,104 +223,13 @@ def test_safety_stop_ends_the_episode_and_pauses(bench):  # noqa: F811
     graph.done()  # there are enough, so there is nothing to pause for
 
 
-def test_silence_breaks_the_episode_off(bench):  # noqa: F811
+def test_silence_breaks_the_episode_off(bench):
     graph = Graph(bench, 'online', episodes=1, lockstep=False, silence=1.0)
     graph.wait_phase(Phase.RUNNING, 0)
     assert 'no control tick for 1 s' in graph.wait_phase(Phase.PAUSED).reason
 
 
-def test_a_refused_reset_says_why(bench):  # noqa: F811
-    graph = Graph(bench, 'online')
-    graph.refusal = 'the arm is in its user stop; release it'
-    with pytest.raises(UserError, match='cannot be reset: the arm is in its user stop; release it'):
-        graph.wait_phase(Phase.RUNNING)
-
-
-def test_on_a_robot_a_refused_reset_waits_for_a_person(bench):  # noqa: F811
-    graph = Graph(bench, 'online', robot='fr3_ruiyan', lockstep=False, episodes=1)
-    graph.refusal = 'the arm is in its user stop; release it'
-    assert 'the arm is in its user stop; release it' in graph.wait_phase(Phase.PAUSED).reason
-    first = graph.resets[-1]
-    graph.refusal = ''
-    graph.table.call('episode_manager/pause', data=False)
-    assert graph.wait_phase(Phase.RUNNING, 0).seed == first.seed, 'the same start, again'
-
-
-ON_A_ROBOT = {'robot': 'fr3_ruiyan', 'lockstep': False, 'episodes': 1, 'slow': True}
-
-
-def test_a_pause_calls_a_reset_off_at_once(bench):  # noqa: F811
-    graph = Graph(bench, 'online', **ON_A_ROBOT)
-    graph.until_asked(1)
-    graph.table.send('teleop_command', TeleopCommand(1, mark=Mark.PAUSE))
-    paused = graph.wait_phase(Phase.PAUSED)
-    graph.answer()
-    assert graph.table.node._state.phase == Phase.PAUSED and 'reset_scene' not in graph.table.node._deadlines
-    graph.table.send('teleop_command', TeleopCommand(2, mark=Mark.PAUSE))
-    graph.until_asked(2)
-    graph.answer()
-    assert graph.wait_phase(Phase.RUNNING).episode == paused.episode
-    assert graph.resets[0].seed == graph.resets[1].seed, 'the same start, again'
-
-
-@pytest.mark.parametrize(
-    ('after', 'said', 'reason'),
-    [
-        (0.0, {'mark': Mark.DISCARD}, 'discard was marked'),
-        (0.0, {'mark': Mark.FAILURE}, 'failure was marked'),
-        (2.0, {'arm_active': True}, 'the SpaceMouse was moved'),
-    ],
-)
-def test_whoever_takes_the_devices_calls_a_reset_off(bench, after, said, reason):  # noqa: F811
-    graph = Graph(bench, 'online', **ON_A_ROBOT)
-    graph.until_asked(1)
-    stamp = graph.wait_phase(Phase.RESETTING).stamp
-    graph.table.send('teleop_command', TeleopCommand(stamp - 1, **said))  # before
-    graph.table.send('teleop_command', TeleopCommand(stamp + int(after * 1e9), **said))
-    assert graph.wait_phase(Phase.PAUSED).reason == f'{reason} while the episode was prepared'
-    assert [state.phase for state in graph.states].count(Phase.PAUSED) == 1
-
-
-def test_a_hand_that_has_not_let_go_yet_is_given_a_second(bench):  # noqa: F811
-    graph = Graph(bench, 'online', **ON_A_ROBOT)
-    graph.until_asked(1)
-    node, stamp = graph.table.node, graph.wait_phase(Phase.RESETTING).stamp
-    for after in (0, 500 * MS):
-        node._on_teleop(TeleopCommand(stamp + after, arm_active=True))
-    assert node._state.phase == Phase.RESETTING
-    node._on_teleop(TeleopCommand(stamp + 600 * MS))
-    node._on_teleop(TeleopCommand(stamp + 700 * MS, arm_active=True))
-    assert node._state.phase == Phase.PAUSED
-
-
-def test_an_adapter_that_goes_away_is_named_and_waited_for(bench):  # noqa: F811
-    graph = Graph(bench, 'online', **ON_A_ROBOT)
-    graph.until_asked(1)
-    graph.table.peer.destroy_service(graph.late._service)
-    assert 'arm_adapter went away while it prepared the episode' in graph.wait_phase(Phase.PAUSED).reason
-    graph.table.call('episode_manager/pause', data=False)
-    graph.table.until(lambda: 'does not serve' in graph.states[-1].reason, 'the next pause')
-    assert 'arm_adapter does not serve reset_scene' in graph.wait_phase(Phase.PAUSED).reason
-    graph.serve_reset()
-    graph.table.until(lambda: graph.table.node._scene.served, 'another adapter')
-    graph.table.call('episode_manager/pause', data=False)
-    graph.until_asked(2)
-    graph.answer()
-    graph.wait_phase(Phase.RUNNING, 0)
-
-
-def test_an_adapter_that_was_started_in_the_place_of_another_is_noticed(bench):  # noqa: F811
-    graph = Graph(bench, 'online', late=('transitions',), **ON_A_ROBOT)
-    topic = conversions.interface(TOPICS['reset_command'].type), 'reset_command', qos.profile('TICK', False)
-    graph.table.peer.create_publisher(*topic)
-    graph.table.until(lambda: graph.table.node.count_publishers('reset_command') == 1, 'the adapter')
-    graph.join('transitions')
-    graph.until_asked(1)
-    graph.table.peer.create_publisher(*topic)  # DDS has not noticed yet that the first one was killed
-    assert 'arm_adapter went away' in graph.wait_phase(Phase.PAUSED).reason
-
-
-def test_missing_nodes_are_named(bench):  # noqa: F811
+def test_missing_nodes_are_named(bench):
     table = bench(EpisodeManager, purpose='online', start_deadline=1.0)
     with pytest.raises(UserError, match='waited 1 s for policy_step, executed_action.* reset_scene in vain'):
         table.until(lambda: False, 'never')

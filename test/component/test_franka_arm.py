@@ -8,13 +8,13 @@ rclpy = pytest.importorskip('rclpy')
 pytest.importorskip('franka_msgs')
 pytest.importorskip('controller_manager_msgs')
 
-from harness import bench, ros  # noqa: E402, F401
-from rclpy.action import ActionServer  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from test_arm_adapter import Lab  # noqa: E402
+from harness import bench, ros  # noqa: F401
+from rclpy.action import ActionServer
+from rclpy.executors import SingleThreadedExecutor
+from test_arm_adapter import Lab
 
-from dex_rl_nodes.nodes import conversions, franka_arm  # noqa: E402
-from dex_rl_nodes.robot.arm_state import ArmMode  # noqa: E402
+from dex_rl_nodes.nodes import conversions, franka_arm
+from dex_rl_nodes.robot.arm_state import ArmMode
 
 ErrorRecovery = conversions.interface('franka_msgs/action/ErrorRecovery')
 FrankaRobotState = conversions.interface('franka_msgs/msg/FrankaRobotState')
@@ -76,7 +76,7 @@ class Arm:
 
 
 @pytest.fixture
-def prepared(bench):  # noqa: F811
+def prepared(bench):
     made = []
 
     def make(*arm, **options):

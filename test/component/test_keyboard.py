@@ -12,13 +12,13 @@ import pytest
 
 pytest.importorskip('rclpy')
 
-from harness import bench, ros  # noqa: E402, F401
+from harness import bench, ros  # noqa: F401
 
-from dex_rl_nodes.descriptions import KEYBOARD  # noqa: E402
-from dex_rl_nodes.nodes.keyboard import Keyboard  # noqa: E402
-from dex_rl_nodes.nodes.teleop import Teleop  # noqa: E402
-from dex_rl_nodes.records import Mark  # noqa: E402
-from dex_rl_nodes.robot.teleop import TeleopMapper  # noqa: E402
+from dex_rl_nodes.descriptions import KEYBOARD
+from dex_rl_nodes.nodes.keyboard import Keyboard
+from dex_rl_nodes.nodes.teleop import Teleop
+from dex_rl_nodes.records import Mark
+from dex_rl_nodes.robot.teleop import TeleopMapper
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def mode(descriptor):
     return termios.tcgetattr(descriptor)[3] & (termios.ICANON | termios.ECHO | termios.ISIG)
 
 
-def test_keys_mark_like_the_buttons_of_a_spacemouse(bench, terminal, capfd):  # noqa: F811
+def test_keys_mark_like_the_buttons_of_a_spacemouse(bench, terminal, capfd):
     person, program = terminal
     made = bench(lambda **options: Keyboard(program, **options), lockstep=False)
     heard = made.listen(KEYBOARD)
@@ -57,7 +57,7 @@ def test_keys_mark_like_the_buttons_of_a_spacemouse(bench, terminal, capfd):  # 
     assert 's success, f failure, d discard, p pause' in capfd.readouterr().out
 
 
-def test_a_key_that_nobody_hears_is_said(bench, terminal, capfd):  # noqa: F811
+def test_a_key_that_nobody_hears_is_said(bench, terminal, capfd):
     person, program = terminal
     made = bench(lambda **options: Keyboard(program, **options), lockstep=False)
     os.write(person, b's')
@@ -65,7 +65,7 @@ def test_a_key_that_nobody_hears_is_said(bench, terminal, capfd):  # noqa: F811
     made.until(lambda: said.append(capfd.readouterr().out) or 'nobody listens' in ''.join(said), 'the remark')
 
 
-def test_the_terminal_is_restored_when_the_node_closes(bench, terminal):  # noqa: F811
+def test_the_terminal_is_restored_when_the_node_closes(bench, terminal):
     _, program = terminal
     before = mode(program)
     made = bench(lambda **options: Keyboard(program, **options), lockstep=False)
@@ -75,12 +75,12 @@ def test_the_terminal_is_restored_when_the_node_closes(bench, terminal):  # noqa
     assert mode(program) == before
 
 
-def test_in_lockstep_nobody_listens_to_keys(bench):  # noqa: F811
+def test_in_lockstep_nobody_listens_to_keys(bench):
     made = bench(Teleop)
     assert not any(subscription.topic_name == f'/{KEYBOARD}' for subscription in made.node.subscriptions)
 
 
-def test_teleop_passes_every_key_on_once(bench):  # noqa: F811
+def test_teleop_passes_every_key_on_once(bench):
     from sensor_msgs.msg import Joy
 
     made = bench(Teleop, lockstep=False)

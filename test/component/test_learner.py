@@ -9,20 +9,20 @@ pytest.importorskip('rclpy')
 torch = pytest.importorskip('torch')
 torch.set_num_threads(1)  # two spin against each other on a busy machine
 
-from dex_rl_nodes.msg import Transition as TransitionMessage  # noqa: E402
-from dex_rl_nodes.srv import FetchTransitions  # noqa: E402
-from harness import bench, ros  # noqa: E402, F401
+from dex_rl_nodes.msg import Transition as TransitionMessage
+from dex_rl_nodes.srv import FetchTransitions
+from harness import bench, ros  # noqa: F401
 
-from dex_rl_nodes.learning.checkpoint import numbered  # noqa: E402
-from dex_rl_nodes.learning.interfaces import create_interface  # noqa: E402
-from dex_rl_nodes.learning.learner import Learner  # noqa: E402
-from dex_rl_nodes.learning.metrics import MetricsWriter  # noqa: E402
-from dex_rl_nodes.learning.residual import ResidualRunner  # noqa: E402
-from dex_rl_nodes.learning.sac import ResidualSettings  # noqa: E402
-from dex_rl_nodes.learning.speed import random_transitions  # noqa: E402
-from dex_rl_nodes.nodes import conversions  # noqa: E402
-from dex_rl_nodes.nodes.learner import LearnerNode  # noqa: E402
-from dex_rl_nodes.recording.transitions import retraction  # noqa: E402
+from dex_rl_nodes.learning.checkpoint import numbered
+from dex_rl_nodes.learning.interfaces import create_interface
+from dex_rl_nodes.learning.learner import Learner
+from dex_rl_nodes.learning.metrics import MetricsWriter
+from dex_rl_nodes.learning.residual import ResidualRunner
+from dex_rl_nodes.learning.sac import ResidualSettings
+from dex_rl_nodes.learning.speed import random_transitions
+from dex_rl_nodes.nodes import conversions
+from dex_rl_nodes.nodes.learner import LearnerNode
+from dex_rl_nodes.recording.transitions import retraction
 
 FEATURES = 8
 SETTINGS = ResidualSettings(width=16, projection=8, batch=8, start=10, publish_every=20)
@@ -62,13 +62,13 @@ class Recorder:
         self.table.send('transitions', transition)
 
 
-def _table(bench, interface, folder, recorded, core=None):  # noqa: F811
+def _table(bench, interface, folder, recorded, core=None):
     core = core or Learner(SETTINGS, interface, _transitions(interface, 40, seed=0), seed=0)
     table = bench(LearnerNode, core, MetricsWriter(folder), lockstep=False, run='test', checkpoint_every=20, niceness=0)
     return table, Recorder(table, recorded), core
 
 
-def test_fetches_what_was_recorded_before_it_started(bench, interface, run_folder):  # noqa: F811
+def test_fetches_what_was_recorded_before_it_started(bench, interface, run_folder):
     recorded = _transitions(interface, 450)
     table, recorder, core = _table(bench, interface, run_folder, recorded)
     acks = table.listen('transition_ack')
@@ -78,7 +78,7 @@ def test_fetches_what_was_recorded_before_it_started(bench, interface, run_folde
     assert core.env_steps == 450
 
 
-def test_fills_a_gap_and_drops_what_it_knows(bench, interface, run_folder):  # noqa: F811
+def test_fills_a_gap_and_drops_what_it_knows(bench, interface, run_folder):
     recorded = _transitions(interface, 60)
     known = recorded[:50]
     table, recorder, core = _table(bench, interface, run_folder, known)
@@ -90,7 +90,7 @@ def test_fills_a_gap_and_drops_what_it_knows(bench, interface, run_folder):  # n
     assert core.env_steps == 60
 
 
-def test_learns_publishes_and_checkpoints_within_its_budget(bench, interface, run_folder):  # noqa: F811
+def test_learns_publishes_and_checkpoints_within_its_budget(bench, interface, run_folder):
     recorded = _transitions(interface, 45)
     table, _, core = _table(bench, interface, run_folder, recorded)
     weights, states = table.listen('policy_weights'), table.listen('learner_state')
@@ -107,7 +107,7 @@ def test_learns_publishes_and_checkpoints_within_its_budget(bench, interface, ru
     assert {'time', 'env_steps', 'updates', 'episodes', 'critic_loss'} <= set(lines[-1])
 
 
-def test_goes_on_after_a_kill_as_if_nothing_had_happened(bench, interface, run_folder):  # noqa: F811
+def test_goes_on_after_a_kill_as_if_nothing_had_happened(bench, interface, run_folder):
     """A killed learner has its last checkpoint and the recorder's disk; from both follows what it would have become."""
     recorded = _transitions(interface, 30)
     table, _, core = _table(bench, interface, run_folder, recorded)
@@ -123,7 +123,7 @@ def test_goes_on_after_a_kill_as_if_nothing_had_happened(bench, interface, run_f
     assert later.sequence == 30
 
 
-def test_a_discarded_episode_leaves_the_buffer(bench, interface, run_folder):  # noqa: F811
+def test_a_discarded_episode_leaves_the_buffer(bench, interface, run_folder):
     recorded = _transitions(interface, 80)
     table, recorder, core = _table(bench, interface, run_folder, list(recorded))
     states = table.listen('learner_state')
@@ -135,7 +135,7 @@ def test_a_discarded_episode_leaves_the_buffer(bench, interface, run_folder):  #
     table.until(lambda: states[-1].episodes == 0, 'the state')
 
 
-def test_another_encoder_is_named(bench, interface, run_folder):  # noqa: F811
+def test_another_encoder_is_named(bench, interface, run_folder):
     from dex_rl_nodes.errors import UserError
 
     recorded = _transitions(interface, 1)

@@ -13,15 +13,15 @@ import pytest
 rclpy = pytest.importorskip('rclpy')
 pytest.importorskip('mujoco')
 
-from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
-from harness import bench, ros  # noqa: E402, F401
-from rclpy.parameter import Parameter  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticStatus
+from harness import bench, ros  # noqa: F401
+from rclpy.parameter import Parameter
 
-from dex_rl_nodes import nodes  # noqa: E402
-from dex_rl_nodes.descriptions import NODES  # noqa: E402
-from dex_rl_nodes.errors import UserError  # noqa: E402
-from dex_rl_nodes.nodes.node import WARN, Node  # noqa: E402
-from dex_rl_nodes.parameters import COMMON  # noqa: E402
+from dex_rl_nodes import nodes
+from dex_rl_nodes.descriptions import NODES
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.nodes.node import WARN, Node
+from dex_rl_nodes.parameters import COMMON
 
 
 def _make(**parameters):
@@ -38,20 +38,20 @@ def _make(**parameters):
         ({'source': 'guess'}, 'policy: source must be one of model, zero, not "guess"'),
     ],
 )
-def test_wrong_parameters_are_refused_with_a_reason(ros, parameters, sentence):  # noqa: F811
+def test_wrong_parameters_are_refused_with_a_reason(ros, parameters, sentence):
     with pytest.raises(UserError) as caught:
         _make(**parameters)
     assert str(caught.value) == sentence
 
 
-def test_unknown_names_are_answered_with_the_valid_ones(ros):  # noqa: F811
+def test_unknown_names_are_answered_with_the_valid_ones(ros):
     node = _make(task='fold_laundry')
     with pytest.raises(UserError, match='unknown task "fold_laundry"; choose one of: .*pull_tissue'):
         node.task  # noqa: B018
 
 
 @pytest.mark.parametrize('name', NODES)
-def test_every_parameter_is_described_and_fixed_unless_it_says_otherwise(ros, name):  # noqa: F811
+def test_every_parameter_is_described_and_fixed_unless_it_says_otherwise(ros, name):
     node = Node(name)
     for parameter in (*COMMON, *NODES[name].parameters):
         descriptor = node.describe_parameter(parameter.name)
@@ -62,7 +62,7 @@ def test_every_parameter_is_described_and_fixed_unless_it_says_otherwise(ros, na
     node.destroy_node()
 
 
-def test_no_node_overwrites_what_rclpy_keeps_in_its_nodes(ros):  # noqa: F811
+def test_no_node_overwrites_what_rclpy_keeps_in_its_nodes(ros):
     node = rclpy.create_node('plain')
     theirs = set(vars(node)) | {name for name in dir(rclpy.node.Node) if name.startswith('_')}
     for path in Path(nodes.__file__).parent.glob('*.py'):
@@ -71,7 +71,7 @@ def test_no_node_overwrites_what_rclpy_keeps_in_its_nodes(ros):  # noqa: F811
     node.destroy_node()
 
 
-def test_a_deadline_names_what_it_waited_for(bench):  # noqa: F811
+def test_a_deadline_names_what_it_waited_for(bench):
     table = bench(lambda **options: Node('policy', **options))
     table.node.wait_for('the front camera', 0.0, 'is it plugged in?')
     table.node.wait_for('the wrist camera', 0.0)
@@ -81,7 +81,7 @@ def test_a_deadline_names_what_it_waited_for(bench):  # noqa: F811
     assert str(caught.value) == 'policy: waited 0 s for the front camera in vain; is it plugged in?'
 
 
-def test_diagnostics_come_every_second_and_at_once_when_something_changes(bench):  # noqa: F811
+def test_diagnostics_come_every_second_and_at_once_when_something_changes(bench):
     table = bench(lambda **options: Node('policy', **options))
     heard = table.listen('/diagnostics')
     table.node.report('front camera', frames=3)
@@ -115,7 +115,7 @@ def test_a_person_s_mistake_is_one_sentence_and_code_2():
 
 
 @pytest.mark.parametrize('which', [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_node_with_code_0(bench, which):  # noqa: F811
+def test_a_signal_ends_a_node_with_code_0(bench, which):
     table = bench(lambda **options: Node('policy', **options))
     process = _start('scripted_operator', 'lockstep:=true')
     try:

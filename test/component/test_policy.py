@@ -8,15 +8,15 @@ import pytest
 pytest.importorskip('rclpy')
 pytest.importorskip('torch')
 
-from harness import START_HAND, bench, ros  # noqa: E402, F401
-from std_msgs.msg import Header  # noqa: E402
+from harness import START_HAND, bench, ros  # noqa: F401
+from std_msgs.msg import Header
 
-from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_JOINTS, IMAGES  # noqa: E402
-from dex_rl_nodes.nodes import conversions  # noqa: E402
-from dex_rl_nodes.nodes.policy import Policy  # noqa: E402
-from dex_rl_nodes.nodes.ticks import TickClock  # noqa: E402
-from dex_rl_nodes.records import HAND_JOINTS as JOINTS  # noqa: E402
-from dex_rl_nodes.records import EpisodeState, ExecutedAction, HandPrior, Phase, PolicyStep  # noqa: E402
+from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_JOINTS, IMAGES
+from dex_rl_nodes.nodes import conversions
+from dex_rl_nodes.nodes.policy import Policy
+from dex_rl_nodes.nodes.ticks import TickClock
+from dex_rl_nodes.records import HAND_JOINTS as JOINTS
+from dex_rl_nodes.records import EpisodeState, ExecutedAction, HandPrior, Phase, PolicyStep
 
 MS = 1_000_000
 START = [0.45, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0]
@@ -55,7 +55,7 @@ def _prior(stamp, step, episode=0):
 
 
 @pytest.mark.parametrize('order', ['prior first', 'prior last'])
-def test_lockstep_tick_waits_for_all_of_its_stamp(bench, order):  # noqa: F811
+def test_lockstep_tick_waits_for_all_of_its_stamp(bench, order):
     core = Recorder()
     table = bench(Policy, core)
     steps = table.listen('policy_step')
@@ -80,7 +80,7 @@ def test_lockstep_tick_waits_for_all_of_its_stamp(bench, order):  # noqa: F811
         assert observation.state[6:].tolist() == np.float32(START_HAND).tolist()
 
 
-def test_lockstep_is_no_faster_than_its_recorder(bench):  # noqa: F811
+def test_lockstep_is_no_faster_than_its_recorder(bench):
     table = bench(Policy, Recorder(), recorded=True)
     steps = table.listen('policy_step')
     table.run_episode(stamp=1000)
@@ -97,7 +97,7 @@ def test_lockstep_is_no_faster_than_its_recorder(bench):  # noqa: F811
     assert not table.node._deadlines
 
 
-def test_images_may_come_before_their_episode_starts(bench):  # noqa: F811
+def test_images_may_come_before_their_episode_starts(bench):
     table = bench(Policy, Recorder())
     steps = table.listen('policy_step')
     _send_images(table, 1000)
@@ -108,7 +108,7 @@ def test_images_may_come_before_their_episode_starts(bench):  # noqa: F811
     table.until(lambda: steps, 'step 0')
 
 
-def test_real_time_takes_one_frame_per_period_and_no_old_ones(bench):  # noqa: F811
+def test_real_time_takes_one_frame_per_period_and_no_old_ones(bench):
     table = bench(Policy, Recorder(), lockstep=False)
     steps = table.listen('policy_step')
     start = table.node.get_clock().now().nanoseconds
@@ -128,7 +128,7 @@ def test_real_time_takes_one_frame_per_period_and_no_old_ones(bench):  # noqa: F
     assert [(step.stamp - start) // MS for step in steps] == [3, 103, 203, 303]
 
 
-def test_without_a_model_the_operator_acts_and_the_history_is_kept(bench):  # noqa: F811
+def test_without_a_model_the_operator_acts_and_the_history_is_kept(bench):
     table = bench(Policy, source='zero')
     steps, commands = table.listen('policy_step'), table.listen('action_command')
     table.run_episode(stamp=1000, purpose='demos')
@@ -144,7 +144,7 @@ def test_without_a_model_the_operator_acts_and_the_history_is_kept(bench):  # no
     assert np.allclose(steps[2].hand_history, expected)
 
 
-def test_after_the_end_nothing_ticks(bench):  # noqa: F811
+def test_after_the_end_nothing_ticks(bench):
     table = bench(Policy, source='zero')
     steps = table.listen('policy_step')
     table.run_episode(stamp=1000)
@@ -160,7 +160,7 @@ def test_after_the_end_nothing_ticks(bench):  # noqa: F811
     assert [(step.episode, step.step, step.stamp) for step in steps] == [(1, 0, 3000)]
 
 
-def test_a_frame_that_cannot_be_read_is_named_and_makes_no_tick(bench):  # noqa: F811
+def test_a_frame_that_cannot_be_read_is_named_and_makes_no_tick(bench):
     table = bench(Policy, source='zero')
     reports, steps = table.listen('/diagnostics'), table.listen('policy_step')
     table.run_episode(stamp=1000)

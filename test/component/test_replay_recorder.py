@@ -12,20 +12,20 @@ import pytest
 
 pytest.importorskip('rclpy')
 
-from dex_rl_nodes.msg import LearnerState  # noqa: E402
-from harness import START_HAND, bench, ros  # noqa: E402, F401
-from rclpy.duration import Duration  # noqa: E402
-from transition_parts import episode_parts  # noqa: E402
+from dex_rl_nodes.msg import LearnerState
+from harness import START_HAND, bench, ros  # noqa: F401
+from rclpy.duration import Duration
+from transition_parts import episode_parts
 
-from dex_rl_nodes.descriptions import CURRENT_POSE, FRONT_IMAGE, HAND_COMMAND, HAND_JOINTS, IMAGES  # noqa: E402
-from dex_rl_nodes.errors import UserError  # noqa: E402
-from dex_rl_nodes.nodes import conversions  # noqa: E402
-from dex_rl_nodes.nodes.replay_recorder import ReplayRecorder  # noqa: E402
-from dex_rl_nodes.recording.history import episode_bags  # noqa: E402
-from dex_rl_nodes.recording.reader import BagReader, is_finished, mcap_files  # noqa: E402
-from dex_rl_nodes.recording.spool import read_transitions  # noqa: E402
-from dex_rl_nodes.recording.transitions import LAST_STEP, TransitionAssembler  # noqa: E402
-from dex_rl_nodes.records import (  # noqa: E402
+from dex_rl_nodes.descriptions import CURRENT_POSE, FRONT_IMAGE, HAND_COMMAND, HAND_JOINTS, IMAGES
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.nodes import conversions
+from dex_rl_nodes.nodes.replay_recorder import ReplayRecorder
+from dex_rl_nodes.recording.history import episode_bags
+from dex_rl_nodes.recording.reader import BagReader, is_finished, mcap_files
+from dex_rl_nodes.recording.spool import read_transitions
+from dex_rl_nodes.recording.transitions import LAST_STEP, TransitionAssembler
+from dex_rl_nodes.records import (
     ActionCommand,
     EpisodeState,
     ExecutedAction,
@@ -36,7 +36,7 @@ from dex_rl_nodes.records import (  # noqa: E402
     SimState,
     StepResult,
 )
-from dex_rl_nodes.run_directory import RunDirectory  # noqa: E402
+from dex_rl_nodes.run_directory import RunDirectory
 
 POSE = [0.45, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0]
 TOPIC_OF = {
@@ -60,7 +60,7 @@ def numbers(transitions):
     return [(t.sequence, t.episode, t.step) for t in transitions]
 
 
-def test_online_session(bench, run):  # noqa: F811
+def test_online_session(bench, run):
     table = bench(ReplayRecorder, purpose='online')
     heard = table.listen('transitions')
     send_episode(table, 0)
@@ -84,7 +84,7 @@ def test_online_session(bench, run):  # noqa: F811
     assert all(image.tobytes() in data for data in images)
 
 
-def test_a_new_session_continues_the_numbers(bench, run):  # noqa: F811
+def test_a_new_session_continues_the_numbers(bench, run):
     first = bench(ReplayRecorder, purpose='online')
     send_episode(first, 0, ticks=3)
     first.until(lambda: first.node._spool.newest == 3, 'three transitions')
@@ -101,7 +101,7 @@ def test_a_new_session_continues_the_numbers(bench, run):  # noqa: F811
     assert [folder.name for folder in episode_bags(run, 'online')] == ['00000', '00001']
 
 
-def test_restart_in_the_middle_of_an_episode(bench, run):  # noqa: F811
+def test_restart_in_the_middle_of_an_episode(bench, run):
     """The ticks before come again, for they are kept for late joiners; they are not transitions twice."""
     parts = list(episode_parts(0, 6))
     first = bench(ReplayRecorder, purpose='online')
@@ -117,7 +117,7 @@ def test_restart_in_the_middle_of_an_episode(bench, run):  # noqa: F811
     assert numbers(heard) == [(4, 0, 3), (5, 0, 4), (6, 0, 5)]
 
 
-def test_a_discarded_episode_is_taken_back_also_after_a_kill(bench, run):  # noqa: F811
+def test_a_discarded_episode_is_taken_back_also_after_a_kill(bench, run):
     table = bench(ReplayRecorder, purpose='online')
     heard = table.listen('transitions')
     *parts, end = episode_parts(0, 3, Outcome.DISCARDED)
@@ -144,7 +144,7 @@ def test_a_discarded_episode_is_taken_back_also_after_a_kill(bench, run):  # noq
     assert heard[-1].source == Origin.RETRACTION
 
 
-def test_a_retraction_follows_soon_although_a_message_was_lost(bench, run):  # noqa: F811
+def test_a_retraction_follows_soon_although_a_message_was_lost(bench, run):
     table = bench(ReplayRecorder, purpose='online')
     heard = table.listen('transitions')
     for part in episode_parts(0, 4, Outcome.DISCARDED):
@@ -160,7 +160,7 @@ def test_a_retraction_follows_soon_although_a_message_was_lost(bench, run):  # n
     assert numbers(heard) == [(1, 0, 0), (2, 0, 1), (3, 0, 3), (4, 0, LAST_STEP)]
 
 
-def test_ticks_are_acknowledged_when_all_their_messages_have_come(bench, run):  # noqa: F811
+def test_ticks_are_acknowledged_when_all_their_messages_have_come(bench, run):
     table = bench(ReplayRecorder, purpose='demos')
     heard = table.listen('recorded')
     joints = conversions.joint_state(['a'], [0.0], 0)
@@ -189,7 +189,7 @@ def test_ticks_are_acknowledged_when_all_their_messages_have_come(bench, run):  
     table.until(lambda: heard[-1].stamp.nanosec == 300, 'the rest')
 
 
-def test_what_has_come_is_written_also_when_the_node_was_too_busy_to_look(bench, run):  # noqa: F811
+def test_what_has_come_is_written_also_when_the_node_was_too_busy_to_look(bench, run):
     table = bench(ReplayRecorder, purpose='online')
     table.send('episode', EpisodeState(phase=Phase.RUNNING))
     table.until(lambda: table.node._bag is not None, 'the bag')
@@ -203,7 +203,7 @@ def test_what_has_come_is_written_also_when_the_node_was_too_busy_to_look(bench,
     assert len(list(BagReader(episode_bags(run, 'online')[0], ['step_result']))) == 41
 
 
-def test_pause_records_no_images(bench, run):  # noqa: F811
+def test_pause_records_no_images(bench, run):
     table = bench(ReplayRecorder, purpose='demos')
     image = conversions.image_message(np.zeros((128, 172, 3), np.uint8), 0, 'camera')
 
@@ -223,7 +223,7 @@ def test_pause_records_no_images(bench, run):  # noqa: F811
     assert counts()['written'] == 1
 
 
-def test_full_queue_drops_images_and_says_so(bench, run, monkeypatch):  # noqa: F811
+def test_full_queue_drops_images_and_says_so(bench, run, monkeypatch):
     table = bench(ReplayRecorder, purpose='demos', queue=8)
     table.send('episode', EpisodeState(phase=Phase.RUNNING))
     table.until(lambda: table.node._bag is not None, 'the bag')
@@ -239,7 +239,7 @@ def test_full_queue_drops_images_and_says_so(bench, run, monkeypatch):  # noqa: 
     assert level != b'\x00' and FRONT_IMAGE in message
 
 
-def test_full_disk_is_one_sentence(bench, run):  # noqa: F811
+def test_full_disk_is_one_sentence(bench, run):
     table = bench(ReplayRecorder, purpose='demos')
     table.send('episode', EpisodeState(phase=Phase.RUNNING))
     table.until(lambda: table.node._bag is not None, 'the bag')
@@ -249,13 +249,13 @@ def test_full_disk_is_one_sentence(bench, run):  # noqa: F811
         table.until(lambda: False, 'never')
 
 
-def test_another_task_is_refused(bench, run):  # noqa: F811
+def test_another_task_is_refused(bench, run):
     bench(ReplayRecorder, purpose='demos').close()
     with pytest.raises(UserError, match='run "default" was made with seed 0, not 5'):
         bench(ReplayRecorder, purpose='demos', seed=5)
 
 
-def test_kill_and_restart(bench, run):  # noqa: F811
+def test_kill_and_restart(bench, run):
     environment = {**os.environ, 'ROS_DOMAIN_ID': str(30 + os.getpid() % 60)}
     command = [sys.executable, '-m', 'dex_rl_nodes.nodes.replay_recorder', '--ros-args', '-p', 'lockstep:=true']
     process = subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2])
@@ -277,7 +277,7 @@ def test_kill_and_restart(bench, run):  # noqa: F811
         process.wait(5)
 
 
-def test_time_is_kept(bench, run):  # noqa: F811
+def test_time_is_kept(bench, run):
     table = bench(ReplayRecorder, purpose='demos', lockstep=False)
     before = time.time_ns()
     table.send('episode', EpisodeState(phase=Phase.RUNNING))

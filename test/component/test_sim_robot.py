@@ -8,18 +8,18 @@ import pytest
 pytest.importorskip('rclpy')
 pytest.importorskip('mujoco')
 
-from harness import bench, ros  # noqa: E402, F401
+from harness import bench, ros  # noqa: F401
 
-from dex_rl_nodes.descriptions import CURRENT_POSE, GLOVE, HAND_COMMAND, HAND_JOINTS, IMAGES, INFOS, JOY, TWIST  # noqa: E402
-from dex_rl_nodes.errors import UserError  # noqa: E402
-from dex_rl_nodes.nodes import conversions as c  # noqa: E402
-from dex_rl_nodes.nodes.scripted_operator import ScriptedOperatorNode  # noqa: E402
-from dex_rl_nodes.nodes.sim_robot import SimRobotNode  # noqa: E402
-from dex_rl_nodes.records import ARM_JOINTS, EpisodeState, Phase, SimState  # noqa: E402
-from dex_rl_nodes.records import HAND_JOINTS as JOINTS  # noqa: E402
-from dex_rl_nodes.robot.teleop import joy_buttons  # noqa: E402
-from dex_rl_nodes.sim.operator import ScriptedOperator  # noqa: E402
-from dex_rl_nodes.sim.robot import SimRobot  # noqa: E402
+from dex_rl_nodes.descriptions import CURRENT_POSE, GLOVE, HAND_COMMAND, HAND_JOINTS, IMAGES, INFOS, JOY, TWIST
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.nodes import conversions as c
+from dex_rl_nodes.nodes.scripted_operator import ScriptedOperatorNode
+from dex_rl_nodes.nodes.sim_robot import SimRobotNode
+from dex_rl_nodes.records import ARM_JOINTS, EpisodeState, Phase, SimState
+from dex_rl_nodes.records import HAND_JOINTS as JOINTS
+from dex_rl_nodes.robot.teleop import joy_buttons
+from dex_rl_nodes.sim.operator import ScriptedOperator
+from dex_rl_nodes.sim.robot import SimRobot
 
 SEED = 1_000_003
 
@@ -32,7 +32,7 @@ def _start(table, episode=0, seed=SEED):
     return answer
 
 
-def test_it_says_what_it_looks_like_and_how_its_joints_stand(bench):  # noqa: F811
+def test_it_says_what_it_looks_like_and_how_its_joints_stand(bench):
     table = bench(SimRobotNode)
     arm, hand = table.listen('robot_description'), table.listen('hand_description')
     joints = table.listen('joint_states')
@@ -47,7 +47,7 @@ def test_it_says_what_it_looks_like_and_how_its_joints_stand(bench):  # noqa: F8
     assert sorted(described) == sorted(joints[0].name)
 
 
-def test_lockstep_is_the_simulation_itself(bench):  # noqa: F811
+def test_lockstep_is_the_simulation_itself(bench):
     table = bench(SimRobotNode)
     heard = {
         t: table.listen(t)
@@ -80,7 +80,7 @@ def test_lockstep_is_the_simulation_itself(bench):  # noqa: F811
     reference.close()
 
 
-def test_lockstep_stops_with_the_episode_and_starts_again(bench):  # noqa: F811
+def test_lockstep_stops_with_the_episode_and_starts_again(bench):
     table = bench(SimRobotNode)
     states = table.listen('sim_state')
     _start(table, 0)
@@ -92,7 +92,7 @@ def test_lockstep_stops_with_the_episode_and_starts_again(bench):  # noqa: F811
     assert states[1].stamp > states[0].stamp and states[1].episode == 1
 
 
-def test_lockstep_names_the_command_that_does_not_come(bench):  # noqa: F811
+def test_lockstep_names_the_command_that_does_not_come(bench):
     table = bench(SimRobotNode, command_deadline=1.0)
     poses = table.listen(CURRENT_POSE)
     _start(table)
@@ -104,7 +104,7 @@ def test_lockstep_names_the_command_that_does_not_come(bench):  # noqa: F811
 
 
 @pytest.mark.realtime
-def test_real_time_publishes_at_the_rates_of_the_drivers(bench):  # noqa: F811
+def test_real_time_publishes_at_the_rates_of_the_drivers(bench):
     table = bench(SimRobotNode, lockstep=False)
     infos, images = table.listen(INFOS['front']), table.listen(IMAGES['front'])
     joints = table.listen('joint_states')
@@ -120,7 +120,7 @@ def test_real_time_publishes_at_the_rates_of_the_drivers(bench):  # noqa: F811
     assert (infos[0].width, infos[0].height) == (images[0].width, images[0].height)
 
 
-def test_real_time_moves_where_it_is_told(bench):  # noqa: F811
+def test_real_time_moves_where_it_is_told(bench):
     table = bench(SimRobotNode, lockstep=False)
     poses = table.listen(CURRENT_POSE)
     answer = _start(table)
@@ -134,7 +134,7 @@ def test_real_time_moves_where_it_is_told(bench):  # noqa: F811
     )
 
 
-def test_operator_acts_once_per_tick_like_in_one_process(bench):  # noqa: F811
+def test_operator_acts_once_per_tick_like_in_one_process(bench):
     table = bench(ScriptedOperatorNode, mode='demonstrate')
     twists, joys, gloves = table.listen(TWIST), table.listen(JOY), table.listen(GLOVE)
     task, robot = table.node.task, table.node.robot
@@ -162,7 +162,7 @@ def test_operator_acts_once_per_tick_like_in_one_process(bench):  # noqa: F811
         reading = simulation.read()
 
 
-def test_idle_operator_keeps_hands_off(bench):  # noqa: F811
+def test_idle_operator_keeps_hands_off(bench):
     table = bench(ScriptedOperatorNode, mode='idle')
     twists, joys = table.listen(TWIST), table.listen(JOY)
     table.run_episode(stamp=5, seed=SEED)

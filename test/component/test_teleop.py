@@ -9,16 +9,16 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy')
 
-from geometry_msgs.msg import TwistStamped  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
-from sensor_msgs.msg import JointState, Joy  # noqa: E402
+from geometry_msgs.msg import TwistStamped
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import JointState, Joy
 
-from dex_rl_nodes.descriptions import GLOVE, JOY, TOPICS, TWIST  # noqa: E402
-from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
-from dex_rl_nodes.nodes.teleop import Teleop  # noqa: E402
-from dex_rl_nodes.records import HAND_JOINTS, EpisodeState, Mark, Phase  # noqa: E402
-from dex_rl_nodes.robot.teleop import TeleopMapper  # noqa: E402
+from dex_rl_nodes.descriptions import GLOVE, JOY, TOPICS, TWIST
+from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.nodes.teleop import Teleop
+from dex_rl_nodes.records import HAND_JOINTS, EpisodeState, Mark, Phase
+from dex_rl_nodes.robot.teleop import TeleopMapper
 
 
 class Bench:

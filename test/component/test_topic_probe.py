@@ -8,20 +8,20 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy')
 
-from harness import bench, ros  # noqa: E402, F401
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from harness import bench, ros  # noqa: F401
+from rclpy.executors import SingleThreadedExecutor
 
-from dex_rl_nodes import diagnosis  # noqa: E402
-from dex_rl_nodes.descriptions import CURRENT_POSE, FRONT_IMAGE, MEASURED_JOINTS, WRIST_IMAGE  # noqa: E402
-from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
-from dex_rl_nodes.nodes.topic_probe import controllers, listen  # noqa: E402
-from dex_rl_nodes.records import ARM_JOINTS  # noqa: E402
+from dex_rl_nodes import diagnosis
+from dex_rl_nodes.descriptions import CURRENT_POSE, FRONT_IMAGE, MEASURED_JOINTS, WRIST_IMAGE
+from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.nodes.topic_probe import controllers, listen
+from dex_rl_nodes.records import ARM_JOINTS
 
 HOME = [0.0, -0.785, 0.0, -2.356, 0.0, 1.571, 0.785]
 
 
 @pytest.fixture
-def arm(ros):  # noqa: F811
+def arm(ros):
     """A node that publishes pose and joints of an arm, and a still camera with an old stamp, at 50 Hz."""
     node = rclpy.create_node('arm')
     kinds = {CURRENT_POSE: 'geometry_msgs/msg/PoseStamped', MEASURED_JOINTS: 'sensor_msgs/msg/JointState'}
@@ -72,7 +72,7 @@ def test_the_doctor_hears_it_too(spinning, monkeypatch):
     assert heard[WRIST_IMAGE].count == 0 and arm is None and controllers is None
 
 
-def test_without_a_controller_manager_nothing_is_said_about_controllers(ros):  # noqa: F811
+def test_without_a_controller_manager_nothing_is_said_about_controllers(ros):
     node = rclpy.create_node('probe')
     assert controllers(node, 0.1) is None
     node.destroy_node()

@@ -12,24 +12,24 @@ rclpy = pytest.importorskip('rclpy')
 pytest.importorskip('mujoco')
 pytest.importorskip('torch')
 
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from tiny_run import DOMAIN, SETTINGS, make_run, start  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor
+from tiny_run import DOMAIN, SETTINGS, make_run, start
 
-from dex_rl_nodes.config import EMULATED  # noqa: E402
-from dex_rl_nodes.descriptions import GLOVE, HAND_COMMAND, HAND_JOINTS, JOY, TOPICS, TWIST  # noqa: E402
-from dex_rl_nodes.graph import device_folder  # noqa: E402
-from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
-from dex_rl_nodes.recording.messages import deserialise  # noqa: E402
-from dex_rl_nodes.recording.reader import BagReader, bag_folders, next_folder  # noqa: E402
-from dex_rl_nodes.recording.spool import SUFFIX, read_transitions  # noqa: E402
-from dex_rl_nodes.recording.writer import BagWriter  # noqa: E402
-from dex_rl_nodes.records import HAND_JOINTS as JOINTS  # noqa: E402
-from dex_rl_nodes.records import Origin, Phase, Source  # noqa: E402
-from dex_rl_nodes.seeds import start_seed  # noqa: E402
-from dex_rl_nodes.sim.hand import TRAVEL  # noqa: E402
-from dex_rl_nodes.sim.operator import ScriptedOperator  # noqa: E402
-from dex_rl_nodes.stages.job import Job  # noqa: E402
-from dex_rl_nodes.stages.loop import Loop  # noqa: E402
+from dex_rl_nodes.config import EMULATED
+from dex_rl_nodes.descriptions import GLOVE, HAND_COMMAND, HAND_JOINTS, JOY, TOPICS, TWIST
+from dex_rl_nodes.graph import device_folder
+from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.recording.messages import deserialise
+from dex_rl_nodes.recording.reader import BagReader, bag_folders, next_folder
+from dex_rl_nodes.recording.spool import SUFFIX, read_transitions
+from dex_rl_nodes.recording.writer import BagWriter
+from dex_rl_nodes.records import HAND_JOINTS as JOINTS
+from dex_rl_nodes.records import Origin, Phase, Source
+from dex_rl_nodes.seeds import start_seed
+from dex_rl_nodes.sim.hand import TRAVEL
+from dex_rl_nodes.sim.operator import ScriptedOperator
+from dex_rl_nodes.stages.job import Job
+from dex_rl_nodes.stages.loop import Loop
 
 DEADLINE = 150  # s
 

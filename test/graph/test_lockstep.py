@@ -12,16 +12,16 @@ pytest.importorskip('rclpy')
 pytest.importorskip('mujoco')
 torch = pytest.importorskip('torch')
 
-from tiny_run import SETTINGS, make_run, start  # noqa: E402
+from tiny_run import SETTINGS, make_run, start
 
-from dex_rl_nodes.recording.history import episode_bags  # noqa: E402
-from dex_rl_nodes.recording.reader import next_folder  # noqa: E402
-from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool, read_transitions  # noqa: E402
-from dex_rl_nodes.recording.writer import BagWriter  # noqa: E402
-from dex_rl_nodes.seeds import start_seed  # noqa: E402
-from dex_rl_nodes.sim.operator import ScriptedOperator  # noqa: E402
-from dex_rl_nodes.stages.job import Job  # noqa: E402
-from dex_rl_nodes.stages.loop import Loop  # noqa: E402
+from dex_rl_nodes.recording.history import episode_bags
+from dex_rl_nodes.recording.reader import next_folder
+from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool, read_transitions
+from dex_rl_nodes.recording.writer import BagWriter
+from dex_rl_nodes.seeds import start_seed
+from dex_rl_nodes.sim.operator import ScriptedOperator
+from dex_rl_nodes.stages.job import Job
+from dex_rl_nodes.stages.loop import Loop
 
 DEADLINE = 150  # s
 BEFORE, STEPS = 50, 200

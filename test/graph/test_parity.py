@@ -14,20 +14,20 @@ pytest.importorskip('rclpy')
 pytest.importorskip('mujoco')
 torch = pytest.importorskip('torch')
 
-from tiny_run import SETTINGS, launch, make_run, start  # noqa: E402
+from tiny_run import SETTINGS, launch, make_run, start
 
-from dex_rl_nodes.learning.learner import Learner  # noqa: E402
-from dex_rl_nodes.learning.sac import ResidualSettings  # noqa: E402
-from dex_rl_nodes.learning.speed import random_transitions  # noqa: E402
-from dex_rl_nodes.recording.messages import deserialise  # noqa: E402
-from dex_rl_nodes.recording.reader import BagReader, bag_folders  # noqa: E402
-from dex_rl_nodes.recording.writer import BagWriter  # noqa: E402
-from dex_rl_nodes.records import Phase  # noqa: E402
-from dex_rl_nodes.run_directory import RunDirectory  # noqa: E402
-from dex_rl_nodes.seeds import start_seed  # noqa: E402
-from dex_rl_nodes.sim.operator import ScriptedOperator  # noqa: E402
-from dex_rl_nodes.stages.job import Job  # noqa: E402
-from dex_rl_nodes.stages.loop import Loop  # noqa: E402
+from dex_rl_nodes.learning.learner import Learner
+from dex_rl_nodes.learning.sac import ResidualSettings
+from dex_rl_nodes.learning.speed import random_transitions
+from dex_rl_nodes.recording.messages import deserialise
+from dex_rl_nodes.recording.reader import BagReader, bag_folders
+from dex_rl_nodes.recording.writer import BagWriter
+from dex_rl_nodes.records import Phase
+from dex_rl_nodes.run_directory import RunDirectory
+from dex_rl_nodes.seeds import start_seed
+from dex_rl_nodes.sim.operator import ScriptedOperator
+from dex_rl_nodes.stages.job import Job
+from dex_rl_nodes.stages.loop import Loop
 
 DEADLINE = 150  # s
 CHAIN = ('policy_step', 'reward', 'core_action', 'action_command', 'executed_action', 'step_result')

@@ -17,9 +17,9 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy')
 
-from transition_parts import episode_parts  # noqa: E402
+from transition_parts import episode_parts
 
-from dex_rl_nodes.descriptions import (  # noqa: E402
+from dex_rl_nodes.descriptions import (
     CURRENT_POSE,
     FRONT_IMAGE,
     HAND_JOINTS,
@@ -27,13 +27,13 @@ from dex_rl_nodes.descriptions import (  # noqa: E402
     TOPICS,
     WRIST_IMAGE,
 )
-from dex_rl_nodes.graph import environment  # noqa: E402
-from dex_rl_nodes.nodes import conversions, qos  # noqa: E402
-from dex_rl_nodes.recording.history import episode_bags  # noqa: E402
-from dex_rl_nodes.recording.reader import BagReader  # noqa: E402
-from dex_rl_nodes.recording.spool import read_transitions  # noqa: E402
-from dex_rl_nodes.records import ActionCommand, EpisodeState, ExecutedAction, Phase, Reward, TeleopCommand  # noqa: E402
-from dex_rl_nodes.run_directory import RunDirectory  # noqa: E402
+from dex_rl_nodes.graph import environment
+from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.recording.history import episode_bags
+from dex_rl_nodes.recording.reader import BagReader
+from dex_rl_nodes.recording.spool import read_transitions
+from dex_rl_nodes.records import ActionCommand, EpisodeState, ExecutedAction, Phase, Reward, TeleopCommand
+from dex_rl_nodes.run_directory import RunDirectory
 
 SECONDS = float(os.environ.get('DEXRL_LOAD_SECONDS', '0'))
 pytestmark = pytest.mark.skipif(not SECONDS, reason='measures in real time; set DEXRL_LOAD_SECONDS')
