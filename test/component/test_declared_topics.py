@@ -1,6 +1,8 @@
 """What every node really publishes, subscribes, serves and calls is what descriptions.py declares."""
 
+from contextlib import ExitStack
 from importlib import import_module
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
@@ -12,6 +14,7 @@ from harness import ros  # noqa: F401
 from rclpy.parameter import Parameter
 
 from dex_rl_nodes.descriptions import NODES, SERVICES, TOPICS
+from dex_rl_nodes.drivers.emulators.hands import RuiyanEmulator
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions, qos
 
@@ -19,6 +22,7 @@ ALL = {'/rosout', '/parameter_events', '/diagnostics'}  # of every node
 # how a node is made: its class, what stands in for its core, and the parameters it can be made with
 CORE = MagicMock(updates=0, episodes=0, version=0, **{'intrinsics.return_value': (1.0,) * 4})
 ROBOT = {'robot': 'fr3_ruiyan'}
+HAND = 'hand'  # in the folder of the test: a hand must answer when its driver is made
 WAYS = {
     'sim_robot': ('SimRobotNode', (CORE,), [{}]),
     'scripted_operator': ('ScriptedOperatorNode', (CORE,), [{}]),
@@ -38,9 +42,8 @@ WAYS = {
     'spacemouse_driver': ('SpaceMouseDriver', (), [{'lockstep': False, **ROBOT}]),
     'keyboard': ('Keyboard', (), [{'lockstep': False, **ROBOT}]),
     'camera_driver': ('CameraDriver', (), [{'lockstep': False, **ROBOT}]),
+    'hand_driver': ('HandDriver', (), [{'lockstep': False, 'port': HAND, **ROBOT}]),
 }  # fmt: skip
-# a hand must answer when its driver is made; test_drivers.py has one
-DEVICES = {'hand_driver'}
 
 
 def of(names):
@@ -51,6 +54,7 @@ def of(names):
 @pytest.fixture(autouse=True)
 def runs(tmp_path, monkeypatch):
     monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     # whatever is installed and plugged in here
     monkeypatch.setattr('dex_rl_nodes.nodes.franka_arm._importable', lambda *packages: packages[0])
     monkeypatch.setattr('dex_rl_nodes.nodes.keyboard.Terminal', MagicMock())
@@ -58,18 +62,26 @@ def runs(tmp_path, monkeypatch):
     monkeypatch.setattr('dex_rl_nodes.nodes.camera_driver.open_camera', MagicMock(side_effect=UserError('absent')))
 
 
+@pytest.fixture
+def devices():
+    with ExitStack() as stack:
+        yield stack
+
+
 def test_every_node_is_made_somewhere():
-    assert set(WAYS) | DEVICES == set(NODES)
+    assert set(WAYS) == set(NODES)
 
 
 @pytest.mark.parametrize('name', WAYS)
-def test_topics_and_services_are_the_declared_ones(ros, name):
+def test_topics_and_services_are_the_declared_ones(ros, devices, name):
     class_name, cores, ways = WAYS[name]
     node_class = getattr(import_module(f'dex_rl_nodes.nodes.{name}'), class_name)
     found = {'publishes': set(), 'subscribes': set(), 'serves': set(), 'calls': set()}
     profiles = {f'/{topic.lstrip("/")}': topic for topic in TOPICS}
     for way in ways:
         settings = {'lockstep': True, **way}
+        if settings.get('port') == HAND:
+            devices.enter_context(RuiyanEmulator(Path(HAND).absolute()))
         node = node_class(*cores, parameter_overrides=[Parameter(key, value=value) for key, value in settings.items()])
         try:
             found['publishes'] |= {publisher.topic_name for publisher in node.publishers} - ALL
