@@ -84,6 +84,7 @@ def _resources(places: Places) -> Iterator[Finding]:
     yield Finding('good' if cores >= 2 else 'warning', 'processor', f'{cores} cores')
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30
     yield Finding('good' if memory >= MINIMUM_MEMORY else 'warning', 'memory', f'{memory:.1f} GiB')
+    yield _priority()
     runs = Path(os.environ.get('DEXRL_RUNS', 'runs')).resolve()
     for subject, folder in (('disk, environment', home()), ('disk, runs', runs)):
         existing = next(path for path in (folder, *folder.parents) if path.exists())
@@ -98,6 +99,15 @@ def _resources(places: Places) -> Iterator[Finding]:
             else 'give /dev/shm more room (docker run --shm-size=1g); camera images go through it'
         )
         yield Finding('warning' if fix else 'good', 'shared memory', f'{free:.0f} MiB free', fix)
+
+
+def _priority() -> Finding:
+    """Whether nodes on the way from a camera to a command may run before everything else."""
+    attempt = 'import os; os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))'
+    if subprocess.run([sys.executable, '-c', attempt], capture_output=True, check=False).returncode == 0:
+        return Finding('good', 'real-time priority', 'allowed')
+    fix = 'add "USER - rtprio 99" to /etc/security/limits.d/dexrl.conf, as libfranka wants it, and log in again'
+    return Finding('warning', 'real-time priority', 'not allowed, so ticks come late on a busy machine', fix)
 
 
 def _graph_variables() -> Iterator[Finding]:
