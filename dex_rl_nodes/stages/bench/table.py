@@ -140,7 +140,8 @@ def run_table(values: Mapping[str, Value], folder: Path) -> None:
     def done(name: str, result: object) -> None:
         cell = name.removesuffix(_LEARNING)
         if cell in wanted:
-            results.cells[cell] = result
+            seconds = results.cells.get(cell, {}).get('seconds', {}) | result['seconds']
+            results.cells[cell] = {**result, 'seconds': seconds}
             results.save()
             left = sum(STAGES[-1] not in results.cells.get(other, ()) for other in wanted)
             board.say(f'{cell}: {_line(result)}; {left} of {len(wanted)} cells left')
@@ -194,7 +195,7 @@ def imitate(plan: Plan, shared: Job, interface: str, seed: int, tell: Tell) -> d
     for number, stage in enumerate((prior_stage, policy_stage)):
         stage(job, lambda done, of, number=number: tell(number * of + done, 3 * of))
     evaluate(job, 'none', plan.episodes)
-    return {**cell_of(job.run, job.settings), 'seconds': round(time.monotonic() - started)}
+    return {**cell_of(job.run, job.settings), 'seconds': {STAGES[0]: round(time.monotonic() - started)}}
 
 
 def learn(plan: Plan, shared: Job, interface: str, seed: int, tell: Tell) -> dict:
@@ -205,7 +206,7 @@ def learn(plan: Plan, shared: Job, interface: str, seed: int, tell: Tell) -> dic
     OnlineSession(job, plan.presence).learn(budget, lambda done, note: tell(done, total))
     evaluate(job, 'learned', plan.episodes)
     shutil.rmtree(job.run.bags('online'), ignore_errors=True)  # gigabytes, and the cell is done
-    return {**cell_of(job.run, job.settings), 'seconds': round(time.monotonic() - started)}
+    return {**cell_of(job.run, job.settings), 'seconds': {STAGES[1]: round(time.monotonic() - started)}}
 
 
 def cell_of(run: RunDirectory, settings: RunSettings) -> dict:
@@ -253,7 +254,7 @@ def learning_curve(path: Path) -> list[list[float]]:
 
 def _line(result: Mapping) -> str:
     scores = [f'{stage} {result[stage]["successes"]}/{result[stage]["n"]}' for stage in STAGES if stage in result]
-    return f'{", ".join(scores)} in {result["seconds"]} s'
+    return f'{", ".join(scores)} in {sum(result["seconds"].values())} s'
 
 
 def write_table(results: Results, folder: Path, runs: Path) -> Path:
