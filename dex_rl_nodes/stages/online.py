@@ -1,6 +1,8 @@
 """Online residual RL in one process and lockstep; and the learner as the learner node starts it."""
 
+import sys
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,8 @@ from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.loop import Brain, Loop
 from dex_rl_nodes.stages.progress import ProgressBoard
 
-SAVE_EVERY = 2000  # updates
+_SAVE_EVERY = 2000  # updates
+_SWITCH = 5e-4  # s; neither thread shall wait longer for the interpreter
 
 
 def demonstration_transitions(
@@ -94,6 +97,9 @@ def make_learner(job: Job) -> Learner:
 class OnlineSession:
     """One sitting of online learning: one learner iteration per transition, bit for bit repeatable.
 
+    The iteration for a transition runs in a second thread while the next tick is decided and simulated, and has ended
+    before that tick's transition is learned from: two cores are used, and no result depends on how fast they are.
+
     Args:
         job: its transitions and checkpoints are continued.
         presence: share of the episodes in which a scripted person watches and takes over when the policy is stuck.
@@ -112,7 +118,9 @@ class OnlineSession:
         if owed := owed_retraction(job.run, self._spool):
             self._spool.append(owed)
         self.learner.extend(read_transitions(job.run))
-        self._metrics = MetricsWriter(job.run.path)
+        self._metrics, self._saved = MetricsWriter(job.run.path), self.learner.updates
+        self._trainer = ThreadPoolExecutor(1, 'training', torch.set_num_threads, (torch.get_num_threads(),))
+        self._training: Future[list[dict[str, float]]] | None = None
         operator = ScriptedOperator(job.task, job.robot, 'assist') if presence else None
         self._loop = Loop(
             job.task, job.robot, self._brain, operator, presence, transitions=self._take, newest=self._spool.newest
@@ -125,16 +133,20 @@ class OnlineSession:
             tell: told after every episode how many transitions there are, and how it goes.
         """
         bag = BagWriter(self._folder) if self._record else None
-        learner = self.learner
+        learner, interval = self.learner, sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH)
         try:
             while learner.env_steps < budget:
                 seed = start_seed(self.job.task, 'online', self.job.settings.seed, self._episode)
                 left = min(self.job.task.episode_steps, budget - learner.env_steps)
                 self._loop.episode(self._episode, seed, 'online', bag, left)
                 self._episode += 1
+                self._use_what_was_learned()
                 self._metrics.write(learner.progress(), episode_ended=True)
                 tell(learner.env_steps, f'{learner.episodes} episodes, last 20: {learner.success_rate:.0%} successful')
         finally:
+            sys.setswitchinterval(interval)
+            self._trainer.shutdown()
             self._loop.close()
             if bag:
                 bag.close()
@@ -143,18 +155,35 @@ class OnlineSession:
             learner.save(self.job.run.file('learner'))
 
     def _take(self, transition: Transition) -> None:
-        """A new transition: keep it, learn from it, act with what was learned."""
-        learner = self.learner
+        """A new transition: act with what was learned from those before it, keep it, and begin to learn from it."""
+        self._use_what_was_learned()
         self._spool.append(transition)
-        learner.add(transition)
-        while learner.ready:
-            self._metrics.add(learner.update())
-            self._metrics.write(learner.progress())
-            if weights := learner.new_weights():
-                version, data, sha256 = weights
-                self._brain.residual.load_weights(data, version, sha256)
-            if learner.updates % SAVE_EVERY == 0:
-                learner.save(self.job.run.file('learner'))
+        self.learner.add(transition)
+        if self.learner.ready:
+            self._training = self._trainer.submit(self._train)
+
+    def _train(self) -> list[dict[str, float]]:
+        """All iterations that are due, in the second thread; their losses."""
+        losses = []
+        while self.learner.ready:
+            losses.append(self.learner.update())
+        return losses
+
+    def _use_what_was_learned(self) -> None:
+        """Wait for the second thread; then nobody but the caller touches the learner."""
+        if self._training is None:
+            return
+        training, self._training = self._training, None
+        for losses in training.result():
+            self._metrics.add(losses)
+        learner = self.learner
+        self._metrics.write(learner.progress())
+        if weights := learner.new_weights():
+            version, data, sha256 = weights
+            self._brain.residual.load_weights(data, version, sha256)
+        if learner.updates - self._saved >= _SAVE_EVERY:
+            learner.save(self.job.run.file('learner'))
+            self._saved = learner.updates
 
 
 def learn_online(job: Job, steps: int = 0, presence: float = 0.0, record: bool = False) -> Learner:
