@@ -10,7 +10,12 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.checkpoint import POLICY_PREFIX, check_shapes, from_bytes, load_checkpoint, module_shapes
 from dex_rl_nodes.learning.networks import Actor, Hidden, ResidualPolicy, Standardiser
 from dex_rl_nodes.learning.sac import Interface
-from dex_rl_nodes.records import CoreAction, PolicyStep
+from dex_rl_nodes.records import ARM_DIM, CoreAction, PolicyStep
+
+# of a wandering residual: smallest and largest spread before tanh of an episode, ticks that its noise spans, and how
+# many times further the arm goes
+_SPREADS, _CORRELATED = (0.3, 1.2), 8
+_WIDER = 2.5
 
 
 class ResidualRunner:
@@ -78,9 +83,7 @@ class ResidualRunner:
         Raises:
             UserError: the weights expect other inputs.
         """
-        residual = np.zeros(self._core_dim, np.float32)
-        if self._policy is not None:
-            residual = self._residual(self._policy, step, seed, deterministic)
+        residual = self._residual(step, seed, deterministic)
         return CoreAction(
             stamp=step.stamp,
             episode=step.episode,
@@ -93,7 +96,10 @@ class ResidualRunner:
         )
 
     @torch.inference_mode()
-    def _residual(self, policy: ResidualPolicy, step: PolicyStep, seed: int, deterministic: bool) -> np.ndarray:
+    def _residual(self, step: PolicyStep, seed: int, deterministic: bool) -> np.ndarray:
+        policy = self._policy
+        if policy is None:
+            return np.zeros(self._core_dim, np.float32)
         row = np.concatenate((step.state, step.hand_history, step.context, step.base_core))
         expected = (len(policy.standardiser.features_mean), len(policy.standardiser.proprioception_mean))
         if (len(step.features), len(row)) != expected:
@@ -106,3 +112,23 @@ class ResidualRunner:
             return mean[0].tanh().numpy()
         noise = np.random.default_rng([seed, step.episode, step.step]).standard_normal(self._core_dim, np.float32)
         return (mean + log_std.exp() * torch.from_numpy(noise))[0].tanh().numpy()
+
+
+class WanderingResidual(ResidualRunner):
+    """A residual at random, as of an agent that has learned nothing; some episodes go far astray, others hardly.
+
+    The classifier learns from such episodes what it would otherwise see for the first time when an agent looks for it.
+    The noise is the sum of the draws of some ticks, for white noise cancels itself; like that of an actor it depends
+    on seed, episode and step alone. The arm strays further in a tick than a residual can take it, for an agent may
+    push the same way through a whole episode.
+    """
+
+    def __init__(self, interface: Interface):
+        super().__init__(interface)
+        self.scale = np.concatenate((_WIDER * self.scale[:ARM_DIM], self.scale[ARM_DIM:]))
+
+    def _residual(self, step: PolicyStep, seed: int, deterministic: bool) -> np.ndarray:
+        spread = np.random.default_rng([seed, step.episode]).uniform(*_SPREADS)
+        generators = [np.random.default_rng([seed, step.episode, step.step + n]) for n in range(_CORRELATED)]
+        noise = sum(generator.standard_normal(self._core_dim) for generator in generators) / np.sqrt(_CORRELATED)
+        return np.tanh(spread * noise).astype(np.float32)

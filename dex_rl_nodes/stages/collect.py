@@ -81,14 +81,22 @@ def collect_session(job: Job, first: int, wanted: int, tell: Tell) -> int:
 
 # Material for the classifier
 
-_FIRST = {'shown': 0, 'near_misses': _BLOCK, 'rollouts': ROLLOUTS}  # number of the first episode of a kind
+_FIRST = {
+    'shown': 0,
+    'near_misses': _BLOCK,
+    'rollouts': ROLLOUTS,
+    'strays': ROLLOUTS + _BLOCK,
+}  # number of the first episode of a kind
+
+_OF_POLICY = {'rollouts': 'none', 'strays': 'random'}  # the residual of the kinds in which the base policy acts
 
 
 def reward_works(job: Job, kinds: Sequence[str], needs: tuple[str, ...] = (), prefix: str = '') -> list[Work]:
     """Sessions that record what is missing for the classifier.
 
     Args:
-        kinds: of shown (successes), near_misses, rollouts (of the base policy, needs it trained).
+        kinds: of shown (successes), near_misses, rollouts and strays (of the base policy, alone and with a random
+            residual; they need it trained).
         needs: names of works that come first.
         prefix: of the names of the works.
     """
@@ -97,7 +105,7 @@ def reward_works(job: Job, kinds: Sequence[str], needs: tuple[str, ...] = (), pr
     for kind in kinds:
         first, count = _FIRST[kind], getattr(job.amounts, kind)
         numbers = [number for number in range(first, first + count) if number not in ended]
-        bar = prefix + ('policy rollouts' if kind == 'rollouts' else 'reward sessions')
+        bar = prefix + ('policy rollouts' if kind in _OF_POLICY else 'reward sessions')
         for part in range(_SIDE_BY_SIDE):
             if mine := numbers[part::_SIDE_BY_SIDE]:
                 works.append(Work(f'{prefix}{kind} {part}', record_reward, (job, kind, mine), needs, bar))
@@ -106,8 +114,8 @@ def reward_works(job: Job, kinds: Sequence[str], needs: tuple[str, ...] = (), pr
 
 def record_reward(job: Job, kind: str, numbers: Sequence[int], tell: Tell) -> int:
     """Record reward episodes of one kind; returns how many show success."""
-    if kind == 'rollouts':
-        loop = Loop(job.task, job.robot, job.brain(reward=False), Watcher())
+    if kind in _OF_POLICY:
+        loop = Loop(job.task, job.robot, job.brain(reward=False, residual=_OF_POLICY[kind]), Watcher())
     else:
         skill = 'demonstrate' if kind == 'shown' else 'negative'
         loop = Loop(job.task, job.robot, operator=ScriptedOperator(job.task, job.robot, skill))

@@ -25,6 +25,7 @@ class Amounts:
     shown: int = 8  # reward episodes in which the operator does the task and stays there
     near_misses: int = 28  # reward episodes in which the operator fails on purpose
     rollouts: int = 16  # reward episodes in which the base policy acts and the operator only marks
+    strays: int = 30  # the same with a random residual: what an agent sees that looks for success everywhere
 
 
 USUAL = Amounts()
@@ -115,6 +116,6 @@ def missing(run: RunDirectory, settings: RunSettings, amounts: Amounts) -> list[
     if report(run, 'demos')['successes'] < wanted:
         found.append('demos')
     sessions = report(run, 'reward')
-    if not sessions['n'] or sessions['rollouts'] < amounts.rollouts:
+    if not sessions['n'] or sessions['rollouts'] < amounts.rollouts + amounts.strays:
         found.append('reward sessions')
     return found + [stage for stage in TRAINED if not is_current(run, settings, stage)]

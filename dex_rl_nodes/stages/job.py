@@ -16,7 +16,7 @@ from dex_rl_nodes.learning.encoder_choice import EncoderSettings
 from dex_rl_nodes.learning.interfaces import ActionInterface, PriorSettings, load_interface
 from dex_rl_nodes.learning.policy import BCPolicy, PolicyRunner, PolicySettings, load_policy
 from dex_rl_nodes.learning.prior_runner import PriorRunner
-from dex_rl_nodes.learning.residual import ResidualRunner
+from dex_rl_nodes.learning.residual import ResidualRunner, WanderingResidual
 from dex_rl_nodes.learning.reward import RewardRunner, RewardSettings, load_reward
 from dex_rl_nodes.learning.sac import ResidualSettings
 from dex_rl_nodes.recording.episodes import read_episodes
@@ -156,10 +156,12 @@ class Job:
 
         Args:
             reward: with the classifier.
-            residual: none: the base policy alone; learned: the newest checkpoint of the learner.
+            residual: none: the base policy alone; learned: the newest checkpoint of the learner; random: one that
+                wanders.
         """
         encoder, interface = self.encoder(), self.interface()
-        runner = ResidualRunner(interface)
+        kind = WanderingResidual if residual == 'random' else ResidualRunner
+        runner = kind(interface)
         if residual == 'learned':
             checkpoints = numbered(self.run.file('learner'))
             if not checkpoints:

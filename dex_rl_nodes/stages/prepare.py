@@ -61,7 +61,7 @@ def preparation_works(job, prefix: str = '') -> list:
     demos = collect.demonstration_works(job, prefix)
     shown = collect.reward_works(job, ('shown', 'near_misses'), (), prefix)
     policy = f'{prefix}policy'
-    rollouts = collect.reward_works(job, ('rollouts',), (policy,), prefix)
+    rollouts = collect.reward_works(job, ('rollouts', 'strays'), (policy,), prefix)
 
     def stage(name: str, function, *needs: str) -> Work:
         return Work(f'{prefix}{name}', function, (job,), tuple(f'{prefix}{need}' for need in needs))
@@ -123,7 +123,7 @@ def refuse_after_learning(run: RunDirectory, settings: RunSettings, todo: list[s
 def check(run: RunDirectory, settings: RunSettings) -> None:
     """Name the command of the first stage that is missing; UserError when there is one."""
     config.load_task(settings.task)
-    amounts = USUAL if config.is_simulated(settings.robot) else Amounts(rollouts=0)
+    amounts = USUAL if config.is_simulated(settings.robot) else Amounts(rollouts=0, strays=0)
     todo = missing(run, settings, amounts)
     if todo:
         refuse_after_learning(run, settings, todo)

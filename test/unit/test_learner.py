@@ -10,7 +10,7 @@ from toy_reach import ToyReach, demonstrations, success_rate, toy_interface
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.checkpoint import numbered
 from dex_rl_nodes.learning.learner import Learner
-from dex_rl_nodes.learning.residual import ResidualRunner
+from dex_rl_nodes.learning.residual import ResidualRunner, WanderingResidual
 from dex_rl_nodes.learning.sac import ResidualSettings
 from dex_rl_nodes.learning.speed import random_transitions, sac_speed
 from dex_rl_nodes.recording.transitions import retraction
@@ -195,6 +195,16 @@ def test_noise_depends_on_seed_episode_and_step_only():
     assert all(not np.array_equal(same[0].residual, other.residual) for other in others)
     modes = [first.step(observation(), seed, deterministic=True) for seed in (1, 2)]
     assert np.array_equal(modes[0].core, modes[1].core) and modes[0].deterministic
+
+
+def test_a_wandering_residual_needs_no_weights_and_wanders():
+    runner = WanderingResidual(INTERFACE)
+    residuals = np.array([runner.step(observation(3, step), seed=1).residual for step in range(400)])
+    assert np.abs(residuals).max() < 1 and 0.2 < residuals.std() < 0.9
+    assert np.array_equal(runner.step(observation(3, 9), seed=1).residual, residuals[9]), 'whatever came before'
+    following = np.corrcoef(residuals[1:].ravel(), residuals[:-1].ravel())[0, 1]
+    later = np.corrcoef(residuals[20:].ravel(), residuals[:-20].ravel())[0, 1]
+    assert following > 0.7 and abs(later) < 0.15
 
 
 def test_the_robot_acts_as_the_learner_updates():

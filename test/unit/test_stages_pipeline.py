@@ -21,7 +21,7 @@ from dex_rl_nodes.stages.online import OnlineSession
 from dex_rl_nodes.stages.prepare import preparation_works
 from dex_rl_nodes.stages.recordings import ended_episodes
 
-AMOUNTS = Amounts(demonstrations=2, shown=1, near_misses=1, rollouts=1)
+AMOUNTS = Amounts(demonstrations=2, shown=1, near_misses=1, rollouts=1, strays=1)
 SETTINGS = RunSettings('pull_tissue', 'sim', 'latent_prior', 'smoke', 7)
 
 

@@ -84,7 +84,7 @@ def make_plan(values: Mapping[str, Value]) -> Plan:
         return Plan(tasks, interfaces, seeds, steps, presence=presence)
     chosen = tasks if values['tasks'] != 'all' else ('pull_tissue',)
     few = interfaces if values['interfaces'] != 'all' else ('latent_prior', 'vq')
-    return Plan(chosen, few, seeds, steps or 150, 2, 'smoke', Amounts(3, 2, 3, 2), presence)
+    return Plan(chosen, few, seeds, steps or 150, 2, 'smoke', Amounts(3, 2, 3, 2, 1), presence)
 
 
 def version(plan: Plan) -> str:
