@@ -37,7 +37,7 @@ def _success(cells: Sequence[Mapping], stage: str) -> str:
 
 def _failures(cells: Sequence[Mapping], stage: str) -> str:
     found = [cell[stage]['failures'] for cell in cells if stage in cell]
-    return ' / '.join(str(sum(counts.get(kind, 0) for counts in found)) for kind in FAILURES)
+    return ' / '.join(str(sum(counts.get(kind, 0) for counts in found)) for kind in FAILURES) if found else ''
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -73,9 +73,9 @@ def success_table(cells: Sequence[Mapping]) -> str:
 def interface_table(cells: Sequence[Mapping]) -> str:
     """Markdown table: a row per interface, over all tasks: mean success, jitter, and what the prior measures."""
     lines = [
-        '| interface | imitation | after RL | jitter J / J of raw imitation: imitation | after RL | off-manifold ratio '
-        '| reconstruction error | active units |',
-        '|---|---|---|---|---|---|---|---|',
+        '| interface | tasks | imitation | after RL | jitter J / J of raw imitation: imitation | after RL '
+        '| off-manifold ratio | reconstruction error | active units |',
+        '|---|---|---|---|---|---|---|---|---|',
     ]
     jitter, measured = normalised_jitter(cells), ('off_manifold_ratio', 'test_rmse_mean', 'active_units')
     for interface in _ordered(cells, 'interface'):
@@ -83,7 +83,7 @@ def interface_table(cells: Sequence[Mapping]) -> str:
         prior = {key: _known_mean([cell['prior'].get(key) for cell in part]) for key in measured}
         scores = jitter.get(interface, {})
         row = [
-            interface, *(_success(part, stage) for stage in STAGES),
+            interface, str(len(_ordered(part, 'task'))), *(_success(part, stage) for stage in STAGES),
             *(_number(scores.get(stage), 2) for stage in STAGES), _number(prior['off_manifold_ratio']),
             _number(prior['test_rmse_mean'], 4), _number(prior['active_units'], 1),
         ]  # fmt: skip
