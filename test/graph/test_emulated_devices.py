@@ -44,20 +44,23 @@ class Watcher:
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         self.latest = {}
-        for topic in (HAND_JOINTS, 'joint_states'):
+        for topic in (HAND_JOINTS, HAND_COMMAND, 'joint_states'):
             message = conversions.interface(TOPICS[topic].type)
             profile = qos.profile(TOPICS[topic].qos)
             self.node.create_subscription(message, topic, lambda got, topic=topic: self._hear(topic, got), profile)
-        self.moved = 0.0  # normalised travel
+        self.commands = 0
+        self.moved = 0.0  # normalised travel since the first command; a reset moves the hand without one
         self.apart = np.inf  # least difference between what the driver says and the simulated joints
 
     def _hear(self, topic, message):
         self.latest[topic] = message
+        self.commands += topic == HAND_COMMAND
         if topic == HAND_JOINTS and 'joint_states' in self.latest:
             simulated = conversions.joint_positions(self.latest['joint_states'], JOINTS) / TRAVEL
             self.apart = min(self.apart, float(np.abs(simulated - np.array(message.position)).max()))
-            start = self.latest.setdefault('start', np.array(message.position))
-            self.moved = max(self.moved, float(np.abs(np.array(message.position) - start).max()))
+            if self.commands:
+                start = self.latest.setdefault('start', np.array(message.position))
+                self.moved = max(self.moved, float(np.abs(np.array(message.position) - start).max()))
 
     def until(self, condition, graph):
         end = time.monotonic() + DEADLINE
@@ -93,7 +96,7 @@ def test_the_operator_moves_the_simulated_hand_through_real_protocols(tmp_path, 
     log = tmp_path / 'log.txt'
     with log.open('w') as file, start(tmp_path, 'collect_demos', *words, stdout=file, lockstep=False) as graph:
         try:
-            watcher.until(lambda: watcher.moved > 0.2 and watcher.apart < 0.02, graph)
+            watcher.until(lambda: watcher.moved > 0.2 and watcher.apart < 0.02 and watcher.commands > 20, graph)
             assert {path.name for path in folder.iterdir()} == {'hand', 'glove', 'spacemouse'}
             graph.send_signal(signal.SIGINT)
             graph.wait(DEADLINE)
