@@ -12,13 +12,17 @@ from dex_rl_nodes.robot import rotations
 from dex_rl_nodes.sim import tasks
 from dex_rl_nodes.sim.tasks.base import Grip, Scene, Stage
 
-SKILLS = ('demonstrate', 'negative', 'assist')
+SKILLS = ('demonstrate', 'survey', 'negative', 'assist')
+_DOES_IT = ('demonstrate', 'survey')
 _YAW_TOLERANCE = 0.12  # rad
 _CLOSURE_TOLERANCE = 0.02
 _LOST_TICKS = 4  # what a stage needs may be missing for so long before the person starts again
 _UNDONE_TICKS = 15  # in the last stage without success
 _STAGE_TICKS = 35  # longer in one stage is being stuck
 _ATTEMPTS = 3
+_LOOK = 'look'
+_LOOKS = (3, 6)  # places from which a survey looks, at least and fewer than
+_LOOK_REACH, _LOOK_SHIFT = np.array([0.05, 0.05, 0.04, 0.3]), np.array([0, 0, 0.01, 0])  # m, m, m, rad
 _NEARLY_SUCCESS = ('offset', 'high', 'half_closed', 'open_hand', 'stop_short')
 
 
@@ -60,8 +64,9 @@ class ScriptedOperator:
     """Does a task as a person does, from what is seen and felt; call `act` once per control tick.
 
     Args:
-        skill: demonstrate does the task; negative comes close and fails on purpose, in one of several ways;
-            assist watches, takes over when nothing is achieved for a while, and hands back after that.
+        skill: demonstrate does the task; survey moves the open hand about the place first, and then does it; negative
+            comes close and fails on purpose, in one of several ways; assist watches, takes over when nothing is
+            achieved for a while, and hands back after that.
     """
 
     def __init__(self, task: Task, robot: Robot, skill: str = 'demonstrate'):
@@ -80,6 +85,9 @@ class ScriptedOperator:
         self._plan = self._task.plan()
         if self.skill == 'negative':
             self._plan = _spoil(self._plan, self._rng)
+        elif self.skill == 'survey':
+            self._plan = _look_around(self._plan, self._rng) + self._plan
+        self._first = next(index for index, stage in enumerate(self._plan) if stage.name != _LOOK)
         self._seen: deque[Scene] = deque(maxlen=self._style.reaction)
         self._twist, self._drift = np.zeros(6), np.zeros(6)
         self._closure, self._tremor = 0.0, np.zeros(6)
@@ -144,16 +152,16 @@ class ScriptedOperator:
             if self._sure or (last and self._in_stage > 10):
                 return self._decide(Mark.DISCARD if self._sure else Mark.FAILURE)
         elif last and self._sure >= self._style.sure:
-            return self._decide(Mark.SUCCESS) if self.skill == 'demonstrate' else Mark.NONE
+            return self._decide(Mark.SUCCESS) if self.skill in _DOES_IT else Mark.NONE
         if seen.get('lost', 0) > 0 and self.skill != 'assist':
-            return self._decide(Mark.DISCARD if self.skill == 'demonstrate' else Mark.FAILURE)
+            return self._decide(Mark.DISCARD if self.skill in _DOES_IT else Mark.FAILURE)
         if self._sure > 2 and not last:  # done, sooner than planned
             self._enter(len(self._plan) - 1)
             return Mark.NONE
         if self._lost > _LOST_TICKS or (last and not self._sure and self._in_stage > _UNDONE_TICKS):
-            return self._try_again(0)
+            return self._try_again(self._first)
         if self._in_stage > _STAGE_TICKS and not last:
-            return self._try_again(max(0, self._stage - stage.retry))
+            return self._try_again(max(self._first, self._stage - stage.retry))
         arrived = np.linalg.norm(error) < stage.tolerance and abs(turn[2]) < _YAW_TOLERANCE
         closed = abs(self._closure - stage.closure) < _CLOSURE_TOLERANCE
         done = arrived and closed and self._in_stage >= stage.ticks and (stage.until is None or stage.until(seen))
@@ -168,7 +176,7 @@ class ScriptedOperator:
     def _try_again(self, stage: int) -> int:
         if self.skill == 'negative':
             return self._decide(Mark.FAILURE)
-        if self._attempt >= _ATTEMPTS and self.skill == 'demonstrate':
+        if self._attempt >= _ATTEMPTS and self.skill in _DOES_IT:
             return self._decide(Mark.DISCARD)
         self._attempt += 1
         self._style.aim = 0.5 * self._style.aim
@@ -211,6 +219,17 @@ class ScriptedOperator:
         part = np.clip((closure - style.onset) / np.maximum(style.end - style.onset, 0.1), 0.0, 1.0)
         part = part * part * (3.0 - 2.0 * part)
         return self._start_hand + (style.closed - self._start_hand) * part
+
+
+def _look_around(plan: list[Stage], rng: np.random.Generator) -> list[Stage]:
+    """Some places about the first one of a plan: from there the cameras see what is to be grasped from everywhere."""
+    first = plan[0]
+
+    def beside(off: np.ndarray) -> Stage:
+        return replace(first, name=_LOOK, target=lambda seen: tuple(np.add(first.target(seen), off)), tolerance=0.02)
+
+    count = int(rng.integers(*_LOOKS))
+    return [beside(rng.uniform(-_LOOK_REACH, _LOOK_REACH) + _LOOK_SHIFT) for _ in range(count)]
 
 
 def _spoil(plan: list[Stage], rng: np.random.Generator) -> list[Stage]:

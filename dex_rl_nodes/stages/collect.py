@@ -95,8 +95,8 @@ def reward_works(job: Job, kinds: Sequence[str], needs: tuple[str, ...] = (), pr
     """Sessions that record what is missing for the classifier.
 
     Args:
-        kinds: of shown (successes), near_misses, rollouts and strays (of the base policy, alone and with a random
-            residual; they need it trained).
+        kinds: of shown (successes, after a look around), near_misses, rollouts and strays (of the base policy, alone
+            and with a random residual; they need it trained).
         needs: names of works that come first.
         prefix: of the names of the works.
     """
@@ -117,7 +117,7 @@ def record_reward(job: Job, kind: str, numbers: Sequence[int], tell: Tell) -> in
     if kind in _OF_POLICY:
         loop = Loop(job.task, job.robot, job.brain(reward=False, residual=_OF_POLICY[kind]), Watcher())
     else:
-        skill = 'demonstrate' if kind == 'shown' else 'negative'
+        skill = 'survey' if kind == 'shown' else 'negative'
         loop = Loop(job.task, job.robot, operator=ScriptedOperator(job.task, job.robot, skill))
     successes = 0
     for done, number in enumerate(numbers):

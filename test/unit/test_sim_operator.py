@@ -42,6 +42,14 @@ def test_demonstrations_use_both_devices_within_their_range_and_differ():
     assert np.abs(first.actions[:length] - second.actions[:length]).max() > 0.1
 
 
+def test_a_survey_looks_from_more_sides_and_succeeds_in_time(sim):
+    usual, survey = (operate(sim, skill, SEED + 3) for skill in ('demonstrate', 'survey'))
+    assert survey.mark == Mark.SUCCESS and len(survey.actions) < sim.task.episode_steps
+    assert len(survey.actions) > len(usual.actions) + 10, 'the looking takes its time'
+    sideways = [np.abs(episode.actions[:, :2]).sum() for episode in (usual, survey)]
+    assert sideways[1] > 1.5 * sideways[0]
+
+
 def test_negative_attempts_come_near_and_are_never_marked_as_success(sim):
     episodes = [operate(sim, 'negative', SEED + i) for i in range(2)]
     assert all(episode.mark in (Mark.FAILURE, Mark.DISCARD) for episode in episodes)
