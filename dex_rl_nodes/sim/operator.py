@@ -18,6 +18,8 @@ _YAW_TOLERANCE = 0.12  # rad
 _CLOSURE_TOLERANCE = 0.02
 _LOST_TICKS = 4  # what a stage needs may be missing for so long before the person starts again
 _UNDONE_TICKS = 15  # in the last stage without success
+_CLOSURES = np.linspace(0.0, 1.0, 21)
+_OVER, _OPEN = 0.03, 0.15  # m beside the place of the grasp, and closure beyond that of an open hand
 _STAGE_TICKS = 35  # longer in one stage is being stuck
 _ATTEMPTS = 3
 _LOOK = 'look'
@@ -97,6 +99,7 @@ class ScriptedOperator:
         self._lost = self._still = self._sure = 0
         self._marked = False
         self._watching = int(self._rng.integers(40, 75)) if self.skill == 'assist' else 0
+        self._in_control = self.skill != 'assist'
 
     @property
     def stage(self) -> str:
@@ -116,8 +119,10 @@ class ScriptedOperator:
             self._offset = reading.hand - self._hand(0.0)
         if self._watching > 0 or (self.skill == 'assist' and scene['success'] > 0):
             self._watching -= 1
-            self._offset = reading.hand - self._hand(0.0)
+            self._in_control = False
             return OperatorInput(glove=reading.hand.copy())
+        if not self._in_control:
+            self._take_over(seen, reading)
         error, turn = self._errors(self._plan[self._stage], seen, reading)
         mark = self._follow_plan(seen, error, turn)
         stage = self._plan[self._stage]
@@ -133,6 +138,17 @@ class ScriptedOperator:
             glove=glove.astype(np.float32),
             mark=mark,
         )
+
+    def _take_over(self, seen: Scene, reading: RobotReading) -> None:
+        """Go on from where the policy got to: with what it holds, else with an open hand over the place, else anew."""
+        self._in_control = True
+        self._closure = float(min(_CLOSURES, key=lambda closure: np.abs(reading.hand - self._hand(closure)).sum()))
+        self._offset = reading.hand - self._hand(self._closure)
+        holding = [index for index, stage in enumerate(self._plan) if stage.needs and stage.needs(seen)]
+        down = self._plan[1]
+        error, _ = self._errors(down, seen, reading)
+        over = np.linalg.norm(error[:2]) < _OVER and self._closure < down.closure + _OPEN
+        self._enter(holding[0] if holding else int(over))
 
     def _errors(self, stage: Stage, seen: Scene, reading: RobotReading) -> tuple[np.ndarray, np.ndarray]:
         """What is still to go: (3,) m and rotation vector (3,) rad, base frame."""

@@ -1,5 +1,7 @@
 """The scripted operator: does every task through the devices, and fails on purpose when asked to."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from operate import make, operate
@@ -62,6 +64,30 @@ def test_an_assistant_takes_over_when_nothing_happens():
     active = [bool(np.any(entry.twist)) for entry in episode.inputs]
     assert not any(active[:35]) and any(active)
     assert all(entry.mark == Mark.NONE for entry in episode.inputs)
+
+
+@pytest.mark.parametrize(
+    'held, closed, above, stage, opens',
+    [(1.0, 1.0, 0.1, 'lift', False), (0.0, 0.2, 0.05, 'descend', False), (0.0, 1.0, 0.05, 'approach', True)],
+)
+def test_an_assistant_goes_on_from_where_the_policy_got_to(held, closed, above, stage, opens):
+    sim = make('pull_tissue')
+    reading, operator = sim.reset(SEED), ScriptedOperator(sim.task, sim.robot, 'assist')
+    operator.reset(SEED)
+    start, grip = np.array(sim.task.start.hand), np.array(operator._task.grip.closed)
+    scene = {**sim.scene(), 'held': held}
+    pose = np.array([scene['pinch_x'], scene['pinch_y'], scene['pinch_z'] + above, *reading.tcp_pose[3:]])
+    reading = replace(reading, tcp_pose=pose, hand=(start + closed * (grip - start)).astype(np.float32))
+    inputs, stages = [], []
+    while not inputs or not np.any(inputs[-1].twist):
+        inputs.append(operator.act(scene, reading))
+        stages.append(operator.stage)
+        assert len(inputs) < 90
+    assert stages[-1] == stage
+    for _ in range(6):
+        inputs.append(operator.act(scene, reading))
+    assert np.abs(inputs[-8].glove - reading.hand).max() < 0.02, 'it begins with the hand as it is'
+    assert (np.abs(inputs[-1].glove - reading.hand).max() > 0.2) == opens
 
 
 def test_the_same_seed_is_the_same_person():
