@@ -145,7 +145,7 @@ SCRIPTED_OPERATOR = NodeDescription(
             choices=('demonstrate', 'negative', 'intervene', 'idle'),
         ),
         Parameter(
-            'presence', 0.5, 'intervene: share of the episodes in which somebody watches', minimum=0.0, maximum=1.0
+            'presence', 1.0, 'intervene: share of the episodes in which somebody watches', minimum=0.0, maximum=1.0
         ),
         _DEVICE_FOLDER,
     ),

@@ -45,6 +45,7 @@ class Batch:
         action: (B, 12) executed action, [-1, 1].
         reward, mask: (B,); mask 0 where there is nothing to bootstrap from.
         dimensions: how the proprioception is made up.
+        online: number of online transitions; they come first, then those of demonstrations and interventions.
     """
 
     features: Tensor
@@ -55,6 +56,7 @@ class Batch:
     reward: Tensor
     mask: Tensor
     dimensions: Dimensions
+    online: int
 
     def interface_inputs(self, following: bool) -> tuple[Tensor, Tensor]:
         """Base core action (B, core) and context (B, context) of the observation, or of the one following."""
@@ -191,7 +193,7 @@ class _Columns:
         self.next_proprioception = np.empty_like(self.proprioception)
         self.outcome = np.empty((size, ACTION_DIM + 2), np.float32)
 
-    def batch(self, dimensions: Dimensions) -> Batch:
+    def batch(self, dimensions: Dimensions, online: int) -> Batch:
         outcome = torch.from_numpy(self.outcome)
         return Batch(
             features=torch.from_numpy(self.features).float(),
@@ -202,6 +204,7 @@ class _Columns:
             reward=outcome[:, ACTION_DIM],
             mask=outcome[:, ACTION_DIM + 1],
             dimensions=dimensions,
+            online=online,
         )
 
 
@@ -229,4 +232,4 @@ class MixedSampler:
         self.online.gather(self.online.slots(online, random), columns, slice(0, online), self.returns)
         demonstrations = self.demonstrations
         demonstrations.gather(demonstrations.slots(size - online, random), columns, slice(online, size), self.returns)
-        return columns.batch(self.online.dimensions)
+        return columns.batch(self.online.dimensions, online)

@@ -49,6 +49,12 @@ class ResidualSettings(Model):
     residual_penalty: float = Field(
         0.02, ge=0, description='weight of |u|^2 in the actor loss: far from the base only where the critic is sure'
     )
+    imitation_weight: float = Field(
+        2.0,
+        ge=0,
+        description='weight, in the actor loss, of the squared difference between the action of the mean residual and '
+        'what a person did in the same place; 0: as in the paper',
+    )
     backup_entropy: bool = Field(
         False, description='entropy in the target value (Eq. 9); off, because it can exceed a sparse reward'
     )
@@ -171,9 +177,8 @@ class ResidualSac:
         mean, log_std = self.actor(projected, proprioception)
         return squash(mean, log_std, torch.randn(mean.shape, generator=self.noise))
 
-    def _execute(self, residual: Tensor, batch: Batch, following: bool) -> Tensor:
-        """Executed action (B, 12) of a residual on the base action of a batch (Eq. 8)."""
-        base, context = batch.interface_inputs(following)
+    def _execute(self, residual: Tensor, base: Tensor, context: Tensor) -> Tensor:
+        """Executed action (B, 12) of a residual on a base core action (Eq. 8)."""
         return self.interface.decode(base + self.scale * residual, context).clamp(-1, 1)
 
     @torch.no_grad()
@@ -183,7 +188,7 @@ class ResidualSac:
         embedding = self.target.embed(batch.next_features, proprioception)
         projected = embedding[:, : self.settings.projection]
         residual, log_probability = self._propose(projected, proprioception)
-        values = self.target(embedding, self._execute(residual, batch, following=True)).amin(0)
+        values = self.target(embedding, self._execute(residual, *batch.interface_inputs(following=True))).amin(0)
         if self.settings.backup_entropy:
             values = values - self.temperature * log_probability
         targets = batch.reward + self.settings.discount * batch.mask * values
@@ -205,10 +210,16 @@ class ResidualSac:
             projected = self.target.project(batch.features)[0]
             embedding = self.critic.embed(batch.features, proprioception)
         self._critic.require_gradients(False)
-        residual, log_probability = self._propose(projected, proprioception)
-        value = self.critic(embedding, self._execute(residual, batch, following=False)).mean(0)
+        mean, log_std = self.actor(projected, proprioception)
+        residual, log_probability = squash(mean, log_std, torch.randn(mean.shape, generator=self.noise))
+        base, context = batch.interface_inputs(following=False)
+        value = self.critic(embedding, self._execute(residual, base, context)).mean(0)
         penalty = self.settings.residual_penalty * residual.square().sum(1)
+        shown = slice(batch.online, None)
+        imitated = self._execute(mean[shown].tanh(), base[shown], context[shown])
+        imitation = (imitated - batch.action[shown]).square().sum(1).mean()
         loss = (self.temperature * log_probability + penalty - value).mean()
+        loss = loss + self.settings.imitation_weight * imitation
         if not self._actor.step(loss):
             self.skipped += 1
         self._critic.require_gradients(True)
@@ -218,7 +229,9 @@ class ResidualSac:
         if math.isfinite(excess):
             self.log_temperature.grad = torch.tensor([self.temperature * excess])
             self._temperature_optimiser.step()
-        return {'actor_loss': float(loss.detach()), 'entropy': entropy, 'temperature': self.temperature}
+        metrics = {'actor_loss': loss, 'imitation_error': imitation}
+        metrics = {name: float(value.detach()) for name, value in metrics.items()}
+        return {**metrics, 'entropy': entropy, 'temperature': self.temperature}
 
     def state(self) -> dict[str, Tensor]:
         """Everything that changes while learning, by name."""

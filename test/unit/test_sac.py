@@ -217,3 +217,26 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     sac.update([batch], train_actor=False)
     assert sac.skipped == 1
     assert all(torch.equal(a, b) for a, b in zip(before, sac.critic.parameters(), strict=True))
+
+
+@pytest.mark.parametrize('weight', [0.0, 5.0])
+def test_the_mean_residual_goes_to_what_a_person_did_where_one_acted(weight):
+    """T19: with no other term the residual fits the shown correction as far as it reaches; online rows show none."""
+    sac, batch = make(imitation_weight=weight, residual_penalty=0.0, learning_rate=3e-3, initial_temperature=1e-6)
+    with torch.no_grad():
+        sac.critic.value.zero_()
+    base, context = batch.interface_inputs(following=False)
+    base.clamp_(-0.3, 0.3)
+    wanted = torch.full((32, 7), 0.5)
+    wanted[:, 1] = 3.0  # further than a residual reaches
+    wanted[: batch.online] *= -1
+    batch.action = sac.interface.decode(base + sac.scale * wanted, context)
+    for _ in range(400):
+        metrics = sac._update_actor(batch)
+    mean, _ = sac.actor(sac.target.project(batch.features)[0], sac.standardiser.proprioception(batch.proprioception))
+    found = mean[batch.online :].tanh().detach()
+    if weight:
+        assert (found[:, [0, 2, 3, 4, 5]] - 0.5).abs().mean() < 0.05 and found[:, 1].min() > 0.95
+        assert metrics['imitation_error'] < 1.1 * (sac.scale[1].item() * 2) ** 2
+    else:
+        assert found.abs().mean() < 0.2
