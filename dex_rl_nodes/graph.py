@@ -294,7 +294,7 @@ _STAGE = Parameter('stage', 'all', 'what to train', choices=COMMANDS['train'].wo
 _PURPOSE = Parameter(
     'purpose',
     'demos',
-    'demos: demonstrations; reward: failures and near misses for the classifier',
+    'demos: demonstrations; reward: successes and near misses for the classifier',
     choices=('demos', 'reward'),
 )
 _STEPS = Parameter('steps', 0, 'number of online transitions; 0: as the task says', minimum=0, maximum=10**9)

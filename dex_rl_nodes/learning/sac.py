@@ -172,10 +172,10 @@ class ResidualSac:
             metrics |= self._update_actor(batches[-1])
         return metrics
 
-    def _propose(self, projected: Tensor, proprioception: Tensor) -> tuple[Tensor, Tensor]:
-        """Sampled unit residual (B, d) and its log-probability (B,)."""
+    def _propose(self, projected: Tensor, proprioception: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Sampled unit residual (B, d), its log-probability (B,), and the residual without noise (B, d)."""
         mean, log_std = self.actor(projected, proprioception)
-        return squash(mean, log_std, torch.randn(mean.shape, generator=self.noise))
+        return *squash(mean, log_std, torch.randn(mean.shape, generator=self.noise)), mean.tanh()
 
     def _execute(self, residual: Tensor, base: Tensor, context: Tensor) -> Tensor:
         """Executed action (B, 12) of a residual on a base core action (Eq. 8)."""
@@ -187,7 +187,7 @@ class ResidualSac:
         proprioception = self.standardiser.proprioception(batch.next_proprioception)
         embedding = self.target.embed(batch.next_features, proprioception)
         projected = embedding[:, : self.settings.projection]
-        residual, log_probability = self._propose(projected, proprioception)
+        residual, log_probability, _ = self._propose(projected, proprioception)
         values = self.target(embedding, self._execute(residual, *batch.interface_inputs(following=True))).amin(0)
         if self.settings.backup_entropy:
             values = values - self.temperature * log_probability
@@ -210,14 +210,13 @@ class ResidualSac:
             projected = self.target.project(batch.features)[0]
             embedding = self.critic.embed(batch.features, proprioception)
         self._critic.require_gradients(False)
-        mean, log_std = self.actor(projected, proprioception)
-        residual, log_probability = squash(mean, log_std, torch.randn(mean.shape, generator=self.noise))
+        residual, log_probability, mean = self._propose(projected, proprioception)
         base, context = batch.interface_inputs(following=False)
         value = self.critic(embedding, self._execute(residual, base, context)).mean(0)
         penalty = self.settings.residual_penalty * residual.square().sum(1)
         shown = slice(batch.online, None)
-        imitated = self._execute(mean[shown].tanh(), base[shown], context[shown])
-        imitation = (imitated - batch.action[shown]).square().sum(1).mean()
+        imitated = self._execute(mean[shown], base[shown], context[shown])
+        imitation = (imitated - batch.action[shown]).square().sum() / max(1, len(imitated))
         loss = (self.temperature * log_probability + penalty - value).mean()
         loss = loss + self.settings.imitation_weight * imitation
         if not self._actor.step(loss):

@@ -19,12 +19,11 @@ _CLOSURE_TOLERANCE = 0.02
 _LOST_TICKS = 4  # what a stage needs may be missing for so long before the person starts again
 _UNDONE_TICKS = 15  # in the last stage without success
 _CLOSURES = np.linspace(0.0, 1.0, 21)
-_OVER, _OPEN = 0.03, 0.15  # m beside the place of the grasp, and closure beyond that of an open hand
+_NEAR, _OPEN, _CLOSED = 0.03, 0.15, 0.85  # m beside the grasp; closure beyond that of an open hand; of a closed one
 _STAGE_TICKS = 35  # longer in one stage is being stuck
 _ATTEMPTS = 3
-_LOOK = 'look'
 _LOOKS = (3, 6)  # places from which a survey looks, at least and fewer than
-_LOOK_REACH, _LOOK_SHIFT = np.array([0.05, 0.05, 0.04, 0.3]), np.array([0, 0, 0.01, 0])  # m, m, m, rad
+_LOOK_REACH, _LOOK_SHIFT = np.array([0.05, 0.05, 0.04, 0.3]), np.array([0, 0, 0.03, 0])  # m, m, m, rad
 _NEARLY_SUCCESS = ('offset', 'high', 'half_closed', 'open_hand', 'stop_short')
 
 
@@ -84,12 +83,13 @@ class ScriptedOperator:
         """A new episode, and a slightly different person."""
         self._rng = np.random.default_rng([seed, 0x0F])
         self._style = _draw_style(self._rng, self._task.grip)
-        self._plan = self._task.plan()
+        self._plan, self._first = self._task.plan(), 0
         if self.skill == 'negative':
             self._plan = _spoil(self._plan, self._rng)
         elif self.skill == 'survey':
-            self._plan = _look_around(self._plan, self._rng) + self._plan
-        self._first = next(index for index, stage in enumerate(self._plan) if stage.name != _LOOK)
+            looks = _look_around(self._plan, self._rng)
+            self._plan = looks + self._plan
+            self._first = len(looks)
         self._seen: deque[Scene] = deque(maxlen=self._style.reaction)
         self._twist, self._drift = np.zeros(6), np.zeros(6)
         self._closure, self._tremor = 0.0, np.zeros(6)
@@ -100,6 +100,7 @@ class ScriptedOperator:
         self._marked = False
         self._watching = int(self._rng.integers(40, 75)) if self.skill == 'assist' else 0
         self._in_control = self.skill != 'assist'
+        self._took_over = False
 
     @property
     def stage(self) -> str:
@@ -140,15 +141,25 @@ class ScriptedOperator:
         )
 
     def _take_over(self, seen: Scene, reading: RobotReading) -> None:
-        """Go on from where the policy got to: with what it holds, else with an open hand over the place, else anew."""
+        """The hand as it is; and the first time, the stage that the policy got to.
+
+        That is the one with what it holds, or the second, to the grasp, with an open hand that is nearly there, or else
+        the first. After a success that did not last, the person goes on with the stage of before.
+        """
         self._in_control = True
         self._closure = float(min(_CLOSURES, key=lambda closure: np.abs(reading.hand - self._hand(closure)).sum()))
         self._offset = reading.hand - self._hand(self._closure)
+        if self._took_over:
+            return
+        self._took_over = True
         holding = [index for index, stage in enumerate(self._plan) if stage.needs and stage.needs(seen)]
-        down = self._plan[1]
-        error, _ = self._errors(down, seen, reading)
-        over = np.linalg.norm(error[:2]) < _OVER and self._closure < down.closure + _OPEN
-        self._enter(holding[0] if holding else int(over))
+        if holding:  # touched by thumb and finger, and held once the hand is closed as well
+            self._enter(holding[0] if self._closure > _CLOSED else holding[0] - 1)
+            return
+        to_grasp = self._plan[1]
+        error, _ = self._errors(to_grasp, seen, reading)
+        near = np.linalg.norm(error[:2]) < _NEAR and self._closure < to_grasp.closure + _OPEN
+        self._enter(int(near))
 
     def _errors(self, stage: Stage, seen: Scene, reading: RobotReading) -> tuple[np.ndarray, np.ndarray]:
         """What is still to go: (3,) m and rotation vector (3,) rad, base frame."""
@@ -242,7 +253,7 @@ def _look_around(plan: list[Stage], rng: np.random.Generator) -> list[Stage]:
     first = plan[0]
 
     def beside(off: np.ndarray) -> Stage:
-        return replace(first, name=_LOOK, target=lambda seen: tuple(np.add(first.target(seen), off)), tolerance=0.02)
+        return replace(first, name='look', target=lambda seen: tuple(np.add(first.target(seen), off)), tolerance=0.02)
 
     count = int(rng.integers(*_LOOKS))
     return [beside(rng.uniform(-_LOOK_REACH, _LOOK_REACH) + _LOOK_SHIFT) for _ in range(count)]

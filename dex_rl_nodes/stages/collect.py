@@ -82,7 +82,7 @@ def collect_session(job: Job, first: int, wanted: int, tell: Tell) -> int:
 # Material for the classifier
 
 _FIRST = {
-    'shown': 0,
+    'shown': _BLOCK // 2,  # below are those that a graph has recorded
     'near_misses': _BLOCK,
     'rollouts': ROLLOUTS,
     'strays': ROLLOUTS + _BLOCK,

@@ -150,6 +150,7 @@ def test_half_of_every_batch_is_online():
     random = np.random.default_rng(0)
     for _ in range(20):
         batch = MixedSampler(online, demonstrations).sample(256, random)
+        assert batch.online == 128
         assert (batch.features[:128, 0] < 900).all() and (batch.features[128:, 0] >= 900).all()
 
 

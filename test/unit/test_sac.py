@@ -1,4 +1,4 @@
-"""Parts of the residual SAC against closed forms, plain torch and finite differences (T4 to T7, T25, T28)."""
+"""Parts of the residual SAC against closed forms, plain torch and finite differences (T4 to T7, T19, T25, T28)."""
 
 import math
 
@@ -240,3 +240,22 @@ def test_the_mean_residual_goes_to_what_a_person_did_where_one_acted(weight):
         assert metrics['imitation_error'] < 1.1 * (sac.scale[1].item() * 2) ** 2
     else:
         assert found.abs().mean() < 0.2
+
+
+@pytest.mark.parametrize('shown', [False, True])
+def test_only_what_people_did_is_imitated(shown):
+    """Other actions in the online half leave the actor as it is, bit for bit; others of people do not."""
+    actors = []
+    for changed in (False, True):
+        sac, batch = make()
+        rows = slice(batch.online, None) if shown else slice(0, batch.online)
+        batch.action[rows] += 0.1 * changed
+        sac._update_actor(batch)
+        actors.append(torch.cat([p.detach().flatten() for p in sac.actor.parameters()]))
+    assert torch.equal(*actors) == (not shown)
+
+
+def test_a_batch_in_which_nobody_showed_anything_has_no_imitation_error():
+    sac, batch = make()
+    batch.online = len(batch.action)
+    assert sac._update_actor(batch)['imitation_error'] == 0 and sac.skipped == 0

@@ -83,7 +83,11 @@ class SimTask(ABC):
 
     @abstractmethod
     def plan(self) -> list[Stage]:
-        """How a person does the task; the last stage is held until the person is sure of the success."""
+        """How a person does the task.
+
+        The first stage leads beside or above the grasp and the second to it, with an open hand; stages that carry need
+        what is held. The last one goes on until the person is sure of the success.
+        """
 
     # What tasks have in common.
 

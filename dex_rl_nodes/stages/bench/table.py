@@ -53,7 +53,7 @@ class Plan:
     episodes: int = 0  # evaluation episodes; 0: as the task says
     method: str = 'lamp'
     amounts: Amounts = USUAL
-    presence: float = 0.0  # share of the online episodes in which a scripted person stands by; evaluations are without
+    presence: float = 1.0  # share of the online episodes in which a scripted person stands by; evaluations are without
 
     @property
     def cells(self) -> list[tuple[str, str, int]]:
