@@ -173,9 +173,9 @@ class ResidualSac:
         return metrics
 
     def _propose(self, projected: Tensor, proprioception: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sampled unit residual (B, d), its log-probability (B,), and the residual without noise (B, d)."""
+        """Sampled unit residual (B, d), its log-probability (B,), and its mean before tanh (B, d)."""
         mean, log_std = self.actor(projected, proprioception)
-        return *squash(mean, log_std, torch.randn(mean.shape, generator=self.noise)), mean.tanh()
+        return *squash(mean, log_std, torch.randn(mean.shape, generator=self.noise)), mean
 
     def _execute(self, residual: Tensor, base: Tensor, context: Tensor) -> Tensor:
         """Executed action (B, 12) of a residual on a base core action (Eq. 8)."""
@@ -215,7 +215,7 @@ class ResidualSac:
         value = self.critic(embedding, self._execute(residual, base, context)).mean(0)
         penalty = self.settings.residual_penalty * residual.square().sum(1)
         shown = slice(batch.online, None)
-        imitated = self._execute(mean[shown], base[shown], context[shown])
+        imitated = self._execute(mean[shown].tanh(), base[shown], context[shown])
         imitation = (imitated - batch.action[shown]).square().sum() / max(1, len(imitated))
         loss = (self.temperature * log_probability + penalty - value).mean()
         loss = loss + self.settings.imitation_weight * imitation
