@@ -4,6 +4,8 @@ Stamps are those of the control tick, in nanoseconds; `now` is a clock comparabl
 tick itself).
 """
 
+import math
+
 import numpy as np
 
 from dex_rl_nodes.records import ARM_DIM, HAND_DIM, ActionCommand
@@ -62,7 +64,7 @@ def check_values(command: ActionCommand) -> SafetyEvent | None:
         return SafetyEvent.COMMAND_WRONG_SIZE
     if arm.shape != (ARM_DIM,) or hand.shape != (HAND_DIM,):
         return SafetyEvent.COMMAND_WRONG_SIZE
-    if not (np.isfinite(arm).all() and (command.hold_hand or np.isfinite(hand).all())):
+    numbers = arm.tolist() if command.hold_hand else arm.tolist() + hand.tolist()
+    if not all(map(math.isfinite, numbers)):
         return SafetyEvent.COMMAND_NOT_FINITE
-    largest = np.abs(arm).max() if command.hold_hand else max(np.abs(arm).max(), np.abs(hand).max())
-    return SafetyEvent.COMMAND_IMPLAUSIBLE if largest > IMPLAUSIBLE else None
+    return SafetyEvent.COMMAND_IMPLAUSIBLE if max(map(abs, numbers)) > IMPLAUSIBLE else None

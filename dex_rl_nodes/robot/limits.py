@@ -6,7 +6,6 @@ Defaults are those of an FR3 with a Ruiyan hand. Where the manufacturer's docume
 import math
 from typing import Annotated
 
-import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from dex_rl_nodes.config import Model, Robot, Vector6
@@ -139,18 +138,31 @@ class JointEnvelope:
     """
 
     def __init__(self, arm: ArmLimits, period: float):
-        self.low = np.array(arm.joint_low) + arm.joint_margin
-        self.high = np.array(arm.joint_high) - arm.joint_margin
-        self._velocity = np.array(arm.joint_velocity)
-        self._offset = np.array(arm.joint_velocity_offset)
-        self._deceleration = np.array(arm.joint_deceleration)
+        self._low = [low + arm.joint_margin for low in arm.joint_low]
+        self._high = [high - arm.joint_margin for high in arm.joint_high]
+        self._speed = list(zip(arm.joint_velocity, arm.joint_velocity_offset, arm.joint_deceleration, strict=True))
         self._period = period
 
-    def step_bounds(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds (7,) <= 0 and (7,) >= 0 of the joint motion (rad) in one control period, from joint positions (7,)."""
-        return -self._reach(joints - self.low), self._reach(self.high - joints)
+    def share(self, joints: list[float], motion: list[float]) -> tuple[float, int]:
+        """How much of a joint motion is permitted.
 
-    def _reach(self, room: np.ndarray) -> np.ndarray:
-        room = np.maximum(0.0, room)
-        velocity = np.sqrt(2.0 * self._deceleration * room) - self._offset
-        return np.minimum(np.minimum(np.maximum(0.0, velocity), self._velocity) * self._period, room)
+        Args:
+            joints: (7,) positions, rad.
+            motion: (7,) wanted in one control period, rad.
+
+        Returns:
+            Factor from 0 (nothing) on, above 1 where more would be permitted, and the joint that decides it.
+        """
+        shares = []
+        for joint, (now, wanted) in enumerate(zip(joints, motion, strict=True)):
+            room = self._high[joint] - now if wanted > 0.0 else now - self._low[joint]
+            shares.append(self._reach(joint, room) / max(abs(wanted), 1e-12))
+        least = min(shares)
+        return least, shares.index(least)
+
+    def _reach(self, joint: int, room: float) -> float:
+        """Longest motion (rad) of a joint in one period towards an end that is `room` away."""
+        highest, offset, deceleration = self._speed[joint]
+        room = max(0.0, room)
+        velocity = math.sqrt(2.0 * deceleration * room) - offset
+        return min(min(max(0.0, velocity), highest) * self._period, room)

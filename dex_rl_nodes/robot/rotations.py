@@ -5,13 +5,18 @@ numbers. Euler angles are not used anywhere: with the tool pointing down they fl
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 
+def _floats(values: Sequence[float] | np.ndarray) -> Sequence[float]:
+    return values.tolist() if isinstance(values, np.ndarray) else values
+
+
 def from_rotvec(rotvec: np.ndarray) -> np.ndarray:
     """Unit quaternion (4,) of a rotation vector (3,) in radians."""
-    x, y, z = float(rotvec[0]), float(rotvec[1]), float(rotvec[2])
+    x, y, z = _floats(rotvec)
     angle = math.sqrt(x * x + y * y + z * z)
     factor = 0.5 - angle * angle / 48.0 if angle < 1e-4 else math.sin(0.5 * angle) / angle
     return np.array([x * factor, y * factor, z * factor, math.cos(0.5 * angle)])
@@ -19,7 +24,7 @@ def from_rotvec(rotvec: np.ndarray) -> np.ndarray:
 
 def to_rotvec(quaternion: np.ndarray) -> np.ndarray:
     """Rotation vector (3,) of a unit quaternion, the short way round: its length is at most pi."""
-    x, y, z, w = (float(value) for value in quaternion)
+    x, y, z, w = _floats(quaternion)
     if w < 0.0:
         x, y, z, w = -x, -y, -z, -w
     sine = math.sqrt(x * x + y * y + z * z)
@@ -27,10 +32,16 @@ def to_rotvec(quaternion: np.ndarray) -> np.ndarray:
     return np.array([x * factor, y * factor, z * factor])
 
 
+def angle(quaternion: np.ndarray) -> float:
+    """By how much a quaternion turns, the short way round (rad); it need not have unit length."""
+    x, y, z, w = _floats(quaternion)
+    return 2.0 * math.atan2(math.hypot(x, y, z), abs(w))
+
+
 def multiply(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Quaternion of `first` applied after `second`."""
-    ax, ay, az, aw = (float(value) for value in first)
-    bx, by, bz, bw = (float(value) for value in second)
+    ax, ay, az, aw = _floats(first)
+    bx, by, bz, bw = _floats(second)
     return np.array(
         [
             aw * bx + ax * bw + ay * bz - az * by,
@@ -43,12 +54,13 @@ def multiply(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def conjugate(quaternion: np.ndarray) -> np.ndarray:
     """Inverse of a unit quaternion."""
-    return np.array([-quaternion[0], -quaternion[1], -quaternion[2], quaternion[3]])
+    x, y, z, w = _floats(quaternion)
+    return np.array([-x, -y, -z, w])
 
 
 def normalised(quaternion: np.ndarray) -> np.ndarray:
     """Unit quaternion of the same direction; ValueError when it has no length or is not finite."""
-    length = math.sqrt(sum(float(value) ** 2 for value in quaternion))
+    length = math.hypot(*_floats(quaternion))
     if not math.isfinite(length) or length < 1e-9:
         raise ValueError(f'not a rotation: {list(quaternion)}')
     return np.asarray(quaternion, np.float64) / length
@@ -66,14 +78,14 @@ def difference(target: np.ndarray, origin: np.ndarray) -> np.ndarray:
 
 def turned(quaternion: np.ndarray, rotvec: np.ndarray) -> np.ndarray:
     """R' = exp(rotvec) R as a unit quaternion on the side of the given one; unchanged for a zero rotation."""
-    if not np.any(rotvec):
+    if not any(_floats(rotvec)):
         return quaternion
     return continuous(normalised(multiply(from_rotvec(rotvec), quaternion)), quaternion)
 
 
 def to_matrix(quaternion: np.ndarray) -> np.ndarray:
     """Rotation matrix (3, 3) of a unit quaternion."""
-    x, y, z, w = (float(value) for value in quaternion)
+    x, y, z, w = _floats(quaternion)
     return np.array(
         [
             [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],

@@ -143,12 +143,14 @@ def test_the_speed_over_all_axes_is_limited():
 
 def test_a_joint_near_its_end_may_only_move_back():
     arm = read_limits(ROBOT).arm
-    low, high = JointEnvelope(arm, 0.1).step_bounds(np.array(arm.joint_high) - 0.001)
-    assert not high.any()
-    assert (low < 0).all()
-    low, high = JointEnvelope(arm, 0.1).step_bounds(kinematics.HOME)
-    assert (high[:3] == 0.1 * np.array(arm.joint_velocity[:3])).all(), 'far from the ends: the full velocity'
-    assert (low[::2][:2] == -high[::2][:2]).all()
+    envelope, at_the_end = JointEnvelope(arm, 0.1), [high - 0.001 for high in arm.joint_high]
+    for joint in range(7):
+        one = np.eye(7)[joint]
+        assert envelope.share(at_the_end, (0.01 * one).tolist()) == (0.0, joint)
+        assert envelope.share(at_the_end, (-0.01 * one).tolist())[0] > 0.0
+    for way in (1.0, -1.0):
+        share, _ = envelope.share(kinematics.HOME.tolist(), [0.0, 0.0, way, 0.0, 0.0, 0.0, 0.0])
+        assert share == 0.1 * arm.joint_velocity[2], 'far from the ends: the full velocity, both ways'
 
 
 def test_a_motion_that_would_drive_a_joint_into_its_end_is_stopped():
@@ -267,8 +269,8 @@ def test_no_command_and_no_push_gets_a_target_past_a_limit(steps):
 def test_the_fuzzer_notices_when_a_limit_is_switched_off(monkeypatch, disabled):
     first_argument = {
         '_translation': lambda self, step, measured: step,
-        '_rotation_step': lambda self, step, measured: step,
-        '_joints': lambda self, step, reading: step,
+        '_rotation_step': lambda self, step, lag, measured: step,
+        '_joints': lambda self, step, lag, reading: step,
         '_hand_step_to': lambda self, wanted, reading: wanted,
         '_range': lambda self, asked: asked,
     }
