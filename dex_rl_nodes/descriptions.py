@@ -140,7 +140,7 @@ SCRIPTED_OPERATOR = NodeDescription(
         Parameter(
             'mode',
             'demonstrate',
-            'demonstrate: does the task; negative: nearly does it; intervene: takes over when it goes wrong; '
+            'demonstrate: does the task; negative: nearly does it; intervene: takes over when the policy gets nowhere; '
             'idle: hands off',
             choices=('demonstrate', 'negative', 'intervene', 'idle'),
         ),

@@ -12,21 +12,10 @@ from dex_rl_nodes.learning.networks import Actor, Hidden, ResidualPolicy, Standa
 from dex_rl_nodes.learning.sac import Interface
 from dex_rl_nodes.records import ARM_DIM, CoreAction, PolicyStep
 
-_CORRELATED = 8  # ticks that the noise of exploration spans
-# of a wandering residual: smallest and largest spread before tanh in an episode, and how much further the arm goes
-_SPREADS, _WIDER = (0.3, 1.2), 2.5
-
-
-def exploration_noise(seed: int, episode: int, step: int, length: int) -> np.ndarray:
-    """Standard normal noise (length,) float32 of one tick; it depends on seed, episode and step alone.
-
-    It is the scaled sum of the draws of some ticks. White noise cancels itself: a residual moves the arm by millimetres
-    per tick, and the base policy takes them back, so an agent would never see what lies a centimetre beside its way
-    (correlated noise: Eberhard et al., Pink noise is all you need, ICLR 2023).
-    """
-    generators = (np.random.default_rng([seed, episode, step + n]) for n in range(_CORRELATED))
-    total = sum(generator.standard_normal(length, np.float32) for generator in generators)
-    return total / np.float32(np.sqrt(_CORRELATED))
+# of a wandering residual: smallest and largest spread before tanh of an episode, ticks that its noise spans, and how
+# many times further the arm goes
+_SPREADS, _CORRELATED = (0.3, 1.2), 8
+_WIDER = 2.5
 
 
 class ResidualRunner:
@@ -121,7 +110,7 @@ class ResidualRunner:
         mean, log_std = policy(torch.from_numpy(step.features[None]), torch.from_numpy(row[None]))
         if deterministic:
             return mean[0].tanh().numpy()
-        noise = exploration_noise(seed, step.episode, step.step, self._core_dim)
+        noise = np.random.default_rng([seed, step.episode, step.step]).standard_normal(self._core_dim, np.float32)
         return (mean + log_std.exp() * torch.from_numpy(noise))[0].tanh().numpy()
 
 
@@ -129,8 +118,9 @@ class WanderingResidual(ResidualRunner):
     """A residual at random, as of an agent that has learned nothing; some episodes go far astray, others hardly.
 
     The classifier learns from such episodes what it would otherwise see for the first time when an agent looks for it.
-    The arm strays further in a tick than a residual can take it, for an agent may push the same way through a whole
-    episode.
+    The noise is the sum of the draws of some ticks, for white noise cancels itself; like that of an actor it depends
+    on seed, episode and step alone. The arm strays further in a tick than a residual can take it, for an agent may
+    push the same way through a whole episode.
     """
 
     def __init__(self, interface: Interface):
@@ -139,5 +129,6 @@ class WanderingResidual(ResidualRunner):
 
     def _residual(self, step: PolicyStep, seed: int, deterministic: bool) -> np.ndarray:
         spread = np.random.default_rng([seed, step.episode]).uniform(*_SPREADS)
-        noise = exploration_noise(seed, step.episode, step.step, self._core_dim)
+        generators = [np.random.default_rng([seed, step.episode, step.step + n]) for n in range(_CORRELATED)]
+        noise = sum(generator.standard_normal(self._core_dim) for generator in generators) / np.sqrt(_CORRELATED)
         return np.tanh(spread * noise).astype(np.float32)

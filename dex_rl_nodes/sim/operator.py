@@ -19,8 +19,6 @@ _CLOSURE_TOLERANCE = 0.02
 _LOST_TICKS = 4  # what a stage needs may be missing for so long before the person starts again
 _UNDONE_TICKS = 15  # in the last stage without success
 _CLOSURES = np.linspace(0.0, 1.0, 21)
-_STILL_TICKS, _STILL = 10, np.array([0.004] * 3 + [0.04] * 6)  # less motion (m, travel) in that time is standing still
-_MISS_TICKS, _BESIDE = 2, 1.5  # a hand closes beside the grasp: for so long, and by so many tolerances of reaching it
 _NEAR, _OPEN, _CLOSED = 0.03, 0.15, 0.85  # m beside the grasp; closure beyond that of an open hand; of a closed one
 _STAGE_TICKS = 35  # longer in one stage is being stuck
 _ATTEMPTS = 3
@@ -68,8 +66,8 @@ class ScriptedOperator:
 
     Args:
         skill: demonstrate does the task; survey moves the open hand about the place first, and then does it; negative
-            comes close and fails on purpose, in one of several ways; assist watches, takes over when the hand closes
-            beside the grasp, nothing moves any more or nothing is achieved for a while, and hands back after that.
+            comes close and fails on purpose, in one of several ways; assist watches, takes over when nothing is
+            achieved for a while, and hands back after that.
     """
 
     def __init__(self, task: Task, robot: Robot, skill: str = 'demonstrate'):
@@ -103,8 +101,6 @@ class ScriptedOperator:
         self._watching = int(self._rng.integers(40, 75)) if self.skill == 'assist' else 0
         self._in_control = self.skill != 'assist'
         self._took_over = False
-        self._path: deque[np.ndarray] = deque(maxlen=_STILL_TICKS)
-        self._beside = 0
 
     @property
     def stage(self) -> str:
@@ -122,7 +118,8 @@ class ScriptedOperator:
         seen = self._seen[0]
         if self._offset is None:
             self._offset = reading.hand - self._hand(0.0)
-        if self.skill == 'assist' and (self._watches(seen, reading) or scene['success'] > 0):
+        if self._watching > 0 or (self.skill == 'assist' and scene['success'] > 0):
+            self._watching -= 1
             self._in_control = False
             return OperatorInput(glove=reading.hand.copy())
         if not self._in_control:
@@ -143,30 +140,6 @@ class ScriptedOperator:
             mark=mark,
         )
 
-    def _watches(self, seen: Scene, reading: RobotReading) -> bool:
-        """Whether this person still lets the policy go on; once it went wrong, only for as long as it succeeds."""
-        if self._watching > 0:
-            self._watching -= 1
-            if self._closes_beside(seen, reading) or self._stands_still(reading):
-                self._watching = 0
-        return self._watching > 0
-
-    def _closes_beside(self, seen: Scene, reading: RobotReading) -> bool:
-        grasp = self._plan[1]
-        error, _ = self._errors(grasp, seen, reading)
-        beside = np.linalg.norm(error) > _BESIDE * grasp.tolerance and not seen['held']
-        closing = self._closure_like(reading.hand) > grasp.closure + _OPEN
-        self._beside = self._beside + 1 if beside and closing else 0
-        return self._beside >= _MISS_TICKS
-
-    def _stands_still(self, reading: RobotReading) -> bool:
-        self._path.append(np.concatenate([reading.tcp_pose[:3], reading.hand]))
-        return len(self._path) == _STILL_TICKS and bool((np.ptp(self._path, axis=0) < _STILL).all())
-
-    def _closure_like(self, hand: np.ndarray) -> float:
-        """How far this person would say that a hand (6,) is closed."""
-        return float(min(_CLOSURES, key=lambda closure: np.abs(hand - self._hand(closure)).sum()))
-
     def _take_over(self, seen: Scene, reading: RobotReading) -> None:
         """The hand as it is; and the first time, the stage that the policy got to.
 
@@ -174,7 +147,7 @@ class ScriptedOperator:
         the first. After a success that did not last, the person goes on with the stage of before.
         """
         self._in_control = True
-        self._closure = self._closure_like(reading.hand)
+        self._closure = float(min(_CLOSURES, key=lambda closure: np.abs(reading.hand - self._hand(closure)).sum()))
         self._offset = reading.hand - self._hand(self._closure)
         if self._took_over:
             return

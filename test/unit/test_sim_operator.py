@@ -62,26 +62,8 @@ def test_an_assistant_takes_over_when_nothing_happens():
     sim = make('pull_tissue')
     episode = operate(sim, 'assist', SEED)
     active = [bool(np.any(entry.twist)) for entry in episode.inputs]
-    assert not any(active[:9]) and any(active[:30])
+    assert not any(active[:35]) and any(active)
     assert all(entry.mark == Mark.NONE for entry in episode.inputs)
-
-
-@pytest.mark.parametrize('beside, held, early', [(0.02, 0, True), (0.0, 0, False), (0.02, 1, False)])
-def test_an_assistant_takes_over_when_the_hand_closes_beside_the_grasp(beside, held, early):
-    sim = make('pull_tissue')
-    reading, operator = sim.reset(SEED), ScriptedOperator(sim.task, sim.robot, 'assist')
-    operator.reset(SEED)
-    start, grip = np.array(sim.task.start.hand), np.array(operator._task.grip.closed)
-    scene = {**sim.scene(), 'held': float(held)}
-    active = []
-    for tick in range(90):  # the hand closes, and never stands still
-        closed = min(1.0, tick / 20)
-        away = beside + 0.003 * (tick % 3)
-        pose = np.array([scene['pinch_x'] + away, scene['pinch_y'], scene['pinch_z'], *reading.tcp_pose[3:]])
-        hand = (start + closed * (grip - start)).astype(np.float32)
-        active.append(bool(np.any(operator.act(scene, replace(reading, tcp_pose=pose, hand=hand)).twist)))
-    first = active.index(True)
-    assert first < 25 if early else first > 35, first
 
 
 @pytest.mark.parametrize(
