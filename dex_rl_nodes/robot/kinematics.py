@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-Vector = tuple[float, float, float]
+_Triple = tuple[float, float, float]
 
 # Per joint: a (m), d (m), alpha (rad) of the frame before the joint's rotation; then the flange.
 # Source: robot specification published by the manufacturer.
@@ -78,14 +78,14 @@ def jacobian(joints: np.ndarray, point: np.ndarray) -> np.ndarray:
     return np.array(columns).T
 
 
-def _joint_axes(joints: np.ndarray) -> Iterator[tuple[Vector, Vector]]:
+def _joint_axes(joints: np.ndarray) -> Iterator[tuple[_Triple, _Triple]]:
     """Direction and origin (m) of the axis of each joint, base frame.
 
     The z and x axes and the origin of `joint_frames`, in scalar arithmetic: the safety filter needs them in every tick,
     and a chain of products of small matrices takes four times as long.
     """
     (xx, xy, xz), (zx, zy, zz), (px, py, pz) = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0)
-    for (a, d, ca, sa), joint in zip(_LINKS, joints.tolist()):
+    for (a, d, ca, sa), joint in zip(_LINKS, np.asarray(joints, float).tolist(), strict=True):
         yx, yy, yz = zy * xz - zz * xy, zz * xx - zx * xz, zx * xy - zy * xx
         px, py, pz = px + a * xx, py + a * xy, pz + a * xz  # along the old x, then along the new z
         vx, vy, vz = ca * yx + sa * zx, ca * yy + sa * zy, ca * yz + sa * zz

@@ -55,6 +55,12 @@ class ArmLimits(Model):
                     f'from {FR3_LOW[index]} to {FR3_HIGH[index]} with {FR3_VELOCITY[index]}: is it the file of '
                     'another robot?'
                 )
+            offset, deceleration = self.joint_velocity_offset[index], self.joint_deceleration[index]
+            if not 0 <= offset < math.inf or not 0 < deceleration < math.inf:
+                raise ValueError(
+                    f'joint {index + 1} has the velocity offset {offset} rad/s and the deceleration {deceleration} '
+                    'rad/s^2; the first must be 0 or more, the second more than 0'
+                )
         return self
 
 
@@ -157,6 +163,8 @@ class JointEnvelope:
         for joint, (now, wanted) in enumerate(zip(joints, motion, strict=True)):
             room = self._high[joint] - now if wanted > 0.0 else now - self._low[joint]
             shares.append(self._reach(joint, room) / max(abs(wanted), 1e-12))
+            if math.isnan(shares[-1]):  # nothing is known of this joint: nothing moves
+                return 0.0, joint
         least = min(shares)
         return least, shares.index(least)
 

@@ -60,6 +60,7 @@ class SafetyFilter:
         self._envelope = JointEnvelope(arm, self.period)
         # Targets are sent as float32: bounds that are not representable would be exceeded by their own rounding.
         self._hand_low, self._hand_high = _single(hand.low), _single(hand.high)
+        self._hand_current = _single([hand.current])[0]  # currents are reported in single precision
         self._hand_step = min(hand.step, hand.velocity * self.period)
         self._hand_acceleration = hand.acceleration * per_tick
         self.reset(RobotReading(), np.zeros(HAND_DIM))
@@ -134,10 +135,12 @@ class SafetyFilter:
 
     def _unit(self, step: Vector) -> np.ndarray:
         """An arm step as unit motion (6,) float32."""
-        return np.array(_clip([s / scale for s, scale in zip(step, self._scale)], [-1.0] * 6, [1.0] * 6), np.float32)
+        return np.array(
+            _clip([s / scale for s, scale in zip(step, self._scale, strict=True)], [-1.0] * 6, [1.0] * 6), np.float32
+        )
 
     def _move_arm(self, step: Vector) -> None:
-        self._position = [place + s for place, s in zip(self._position, step)]
+        self._position = [place + s for place, s in zip(self._position, step[:3], strict=True)]
         self._rotation = rotations.turned(self._rotation, step[3:])
 
     def freeze(self) -> Step:
@@ -160,7 +163,7 @@ class SafetyFilter:
 
     def _to_measured(self, pose: Vector) -> Vector:
         arm = self.limits.arm
-        translation = _minus(pose, self._position)
+        translation = _minus(pose[:3], self._position)
         rotation = rotations.difference(pose[3:], self._rotation).tolist()
         too_far = max(map(abs, translation)) > arm.leash_translation + self._scale[0]
         if too_far or math.hypot(*rotation) > arm.leash_rotation + self._scale[3]:
@@ -179,15 +182,18 @@ class SafetyFilter:
 
     def _box(self) -> tuple[Vector, Vector]:
         """Bounds (3,) of a step that ends in the workspace box above the table, or no further outside than it began."""
-        low = [min(0.0, low - place - _TOLERANCE) for low, place in zip(self._low, self._position)]
-        high = [max(0.0, high - place + _TOLERANCE) for high, place in zip(self._high, self._position)]
+        low = [min(0.0, low - place - _TOLERANCE) for low, place in zip(self._low, self._position, strict=True)]
+        high = [max(0.0, high - place + _TOLERANCE) for high, place in zip(self._high, self._position, strict=True)]
         return low, high
 
     def _translation(self, step: Vector, measured: Vector) -> Vector:
         arm = self.limits.arm
         leash = arm.leash_translation + _TOLERANCE
-        ahead = _minus(measured, self._position)
-        within = _clip(step, [a - leash for a in ahead], [a + leash for a in ahead])
+        # In this order the bounds of a target that rests on the leash are exactly zero.
+        ends = list(zip(measured, self._position, strict=True))
+        within = _clip(
+            step, [there - leash - here for there, here in ends], [there + leash - here for there, here in ends]
+        )
         if within != step:
             self.log.add(SafetyEvent.LEASH)
         boxed = _clip(within, *self._box())
@@ -201,7 +207,9 @@ class SafetyFilter:
     def _step_interval(self, axes: slice) -> tuple[Vector, Vector]:
         scale = self._scale[axes]
         low, high = _reachable(self._arm_step[axes], self._acceleration[axes])
-        return [max(-s, bound) for s, bound in zip(scale, low)], [min(s, bound) for s, bound in zip(scale, high)]
+        return [max(-s, bound) for s, bound in zip(scale, low, strict=True)], [
+            min(s, bound) for s, bound in zip(scale, high, strict=True)
+        ]
 
     def _slow(self, step: Vector, velocity: float) -> Vector:
         length, longest = math.hypot(*step), velocity * self.period
@@ -248,9 +256,9 @@ class SafetyFilter:
         if share >= 1.0:
             return step
         self.log.add(SafetyEvent.JOINT_LIMIT, f'joint {joint + 1}')
-        return [s * share for s in step]
+        return [s * max(0.0, share) for s in step]
 
-    def _hand_step_to(self, wanted: np.ndarray, reading: RobotReading) -> np.ndarray:
+    def _hand_step_to(self, wanted: Vector, reading: RobotReading) -> Vector:
         """Nearest permitted hand target (6,)."""
         target = _clip(wanted, self._hand_low, self._hand_high)
         if target != wanted:
@@ -259,21 +267,21 @@ class SafetyFilter:
         low, high = _reachable(self._hand_last_step, [self._hand_acceleration] * HAND_DIM)
         slow = _clip(
             target,
-            [now + max(-self._hand_step, bound) for now, bound in zip(self._hand, low)],
-            [now + min(self._hand_step, bound) for now, bound in zip(self._hand, high)],
+            [now + max(-self._hand_step, bound) for now, bound in zip(self._hand, low, strict=True)],
+            [now + min(self._hand_step, bound) for now, bound in zip(self._hand, high, strict=True)],
         )
         if slow != target:
             self.log.add(SafetyEvent.HAND_STEP)
         return _single(slow)
 
     def _current(self, target: Vector, reading: RobotReading) -> Vector:
-        over = [abs(current) > self.limits.hand.current for current in _floats(reading.hand_current)]
+        over = [abs(current) > self._hand_current for current in _floats(reading.hand_current)]
         if not any(over):
             return target
         measured = _clip(_floats(reading.hand), self._hand_low, self._hand_high)
         relieved = [
             min(max(wanted, min(now, there)), max(now, there)) if hot else wanted
-            for wanted, now, there, hot in zip(target, self._hand, measured, over)
+            for wanted, now, there, hot in zip(target, self._hand, measured, over, strict=True)
         ]
         if relieved != target:
             self.log.add(SafetyEvent.HAND_CURRENT, f'motor {over.index(True) + 1}')
@@ -290,16 +298,17 @@ def _single(values: Sequence[float] | np.ndarray) -> Vector:
 
 
 def _clip(values: Vector, low: Vector, high: Vector) -> Vector:
-    return [min(max(value, least), most) for value, least, most in zip(values, low, high)]
+    return [min(max(value, least), most) for value, least, most in zip(values, low, high, strict=True)]
 
 
 def _minus(first: Vector, second: Vector) -> Vector:
-    return [a - b for a, b in zip(first, second)]
+    return [a - b for a, b in zip(first, second, strict=True)]
 
 
 def _reachable(last: Vector, change: Vector) -> tuple[Vector, Vector]:
     """Bounds of a step that differs from the last one by at most `change`, or brakes towards rest."""
-    return [min(0.0, s - c) for s, c in zip(last, change)], [max(0.0, s + c) for s, c in zip(last, change)]
+    pairs = list(zip(last, change, strict=True))
+    return [min(0.0, s - c) for s, c in pairs], [max(0.0, s + c) for s, c in pairs]
 
 
 def _angle_after(step: Vector, lag: np.ndarray) -> float:

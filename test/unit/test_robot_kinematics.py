@@ -30,7 +30,10 @@ def test_rotations_agree_with_scipy():
 def test_rotation_vector_round_trip(length):
     direction = np.array([1.0, -2.0, 0.5]) / np.linalg.norm([1.0, -2.0, 0.5])
     rotvec = length * direction
-    assert np.allclose(rotations.to_rotvec(rotations.from_rotvec(rotvec)), rotvec, atol=1e-9, rtol=1e-9)
+    quaternion = rotations.from_rotvec(rotvec)
+    assert np.allclose(rotations.to_rotvec(quaternion), rotvec, atol=1e-9, rtol=1e-9)
+    for same in (quaternion, -quaternion, 2.0 * quaternion):
+        assert rotations.angle(same) == pytest.approx(length, abs=1e-9)
 
 
 def test_a_turning_tool_never_flips_the_sign_of_its_quaternion():

@@ -127,6 +127,18 @@ def test_a_target_follows_an_arm_that_is_pushed_away_no_faster_than_a_step():
     assert positions[-1] - start[0] == pytest.approx(0.15 - safety.limits.arm.leash_translation, abs=1e-6)
 
 
+@pytest.mark.parametrize('away', np.random.default_rng(7).uniform(0.07, 0.11, 12))
+def test_a_target_that_rests_on_its_leash_is_not_limited_again(away):
+    safety, pushed = make(), reading(position=reading().tcp_pose[:3] + [away, -0.01, 0.0])
+    for _ in range(20):
+        safety.move(STILL, HAND, pushed)
+    events = safety.log.counts.total()
+    for _ in range(20):
+        step = safety.move(STILL, HAND, pushed)
+        assert not step.limited and not step.arm.any()
+    assert safety.log.counts.total() == events
+
+
 def test_speeding_up_is_limited_and_braking_is_not():
     safety = make(with_limits(arm={'translation_acceleration': 0.5}))
     steps = [float(safety.move(unit(0, value), HAND, reading()).arm[0]) for value in (1.0, 1.0, 1.0, 0.0, -1.0)]
@@ -148,9 +160,12 @@ def test_a_joint_near_its_end_may_only_move_back():
         one = np.eye(7)[joint]
         assert envelope.share(at_the_end, (0.01 * one).tolist()) == (0.0, joint)
         assert envelope.share(at_the_end, (-0.01 * one).tolist())[0] > 0.0
-    for way in (1.0, -1.0):
-        share, _ = envelope.share(kinematics.HOME.tolist(), [0.0, 0.0, way, 0.0, 0.0, 0.0, 0.0])
-        assert share == 0.1 * arm.joint_velocity[2], 'far from the ends: the full velocity, both ways'
+    for joint in (0, 2):
+        for way in (1.0, -1.0):
+            share = envelope.share(kinematics.HOME.tolist(), (way * np.eye(7)[joint]).tolist())
+            assert share == (0.1 * arm.joint_velocity[joint], joint), 'far from the ends: the full velocity, both ways'
+    for bad in ([np.nan] * 7, [0.1] * 6 + [np.nan]):
+        assert envelope.share(kinematics.HOME.tolist(), bad)[0] == 0.0
 
 
 def test_a_motion_that_would_drive_a_joint_into_its_end_is_stopped():
@@ -184,6 +199,14 @@ def test_a_motor_with_too_much_current_may_only_move_back():
     assert step.hand[2] == HAND[2] and step.hand[3] == HAND[3] + np.float32(0.1)
     assert safety.log.details[SafetyEvent.HAND_CURRENT] == 'motor 3'
     assert safety.move(STILL, HAND - np.float32(0.2), at).hand[2] == pytest.approx(0.4, abs=1e-6)
+
+
+def test_a_current_at_its_limit_is_permitted():
+    safety, limit = make(), np.float32(read_limits(ROBOT).hand.current)
+    asked = HAND + np.float32(0.1)
+    assert np.array_equal(safety.move(STILL, asked, reading(hand_current=np.full(6, limit))).hand, asked)
+    over = np.full(6, np.nextafter(limit, np.float32(2)))
+    assert np.array_equal(safety.move(STILL, asked + np.float32(0.1), reading(hand_current=over)).hand, asked)
 
 
 def test_a_hold_takes_the_measured_pose_and_keeps_the_hand():
@@ -231,6 +254,8 @@ def test_an_impossible_reading_is_named(change, named):
         ({'arm': {'speed': 1.0}}, 'limits.arm.speed: is not a known limit'),
         ({'hand': {'high': [2.0] * 6}}, 'must lie in'),
         ({'arm': {'joint_high': [-3.0] * 7}}, 'low must be below high'),
+        ({'arm': {'joint_deceleration': [1.0] * 6 + [-1.0]}}, 'joint 7 has the velocity offset'),
+        ({'arm': {'joint_velocity_offset': [float('nan')] * 7}}, 'joint 1 has the velocity offset'),
         ({'arm': {'translation_velocity': float('nan')}}, 'limits.arm.translation_velocity'),
     ],
 )
