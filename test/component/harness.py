@@ -1,5 +1,6 @@
 """One node and a peer that plays the rest of the graph, over DDS, in an isolated context."""
 
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ def ros(monkeypatch):
     rclpy.init(domain_id=30 + os.getpid() % 60)
     yield
     rclpy.try_shutdown()
+    gc.collect()  # a node whose constructor failed, which nobody destroyed, would be seen by the tests that follow
 
 
 @pytest.fixture

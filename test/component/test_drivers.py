@@ -1,12 +1,12 @@
 """Driver nodes over DDS against emulated devices."""
 
-import os
 import time
 
 import pytest
 
 rclpy = pytest.importorskip('rclpy')
 
+from harness import ros  # noqa: F401
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
@@ -24,15 +24,6 @@ from dex_rl_nodes.nodes.spacemouse_driver import SpaceMouseDriver
 from dex_rl_nodes.robot import hand_model
 
 START = [0.4, 0.1, 0.2, 0.3, 0.5, 0.6]
-
-
-@pytest.fixture
-def ros(monkeypatch):
-    """An isolated ROS context."""
-    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    rclpy.init(domain_id=30 + os.getpid() % 60)
-    yield
-    rclpy.try_shutdown()
 
 
 class Bench:
