@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from dex_rl_nodes.config import Model
@@ -30,6 +30,9 @@ _SHOWN = ACTION_DIM + 1  # targets that only demonstrations tell: command and ti
 class DemoEncoderSettings(Model):
     """How the encoder is trained on the demonstrations."""
 
+    channels: list[PositiveInt] = Field(
+        [16, 48, 64, 8], min_length=4, max_length=4, description='of the four convolutions of each view'
+    )
     steps: int = Field(1_000, ge=1, description='optimiser steps')
     batch_size: int = Field(64, ge=1, description='observations per step')
     learning_rate: float = Field(1e-3, gt=0, description='AdamW learning rate after warm-up')
@@ -131,7 +134,7 @@ def train_demo_encoder(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = DemoEncoder().to(memory_format=torch.channels_last)
+        encoder = DemoEncoder(settings.channels).to(memory_format=torch.channels_last)
         heads = _Heads(encoder.feature_dim, targets.value.shape[1], settings.dropout)
         fit, other = np.flatnonzero(groups == 0), np.flatnonzero(groups == 2)
         _optimise(encoder, heads, steps, targets, fit, other, settings, generator, progress)

@@ -5,7 +5,7 @@ live one are the same number.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from dex_rl_nodes.learning.pretrained import NETWORKS, load_pretrained
 from dex_rl_nodes.learning.vision import IMAGE_SIZE, VIEWS, resize, stack_views, to_tensor
 
 _CHUNK = 64  # images encoded at once
+_EARLIER_CHANNELS = (32, 64, 64, 32)  # of a DemoEncoder whose JSON does not say them
 
 
 class VisualEncoder(nn.Module):
@@ -109,23 +110,28 @@ class ResNetEncoder(VisualEncoder):
 
 
 class DemoEncoder(VisualEncoder):
-    """A small convolutional network per view, trained on the run's demonstrations (see demo_encoder.py)."""
+    """A small convolutional network per view, trained on the run's demonstrations (see demo_encoder.py).
+
+    Args:
+        channels: of the four convolutions; the last ones are the channels of the feature map.
+    """
 
     name = 'demo'
-    spatial_shape = (32, 4, 4)
 
-    def __init__(self):
+    def __init__(self, channels: Sequence[int] = (16, 48, 64, 8)):
         super().__init__()
-        self.views = nn.ModuleDict({view: self._tower() for view in VIEWS})
+        self.channels = tuple(channels)
+        self.spatial_shape = (self.channels[3], 4, 4)
+        self.views = nn.ModuleDict({view: self._tower(*self.channels) for view in VIEWS})
 
-    @classmethod
-    def _tower(cls) -> nn.Sequential:
-        """About 14 million multiply-adds per image of 128 x 128; the wide first stride keeps training quick."""
+    @staticmethod
+    def _tower(first: int, second: int, third: int, last: int) -> nn.Sequential:
+        """About 7 million multiply-adds per image of 128 x 128; the wide first stride keeps training quick."""
         return nn.Sequential(
-            nn.Conv2d(3, 32, 8, 4, 2), nn.ReLU(),
-            nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU(),
-            nn.Conv2d(64, 64, 3, 2, 1), nn.ReLU(),
-            nn.Conv2d(64, cls.spatial_shape[0], 3, 2, 1), nn.ReLU(),
+            nn.Conv2d(3, first, 8, 4, 2), nn.ReLU(),
+            nn.Conv2d(first, second, 3, 2, 1), nn.ReLU(),
+            nn.Conv2d(second, third, 3, 2, 1), nn.ReLU(),
+            nn.Conv2d(third, last, 3, 2, 1), nn.ReLU(),
         )  # fmt: skip
 
     def view_features(self, views: list[Tensor]) -> list[Tensor]:
@@ -135,6 +141,8 @@ class DemoEncoder(VisualEncoder):
 def save_encoder(path: Path, encoder: VisualEncoder, meta: dict) -> None:
     """Write an encoder with what is known about it; `path` ends in .safetensors."""
     about = {'encoder': encoder.name, 'identity': encoder.identity, 'input_size': encoder.input_size}
+    if isinstance(encoder, DemoEncoder):
+        about['channels'] = list(encoder.channels)
     save_checkpoint(path, encoder.state_dict(), {**about, **meta})
 
 
@@ -143,7 +151,7 @@ def load_encoder(path: Path) -> VisualEncoder:
     checkpoint = load_checkpoint(path)
     name = checkpoint.meta.get('encoder')
     if name == DemoEncoder.name:
-        encoder: VisualEncoder = DemoEncoder()
+        encoder: VisualEncoder = DemoEncoder(checkpoint.meta.get('channels', _EARLIER_CHANNELS))
     elif name in NETWORKS:
         encoder = ResNetEncoder(name, int(checkpoint.meta.get('input_size', IMAGE_SIZE)))
     else:

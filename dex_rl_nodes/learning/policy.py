@@ -16,6 +16,7 @@ from dex_rl_nodes.learning.checkpoint import load_checkpoint, module_shapes, sav
 from dex_rl_nodes.learning.dataset import Episode
 from dex_rl_nodes.learning.demonstrations import Steps, stack_steps
 from dex_rl_nodes.learning.encoder import VisualEncoder
+from dex_rl_nodes.learning.flat import FlatParameters
 from dex_rl_nodes.learning.interfaces import ActionInterface
 from dex_rl_nodes.learning.schedule import Progress, low_precision, no_progress, split_episodes, warmup_cosine
 from dex_rl_nodes.learning.vision import Augmentation, augment
@@ -155,10 +156,10 @@ def _optimise(
     state, history, action = (torch.from_numpy(x) for x in (steps.state, steps.hand_history, steps.action))
     copies, count = features.shape[:2]
     flat = features.flatten(0, 1)
+    parameters, curve = FlatParameters(policy), []
     optimiser = torch.optim.AdamW(
-        policy.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        [parameters.vector], lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    parameters, curve = list(policy.parameters()), []
     for step in range(settings.steps):
         rate = settings.learning_rate * warmup_cosine(step, settings.warmup_steps, settings.steps)
         optimiser.param_groups[0]['lr'] = rate
@@ -170,9 +171,7 @@ def _optimise(
         with low_precision():
             core = policy(flat[copy * count + rows].float(), noisy_state, noisy_history, context)
         loss = policy_loss(core, action[rows], context, interface, settings)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, settings.gradient_clip, foreach=True)
+        parameters.backward(loss, settings.gradient_clip)
         optimiser.step()
         if step % 200 == 199 or step + 1 == settings.steps:
             progress(step + 1, settings.steps)

@@ -114,16 +114,31 @@ class RewardModel(nn.Module):
         return self.head(torch.cat(embedded, 1)).squeeze(1)
 
 
-def hold_out_episodes(examples: RewardExamples, held_out: float, seed: int) -> tuple[RewardExamples, RewardExamples]:
-    """Training and held-out examples, by whole episodes; both kinds of label in both parts where possible."""
+def choose_held_out(successful: np.ndarray, held_out: float, seed: int) -> np.ndarray:
+    """Episodes to measure on, some of both kinds where possible.
+
+    Args:
+        successful: bool (E,) whether an episode has positive examples.
+        held_out: share of them.
+        seed: of the choice.
+
+    Returns:
+        Sorted indices of episodes.
+    """
     random = np.random.default_rng(seed)
-    successful = np.unique(examples.episode[examples.success])
-    others = np.setdiff1d(np.unique(examples.episode), successful)
     held = []
-    for group in (successful, others):
+    for group in (np.flatnonzero(successful), np.flatnonzero(~successful)):
         count = min(max(1, round(held_out * len(group))), len(group) - 1)
         held.append(random.permutation(group)[: max(count, 0)])
-    mask = np.isin(examples.episode, np.concatenate(held))
+    return np.sort(np.concatenate(held))
+
+
+def hold_out_episodes(examples: RewardExamples, held_out: float, seed: int) -> tuple[RewardExamples, RewardExamples]:
+    """Training and held-out examples, by whole episodes as `choose_held_out` says."""
+    episodes, index = np.unique(examples.episode, return_inverse=True)
+    successful = np.zeros(len(episodes), bool)
+    successful[index[examples.success]] = True
+    mask = np.isin(index, choose_held_out(successful, held_out, seed))
     return examples.where(~mask), examples.where(mask & ~examples.changed)
 
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dex_rl_nodes.config import Model
+from dex_rl_nodes.learning.flat import FlatParameters
 from dex_rl_nodes.learning.networks import Actor, Critic, ResidualPolicy, Standardiser, native_bfloat16, squash
 from dex_rl_nodes.learning.replay import Batch, Dimensions
 from dex_rl_nodes.records import ACTION_DIM
@@ -78,40 +79,6 @@ class Interface(Protocol):
         """Core action units per unit residual (core_dim,)."""
 
 
-class _Flat:
-    """All parameters of some modules as one vector, so that optimiser and averaging are one operation each."""
-
-    def __init__(self, module: nn.Module, learning_rate: float | None):
-        parameters = list(module.parameters())
-        self.vector = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in parameters]), learning_rate is not None)
-        self.vector.grad = torch.zeros_like(self.vector) if learning_rate is not None else None
-        at = 0
-        for parameter in parameters:
-            part = slice(at, at + parameter.numel())
-            parameter.data = self.vector.data[part].view_as(parameter)
-            if learning_rate is None:
-                parameter.requires_grad_(False)
-            else:
-                parameter.grad = self.vector.grad[part].view_as(parameter)
-            at = part.stop
-        self.parameters = parameters
-        if learning_rate is not None:
-            self.optimiser = torch.optim.Adam([self.vector], lr=learning_rate, fused=True)
-
-    def step(self, loss: Tensor) -> bool:
-        """One optimiser step; False, and no step, where the gradient is not finite."""
-        self.vector.grad.zero_()
-        loss.backward()
-        if not torch.isfinite(self.vector.grad.sum()):
-            return False
-        self.optimiser.step()
-        return True
-
-    def require_gradients(self, on: bool) -> None:
-        for parameter in self.parameters:
-            parameter.requires_grad_(on)
-
-
 class ResidualSac:
     """Networks, optimisers and update rules of the residual agent.
 
@@ -145,9 +112,12 @@ class ResidualSac:
             self.actor = Actor(
                 settings.projection, sizes[1], interface.core_dim, settings.width, settings.initial_std, low
             )
-        self._critic = _Flat(self.critic, settings.learning_rate)
-        self._target = _Flat(self.target, None)
-        self._actor = _Flat(self.actor, settings.learning_rate)
+        self._critic, self._actor = FlatParameters(self.critic), FlatParameters(self.actor)
+        self._target = FlatParameters(self.target, trained=False)
+        self._critic_optimiser, self._actor_optimiser = (
+            torch.optim.Adam([part.vector], lr=settings.learning_rate, fused=True)
+            for part in (self._critic, self._actor)
+        )
         self._target.vector.data.copy_(self._critic.vector)
         # The actor reads the slow copy of the projection: its inputs move slowly, and one product fewer per target.
         self.policy = ResidualPolicy(standardiser, self.target.project, self.actor)
@@ -199,8 +169,7 @@ class ResidualSac:
         proprioception = self.standardiser.proprioception(batch.proprioception)
         values = self.critic(self.critic.embed(batch.features, proprioception), batch.action)
         errors = (values - targets).square().mean(1)
-        if not self._critic.step(errors.sum()):
-            self.skipped += 1
+        self._step(self._critic, self._critic_optimiser, errors.sum())
         self._target.vector.data.lerp_(self._critic.vector.data, self.settings.target_rate)
         return {'critic_loss': float(errors.detach().mean()), 'value': float(values.detach().mean())}
 
@@ -219,8 +188,7 @@ class ResidualSac:
         imitation = (imitated - batch.action[shown]).square().sum() / max(1, len(imitated))
         loss = (self.temperature * log_probability + penalty - value).mean()
         loss = loss + self.settings.imitation_weight * imitation
-        if not self._actor.step(loss):
-            self.skipped += 1
+        self._step(self._actor, self._actor_optimiser, loss)
         self._critic.require_gradients(True)
 
         entropy = -float(log_probability.detach().mean())
@@ -231,6 +199,13 @@ class ResidualSac:
         metrics = {'actor_loss': loss, 'imitation_error': imitation}
         metrics = {name: float(value.detach()) for name, value in metrics.items()}
         return {**metrics, 'entropy': entropy, 'temperature': self.temperature}
+
+    def _step(self, parameters: FlatParameters, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+        """One optimiser step; none where the gradient is not finite."""
+        if parameters.backward(loss):
+            optimiser.step()
+        else:
+            self.skipped += 1
 
     def state(self) -> dict[str, Tensor]:
         """Everything that changes while learning, by name."""
@@ -266,8 +241,8 @@ class ResidualSac:
 
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {
-            'critic': self._critic.optimiser,
-            'actor': self._actor.optimiser,
+            'critic': self._critic_optimiser,
+            'actor': self._actor_optimiser,
             'temperature': self._temperature_optimiser,
         }
 

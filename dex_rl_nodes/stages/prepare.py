@@ -66,14 +66,15 @@ def preparation_works(job, prefix: str = '') -> list:
     def stage(name: str, function, *needs: str) -> Work:
         return Work(f'{prefix}{name}', function, (job,), tuple(f'{prefix}{need}' for need in needs))
 
-    recorded = [work.name.removeprefix(prefix) for work in demos + shown]
+    demonstrated = [work.name.removeprefix(prefix) for work in demos]
+    recorded = demonstrated + [work.name.removeprefix(prefix) for work in shown]
     judged = [work.name.removeprefix(prefix) for work in rollouts]
     return [
         *demos,
         *shown,
         stage('recordings', report_recordings, *recorded),
         stage('encoder', train.encoder_stage, 'recordings'),
-        stage('prior', train.prior_stage, 'recordings'),
+        stage('prior', train.prior_stage, *demonstrated),
         stage('policy', train.policy_stage, 'encoder', 'prior'),
         *rollouts,
         stage('rollouts', report_recordings, 'policy', *judged),

@@ -16,7 +16,7 @@ from dex_rl_nodes.learning.encoder_choice import build_encoder
 from dex_rl_nodes.learning.interfaces import PriorSettings, save_interface
 from dex_rl_nodes.learning.policy import save_policy, train_policy
 from dex_rl_nodes.learning.prior import train_prior, train_prior_from_npz
-from dex_rl_nodes.learning.reward import RewardExamples, RewardSettings, save_reward, train_reward
+from dex_rl_nodes.learning.reward import RewardExamples, RewardSettings, choose_held_out, save_reward, train_reward
 from dex_rl_nodes.learning.vision import augment
 from dex_rl_nodes.run_directory import RunDirectory, file_hash, read_json
 from dex_rl_nodes.stages.inputs import is_current, stage_inputs
@@ -82,22 +82,33 @@ def policy_stage(job: Job, tell: Tell, again: bool = False) -> dict:
 def reward_examples(
     encoder: VisualEncoder, episodes: list[Episode], settings: RewardSettings, seed: int
 ) -> RewardExamples:
-    """Labelled frames: positives from the operator's mark on, negatives the others but for the moments before."""
+    """Labelled frames: positives from the operator's mark on, negatives the others but for the moments before.
+
+    Episodes that the training will hold out get no changed copies, for nothing is measured on those.
+    """
     generator = torch.Generator().manual_seed(seed)
+    known = [_labelled(episode) for episode in episodes]
+    successful = np.array([episode.success[mask].any() for episode, mask in zip(episodes, known, strict=True)])
+    held = choose_held_out(successful, settings.held_out, seed)
     parts = []
-    for number, episode in enumerate(episodes):
-        known = np.ones(len(episode) + 1, bool)
-        if (marked := episode.success_step) is not None:
-            known[max(0, marked - UNCERTAIN_TICKS) : marked] = False
-        images = {view: frames[known] for view, frames in episode.images.items()}
-        for copy in range(1 + settings.copies):
+    for number, (episode, mask) in enumerate(zip(episodes, known, strict=True)):
+        images = {view: frames[mask] for view, frames in episode.images.items()}
+        for copy in range(1 if number in held else 1 + settings.copies):
             seen = images
             if copy:
                 seen = {view: augment(frames, settings.augmentation, generator) for view, frames in images.items()}
             features = encoder.encode_batch(seen)
             count = len(features)
-            parts.append((features, episode.success[known], np.full(count, number), np.full(count, copy > 0)))
+            parts.append((features, episode.success[mask], np.full(count, number), np.full(count, copy > 0)))
     return RewardExamples(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _labelled(episode: Episode) -> np.ndarray:
+    """Which frames (T + 1,) are surely a success or surely none."""
+    known = np.ones(len(episode) + 1, bool)
+    if (marked := episode.success_step) is not None:
+        known[max(0, marked - UNCERTAIN_TICKS) : marked] = False
+    return known
 
 
 def reward_stage(job: Job, tell: Tell, again: bool = False) -> dict:

@@ -5,6 +5,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from dex_rl_nodes.learning.flat import FlatParameters
 from dex_rl_nodes.learning.interfaces.base import ActionInterface, HandWindows
 from dex_rl_nodes.learning.interfaces.settings import PriorSettings
 from dex_rl_nodes.learning.schedule import Progress, low_precision, no_progress, warmup_cosine
@@ -104,9 +105,9 @@ class LatentPrior(ActionInterface):
     ) -> None:
         """Train encoder and decoder with Eq. 3 and the settings of Table B.1."""
         history, target = self._normalise_history(windows.history.flatten(1)), self.normalise(windows.target)
-        parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
+        parameters = FlatParameters(self.encoder, self.decoder)
         optimiser = torch.optim.AdamW(
-            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            [parameters.vector], lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         for step in range(settings.steps):
             rate = settings.learning_rate * warmup_cosine(step, settings.warmup_steps, settings.steps)
@@ -119,9 +120,7 @@ class LatentPrior(ActionInterface):
                 decoded = self.decoder(latent)
             weight = self.kl_weight * min(1.0, step / settings.kl_warmup_steps)
             loss = prior_loss(decoded.float(), target[rows], mean, logvar, weight)
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, settings.gradient_clip, foreach=True)
+            parameters.backward(loss, settings.gradient_clip)
             optimiser.step()
             if step % 200 == 199 or step + 1 == settings.steps:
                 progress(step + 1, settings.steps)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dex_rl_nodes.learning.flat import FlatParameters
 from dex_rl_nodes.learning.interfaces.base import ActionInterface, HandWindows
 from dex_rl_nodes.learning.interfaces.latent_prior import mlp
 from dex_rl_nodes.learning.interfaces.settings import PriorSettings
@@ -88,17 +89,15 @@ class ResidualVq(ActionInterface):
     ) -> None:
         """Train the residual VQ-VAE, then tabulate and sort its codes."""
         target = self.normalise(windows.target)
-        parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
-        optimiser = torch.optim.Adam(parameters, lr=settings.vq_learning_rate, fused=True)
+        parameters = FlatParameters(self.encoder, self.decoder)
+        optimiser = torch.optim.Adam([parameters.vector], lr=settings.vq_learning_rate, fused=True)
         for step in range(settings.vq_steps):
             rows = torch.randint(len(target), (settings.batch_size,), generator=generator)
             latent = self.encoder(target[rows])
             quantised = self._quantise(latent, generator, start=step == 0)
             decoded = self.decoder(latent + (quantised - latent).detach())
             loss = F.mse_loss(decoded, target[rows]) + settings.vq_commitment * F.mse_loss(latent, quantised)
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
+            parameters.backward(loss, settings.gradient_clip)
             optimiser.step()
             if step % 200 == 199 or step + 1 == settings.vq_steps:
                 progress(step + 1, settings.vq_steps)
