@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.learning.dataset import Episode
+from dex_rl_nodes.learning.encoder import DemoEncoder
 from dex_rl_nodes.learning.reward import (
     RewardExamples,
     RewardModel,
@@ -20,7 +22,8 @@ from dex_rl_nodes.learning.reward import (
     scores,
     train_reward,
 )
-from dex_rl_nodes.records import PolicyStep
+from dex_rl_nodes.records import ACTION_DIM, STATE_DIM, Outcome, PolicyStep
+from dex_rl_nodes.stages.train import reward_examples
 
 SHAPE = (4, 2, 2)
 FEATURES = 2 * 16
@@ -40,6 +43,21 @@ def examples(episodes: int = 40, steps: int = 20, seed: int = 0) -> RewardExampl
     episode = np.repeat(np.arange(episodes), steps)
     rows = features.reshape(-1, FEATURES).astype(np.float16)
     return RewardExamples(rows, success.reshape(-1), episode, np.zeros(len(rows), bool))
+
+
+def shown_episode(number: int, random: np.random.Generator, ticks: int = 6) -> Episode:
+    """Random images; every other episode is a success from its first frame on."""
+    return Episode(
+        episode=number,
+        seed=number,
+        outcome=Outcome.SUCCESS,
+        images={view: random.integers(0, 255, (ticks + 1, 128, 128, 3), np.uint8) for view in ('front', 'wrist')},
+        state=np.zeros((ticks + 1, STATE_DIM), np.float32),
+        hand_history=np.zeros((ticks + 1, 48), np.float32),
+        success=np.full(ticks + 1, number % 2 == 0),
+        action=np.zeros((ticks, ACTION_DIM), np.float32),
+        source=np.zeros(ticks, np.uint8),
+    )
 
 
 @pytest.fixture(scope='module')
@@ -86,6 +104,17 @@ def test_changed_copies_are_trained_on_and_never_measured_on():
     assert train.changed.any() and not held.changed.any()
     measured = train_reward(some, SHAPE, SETTINGS.model_copy(update={'max_steps': 50}), seed=0)[1]
     assert measured['positives'] + measured['negatives'] == int((~some.changed).sum())
+
+
+def test_episodes_to_measure_on_get_no_changed_copies():
+    random = np.random.default_rng(0)
+    episodes = [shown_episode(number, random) for number in range(10)]
+    settings = SETTINGS.model_copy(update={'copies': 2})
+    made = reward_examples(DemoEncoder().freeze(), episodes, settings, seed=3)
+    train, held = hold_out_episodes(made, settings.held_out, seed=3)
+    assert len(held.episode) == len(set(held.episode)) * 7
+    assert not np.isin(made.episode[made.changed], held.episode).any()
+    assert len(train.episode) == len(set(train.episode)) * 7 * 3
 
 
 def test_training_repeats_itself(trained):
