@@ -31,9 +31,9 @@ class DemoEncoderSettings(Model):
     """How the encoder is trained on the demonstrations."""
 
     channels: list[PositiveInt] = Field(
-        [16, 48, 64, 8], min_length=4, max_length=4, description='of the four convolutions of each view'
+        [32, 64, 64, 32], min_length=4, max_length=4, description='of the four convolutions of each view'
     )
-    steps: int = Field(1_000, ge=1, description='optimiser steps')
+    steps: int = Field(500, ge=1, description='optimiser steps')
     batch_size: int = Field(64, ge=1, description='observations per step')
     learning_rate: float = Field(1e-3, gt=0, description='AdamW learning rate after warm-up')
     weight_decay: float = Field(1e-3, ge=0, description='AdamW weight decay')

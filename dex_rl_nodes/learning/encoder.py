@@ -118,7 +118,7 @@ class DemoEncoder(VisualEncoder):
 
     name = 'demo'
 
-    def __init__(self, channels: Sequence[int] = (16, 48, 64, 8)):
+    def __init__(self, channels: Sequence[int] = (32, 64, 64, 32)):
         super().__init__()
         self.channels = tuple(channels)
         self.spatial_shape = (self.channels[3], 4, 4)
@@ -126,7 +126,7 @@ class DemoEncoder(VisualEncoder):
 
     @staticmethod
     def _tower(first: int, second: int, third: int, last: int) -> nn.Sequential:
-        """About 7 million multiply-adds per image of 128 x 128; the wide first stride keeps training quick."""
+        """About 14 million multiply-adds per image of 128 x 128; the wide first stride keeps training quick."""
         return nn.Sequential(
             nn.Conv2d(3, first, 8, 4, 2), nn.ReLU(),
             nn.Conv2d(first, second, 3, 2, 1), nn.ReLU(),
