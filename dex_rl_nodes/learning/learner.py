@@ -18,14 +18,15 @@ from dex_rl_nodes.learning.checkpoint import (
     save_checkpoint,
     to_bytes,
 )
-from dex_rl_nodes.learning.networks import Standardiser
+from dex_rl_nodes.learning.networks import Standardiser, executed_motion
 from dex_rl_nodes.learning.replay import Dimensions, MixedSampler, ReplayBuffer, Returns
 from dex_rl_nodes.learning.sac import Interface, ResidualSac, ResidualSettings
-from dex_rl_nodes.records import Origin, Transition
+from dex_rl_nodes.records import ARM_DIM, HAND_DIM, Origin, Transition
 
 _CRITIC_TO_ACTOR = 2  # Table B.2
 _FEATURE_FLOOR = 1e-2  # spread below which a feature counts as constant
 _PROPRIOCEPTION_FLOOR = 2e-2  # 2 cm, 0.02 rad, 2 % of travel
+_ARM_FLOOR, _HAND_FLOOR = 0.1, 0.02  # of the spread of an arm command, and of a step of the hand (normalised travel)
 _RECENT = 20  # episodes in the success rate
 
 
@@ -232,6 +233,12 @@ def _fit_standardiser(dimensions: Dimensions, demonstrations: Sequence[Transitio
     rows = np.stack([np.concatenate((t.state, t.hand_history, t.context, t.base_core)) for t in demonstrations])
     standardiser.fit('features', torch.from_numpy(features), _FEATURE_FLOOR)
     standardiser.fit('proprioception', torch.from_numpy(rows), _PROPRIOCEPTION_FLOOR)
+    actions, targets = (
+        torch.from_numpy(np.stack(column))
+        for column in zip(*((t.action, t.hand_history[-HAND_DIM:]) for t in demonstrations), strict=True)
+    )
+    floor = torch.tensor([_ARM_FLOOR] * ARM_DIM + [_HAND_FLOOR] * HAND_DIM)
+    standardiser.fit('motion', executed_motion(actions, targets), floor)
     return standardiser
 
 

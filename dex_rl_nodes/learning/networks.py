@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dex_rl_nodes.records import ACTION_DIM, ARM_DIM
+
 _EPSILON = 1e-5  # of LayerNorm
 LOG_STD_RANGE = (-5.0, 2.0)
 
@@ -100,25 +102,40 @@ class Hidden(nn.Module):
         return _Hidden.apply(x, extra, self.weight, self.bias, self.gain, self.shift, self.low)
 
 
+def executed_motion(action: Tensor, last_hand_target: Tensor) -> Tensor:
+    """Arm command [-1, 1] and step of the hand target (normalised travel), (B, 12), of an executed action (B, 12)."""
+    step = (action[:, ARM_DIM:] + 1) / 2 - last_hand_target
+    return torch.cat((action[:, :ARM_DIM], step), 1)
+
+
 class Standardiser(nn.Module):
-    """Scales observations by mean and spread over the demonstrations, which never change afterwards."""
+    """Scales what the networks read by mean and spread over the demonstrations, which never change afterwards.
+
+    `motion` is an executed action as the critic reads it: the arm's command, and the hand's target as the step from the
+    one before. As targets in [-1, 1] the steps of a closing hand are so small that the critic hardly saw them.
+    """
 
     def __init__(self, features: int, proprioception: int):
         super().__init__()
-        for name, length in (('features', features), ('proprioception', proprioception)):
+        for name, length in (('features', features), ('proprioception', proprioception), ('motion', ACTION_DIM)):
             self.register_buffer(f'{name}_mean', torch.zeros(length))
             self.register_buffer(f'{name}_scale', torch.ones(length))
 
-    def fit(self, name: str, rows: Tensor, floor: float) -> None:
+    def fit(self, name: str, rows: Tensor, floor: float | Tensor) -> None:
         """Take mean and standard deviation from rows (N, D); a spread below `floor` counts as `floor`."""
         getattr(self, f'{name}_mean').copy_(rows.mean(0))
-        getattr(self, f'{name}_scale').copy_(rows.std(0, correction=0).clamp(min=floor))
+        getattr(self, f'{name}_scale').copy_(torch.maximum(rows.std(0, correction=0), torch.as_tensor(floor)))
 
     def features(self, rows: Tensor) -> Tensor:
         return ((rows - self.features_mean) / self.features_scale).clamp_(-10, 10)
 
     def proprioception(self, rows: Tensor) -> Tensor:
         return ((rows - self.proprioception_mean) / self.proprioception_scale).clamp_(-10, 10)
+
+    def motion(self, action: Tensor, last_hand_target: Tensor) -> Tensor:
+        """Executed actions (B, 12) and hand targets before them (B, 6), normalised travel -> (B, 12)."""
+        motion = executed_motion(action, last_hand_target)
+        return ((motion - self.motion_mean) / self.motion_scale).clamp(-10, 10)
 
 
 class Critic(nn.Module):
@@ -147,7 +164,7 @@ class Critic(nn.Module):
         return torch.cat((self.project(features)[0], proprioception), 1)
 
     def forward(self, embedding: Tensor, action: Tensor) -> Tensor:
-        """(B, projection + P), (B, action) -> values (E, B)."""
+        """(B, projection + P), standardised motion (B, action) -> values (E, B)."""
         hidden = self.second(self.first(embedding, action))
         return (hidden * self.value).sum(2) + self.offset
 

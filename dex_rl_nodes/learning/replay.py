@@ -64,6 +64,12 @@ class Batch:
         start = STATE_DIM + HISTORY_LENGTH * HAND_DIM
         return rows[:, start + self.dimensions.context :], rows[:, start : start + self.dimensions.context]
 
+    def last_hand_target(self, following: bool) -> Tensor:
+        """Newest target (B, 6) of the hand history of the observation, or of the one following; normalised travel."""
+        rows = self.next_proprioception if following else self.proprioception
+        end = STATE_DIM + HISTORY_LENGTH * HAND_DIM
+        return rows[:, end - HAND_DIM : end]
+
 
 @dataclass(frozen=True)
 class Returns:

@@ -158,16 +158,23 @@ class ResidualSac:
         embedding = self.target.embed(batch.next_features, proprioception)
         projected = embedding[:, : self.settings.projection]
         residual, log_probability, _ = self._propose(projected, proprioception)
-        values = self.target(embedding, self._execute(residual, *batch.interface_inputs(following=True))).amin(0)
+        action = self._execute(residual, *batch.interface_inputs(following=True))
+        motion = self.standardiser.motion(action, batch.last_hand_target(following=True))
+        values = self.target(embedding, motion).amin(0)
         if self.settings.backup_entropy:
             values = values - self.temperature * log_probability
         targets = batch.reward + self.settings.discount * batch.mask * values
         return targets.clamp_(0, 1) if self.settings.clip_target else targets
 
+    def values(self, batch: Batch) -> Tensor:
+        """Q of the actions of a batch, (E, B)."""
+        proprioception = self.standardiser.proprioception(batch.proprioception)
+        motion = self.standardiser.motion(batch.action, batch.last_hand_target(following=False))
+        return self.critic(self.critic.embed(batch.features, proprioception), motion)
+
     def _update_critic(self, batch: Batch) -> dict[str, float]:
         targets = self.target_values(batch)
-        proprioception = self.standardiser.proprioception(batch.proprioception)
-        values = self.critic(self.critic.embed(batch.features, proprioception), batch.action)
+        values = self.values(batch)
         errors = (values - targets).square().mean(1)
         self._step(self._critic, self._critic_optimiser, errors.sum())
         self._target.vector.data.lerp_(self._critic.vector.data, self.settings.target_rate)
@@ -181,7 +188,9 @@ class ResidualSac:
         self._critic.require_gradients(False)
         residual, log_probability, mean = self._propose(projected, proprioception)
         base, context = batch.interface_inputs(following=False)
-        value = self.critic(embedding, self._execute(residual, base, context)).mean(0)
+        action = self._execute(residual, base, context)
+        motion = self.standardiser.motion(action, batch.last_hand_target(following=False))
+        value = self.critic(embedding, motion).mean(0)
         penalty = self.settings.residual_penalty * residual.square().sum(1)
         shown = slice(batch.online, None)
         imitated = self._execute(mean[shown].tanh(), base[shown], context[shown])
