@@ -140,9 +140,9 @@ SCRIPTED_OPERATOR = NodeDescription(
         Parameter(
             'mode',
             'demonstrate',
-            'demonstrate: does the task; negative: nearly does it; intervene: takes over when the policy gets nowhere; '
-            'idle: hands off',
-            choices=('demonstrate', 'negative', 'intervene', 'idle'),
+            'demonstrate: does the task; examples: in turn does it after a look around, and nearly does it; '
+            'intervene: takes over when the policy gets nowhere; idle: hands off',
+            choices=('demonstrate', 'examples', 'intervene', 'idle'),
         ),
         Parameter(
             'presence', 1.0, 'intervene: share of the episodes in which somebody watches', minimum=0.0, maximum=1.0

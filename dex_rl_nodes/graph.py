@@ -232,7 +232,7 @@ def _collect_demos(values: dict[str, Value]) -> list[Process]:
     purpose = str(values['purpose'])
     if values['operator'] == 'none':
         raise UserError('recording needs somebody who shows the task; use operator:=scripted or operator:=human')
-    mode = 'demonstrate' if purpose == 'demos' else 'negative'
+    mode = 'demonstrate' if purpose == 'demos' else 'examples'
     policy = _node('policy', values, parameters={'source': 'zero', 'recorded': True})
     return [*_robot(values), *_operator(values, mode), policy, *_episodes(values, purpose)]
 

@@ -18,7 +18,12 @@ from dex_rl_nodes.records import HAND_JOINTS, EpisodeState, OperatorInput, Robot
 from dex_rl_nodes.robot.teleop import joy_buttons
 from dex_rl_nodes.sim.operator import ScriptedOperator
 
-_SKILLS = {'demonstrate': 'demonstrate', 'negative': 'negative', 'intervene': 'assist', 'idle': 'assist'}
+_SKILLS = {
+    'demonstrate': ('demonstrate',),
+    'examples': ('survey', 'negative'),
+    'intervene': ('assist',),
+    'idle': ('assist',),
+}  # what is done in one episode after the other, by mode
 
 
 class ScriptedOperatorNode(EpisodeNode):
@@ -30,7 +35,7 @@ class ScriptedOperatorNode(EpisodeNode):
     def __init__(self, core: ScriptedOperator | None = None, **options: Any):
         super().__init__('scripted_operator', **options)
         self._mode = self.setting('mode')
-        self._core = core or ScriptedOperator(self.task, self.robot, _SKILLS[self._mode])
+        self._core = core or ScriptedOperator(self.task, self.robot, _SKILLS[self._mode][0])
         self._present = False
         self._scene: SimState | None = None
         self._pose: tuple[int, np.ndarray] | None = None  # stamp and value, also below
@@ -48,10 +53,12 @@ class ScriptedOperatorNode(EpisodeNode):
         self.follow_episodes()
 
     def begin(self, episode: EpisodeState) -> None:
+        skills = _SKILLS[self._mode]
+        self._core.skill = skills[episode.episode % len(skills)]
         self._core.reset(episode.seed)
         # a stream of its own, so that who is present does not depend on what else is drawn
         somebody = np.random.default_rng([episode.seed, 0x1A]).random() < self.setting('presence')
-        self._present = self._mode in ('demonstrate', 'negative') or (self._mode == 'intervene' and somebody)
+        self._present = self._mode in ('demonstrate', 'examples') or (self._mode == 'intervene' and somebody)
         self._scene = None
 
     def end(self, episode: EpisodeState) -> None:

@@ -162,6 +162,19 @@ def test_operator_acts_once_per_tick_like_in_one_process(bench):
         reading = simulation.read()
 
 
+def test_examples_for_the_classifier_are_successes_and_near_misses_in_turn(bench):
+    table = bench(ScriptedOperatorNode, mode='examples')
+    task, robot = table.node.task, table.node.robot
+    for episode, skill in enumerate(('survey', 'negative', 'survey')):
+        reference = ScriptedOperator(task, robot, skill)
+        reference.reset(SEED + episode)
+        table.run_episode(episode, stamp=1 + episode, seed=SEED + episode, purpose='reward')
+        core, pace = table.node._core, reference._style.closing  # drawn from the seed of the episode
+        table.until(lambda core=core, pace=pace: core._style.closing == pace, f'episode {episode}')
+        assert core.skill == skill
+        assert [stage.name for stage in core._plan] == [stage.name for stage in reference._plan]
+
+
 def test_idle_operator_keeps_hands_off(bench):
     table = bench(ScriptedOperatorNode, mode='idle')
     twists, joys = table.listen(TWIST), table.listen(JOY)

@@ -156,6 +156,13 @@ def test_only_a_scripted_operator_gives_up():
         assert manager.parameters.get('attempts') == attempts
 
 
+def test_the_scripted_operator_shows_what_the_purpose_is_for():
+    app = APPLICATIONS['collect_demos']
+    for purpose, mode in (('demos', 'demonstrate'), ('reward', 'examples')):
+        operator = next(p for p in app.build(app.values({'purpose': purpose})) if p.name == 'scripted_operator')
+        assert operator.parameters['mode'] == mode
+
+
 def test_somebody_stands_by_when_a_robot_is_evaluated():
     app = APPLICATIONS['evaluate']
 
