@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dex_rl_nodes.config import Model
 from dex_rl_nodes.learning.dataset import Episode
 from dex_rl_nodes.learning.demonstrations import Steps, stack_steps
-from dex_rl_nodes.learning.encoder import DemoEncoder
+from dex_rl_nodes.learning.encoder import CHANNELS, DemoEncoder
 from dex_rl_nodes.learning.schedule import Progress, low_precision, no_progress, split_episodes, warmup_cosine
 from dex_rl_nodes.learning.vision import VIEWS, Augmentation, augment, to_tensor
 from dex_rl_nodes.records import ACTION_DIM, ARM_DIM, HAND_DIM, STATE_DIM
@@ -31,7 +31,7 @@ class DemoEncoderSettings(Model):
     """How the encoder is trained on the demonstrations."""
 
     channels: list[PositiveInt] = Field(
-        [32, 64, 64, 32], min_length=4, max_length=4, description='of the four convolutions of each view'
+        list(CHANNELS), min_length=4, max_length=4, description='of the four convolutions of each view'
     )
     steps: int = Field(500, ge=1, description='optimiser steps')
     batch_size: int = Field(64, ge=1, description='observations per step')

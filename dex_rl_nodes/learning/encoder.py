@@ -18,7 +18,7 @@ from dex_rl_nodes.learning.pretrained import NETWORKS, load_pretrained
 from dex_rl_nodes.learning.vision import IMAGE_SIZE, VIEWS, resize, stack_views, to_tensor
 
 _CHUNK = 64  # images encoded at once
-_EARLIER_CHANNELS = (32, 64, 64, 32)  # of a DemoEncoder whose JSON does not say them
+CHANNELS = (32, 64, 64, 32)  # of a DemoEncoder unless it is told others
 
 
 class VisualEncoder(nn.Module):
@@ -118,7 +118,7 @@ class DemoEncoder(VisualEncoder):
 
     name = 'demo'
 
-    def __init__(self, channels: Sequence[int] = (32, 64, 64, 32)):
+    def __init__(self, channels: Sequence[int] = CHANNELS):
         super().__init__()
         self.channels = tuple(channels)
         self.spatial_shape = (self.channels[3], 4, 4)
@@ -150,14 +150,14 @@ def load_encoder(path: Path) -> VisualEncoder:
     """Read an encoder, frozen; UserError when it is missing or damaged."""
     checkpoint = load_checkpoint(path)
     name = checkpoint.meta.get('encoder')
-    if name == DemoEncoder.name:
-        encoder: VisualEncoder = DemoEncoder(checkpoint.meta.get('channels', _EARLIER_CHANNELS))
-    elif name in NETWORKS:
-        encoder = ResNetEncoder(name, int(checkpoint.meta.get('input_size', IMAGE_SIZE)))
-    else:
+    if name != DemoEncoder.name and name not in NETWORKS:
         raise UserError(f'{path.with_suffix(".json")} names no known encoder ("{name}"); run "train policy" again')
     try:
+        if name == DemoEncoder.name:
+            encoder: VisualEncoder = DemoEncoder(checkpoint.meta.get('channels', CHANNELS))
+        else:
+            encoder = ResNetEncoder(name, int(checkpoint.meta.get('input_size', IMAGE_SIZE)))
         encoder.load_state_dict(checkpoint.tensors)
-    except RuntimeError:
+    except (RuntimeError, TypeError, ValueError, IndexError):
         raise UserError(f'{path} holds another network than its JSON describes; run "train policy" again') from None
     return encoder.freeze()

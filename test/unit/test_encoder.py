@@ -158,8 +158,10 @@ def test_views_are_kept_apart(images):
 
 
 def test_encoders_survive_saving(tmp_path, images):
-    for encoder in (DemoEncoder().freeze(), ResNetEncoder('resnet18', 96).freeze()):
-        path = tmp_path / f'{encoder.name}.safetensors'
+    narrow = DemoEncoder((16, 32, 32, 8)).freeze()
+    assert narrow.feature_dim == 256
+    for number, encoder in enumerate((DemoEncoder().freeze(), narrow, ResNetEncoder('resnet18', 96).freeze())):
+        path = tmp_path / f'{number}.safetensors'
         save_encoder(path, encoder, {'source': 'test'})
         loaded = load_encoder(path)
         assert loaded.identity == encoder.identity and loaded.identity.startswith(encoder.name + ':')
@@ -167,6 +169,14 @@ def test_encoders_survive_saving(tmp_path, images):
         assert not any(parameter.requires_grad for parameter in loaded.parameters())
     with pytest.raises(UserError, match='there is no'):
         load_encoder(tmp_path / 'other.safetensors')
+
+
+@pytest.mark.parametrize('channels', [[32, 64], [32, 64, 64, 16], 'many', None])
+def test_a_description_of_another_network_is_refused(tmp_path, channels):
+    path = tmp_path / 'encoder.safetensors'
+    save_encoder(path, DemoEncoder().freeze(), {'channels': channels})
+    with pytest.raises(UserError, match='another network than its JSON describes'):
+        load_encoder(path)
 
 
 def test_frozen_networks_stay_frozen():
