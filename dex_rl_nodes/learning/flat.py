@@ -3,14 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-_ROW = 1024  # numbers that are summed at once
-
 
 class FlatParameters:
     """All parameters of some modules as one vector, so that optimiser, clipping and averaging are one operation each.
 
     Args:
-        modules: their parameters become views of `vector`, and their gradients views of its gradient.
+        modules: their parameters become views of `vector`, and their gradients views of its gradient; `zero_grad` of
+            a module would cut that tie.
         trained: False: nothing here gets a gradient.
     """
 
@@ -30,8 +29,7 @@ class FlatParameters:
         """Set the gradient to that of `loss`, shortened to the norm `clip`; False where it is not finite."""
         gradient = self.vector.grad.zero_()
         loss.backward()
-        whole = gradient.numel() // _ROW * _ROW  # row by row, so that the sum does not depend on the number of threads
-        norm = float(torch.cat((gradient[:whole].view(-1, _ROW).norm(dim=1), gradient[whole:])).norm())
+        norm = float(gradient.norm())
         if clip is not None and norm > clip:
             gradient.mul_(clip / norm)
         return norm < float('inf')

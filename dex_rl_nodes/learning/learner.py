@@ -18,15 +18,14 @@ from dex_rl_nodes.learning.checkpoint import (
     save_checkpoint,
     to_bytes,
 )
-from dex_rl_nodes.learning.networks import Standardiser, executed_motion
+from dex_rl_nodes.learning.networks import Standardiser
 from dex_rl_nodes.learning.replay import Dimensions, MixedSampler, ReplayBuffer, Returns
 from dex_rl_nodes.learning.sac import Interface, ResidualSac, ResidualSettings
-from dex_rl_nodes.records import ARM_DIM, HAND_DIM, Origin, Transition
+from dex_rl_nodes.records import HAND_DIM, Origin, Transition
 
 _CRITIC_TO_ACTOR = 2  # Table B.2
 _FEATURE_FLOOR = 1e-2  # spread below which a feature counts as constant
 _PROPRIOCEPTION_FLOOR = 2e-2  # 2 cm, 0.02 rad, 2 % of travel
-_ARM_FLOOR, _HAND_FLOOR = 0.1, 0.02  # of the spread of an arm command, and of a step of the hand (normalised travel)
 _RECENT = 20  # episodes in the success rate
 
 
@@ -67,6 +66,8 @@ class Learner:
         self._sampler = MixedSampler(self.online, self.demonstrations, settings.online_share, returns)
         self._random = np.random.default_rng(seed)
         self.sac = ResidualSac(settings, interface, dimensions, self._standardiser, seed)
+        rows = ((t.action, t.hand_history[-HAND_DIM:]) for t in demonstrations)
+        self.sac.motion.fit(*(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)))
         self.encoder = demonstrations[0].encoder
         self.updates = 0
         self._published = 0
@@ -210,7 +211,13 @@ class Learner:
         """
         checkpoint = load_checkpoint(path)
         tensors = {name: value for name, value in checkpoint.tensors.items() if not name.startswith(POLICY_PREFIX)}
-        check_shapes(tensors, {name: tuple(tensor.shape) for name, tensor in self.sac.state().items()}, str(path))
+        try:
+            check_shapes(tensors, {name: tuple(tensor.shape) for name, tensor in self.sac.state().items()}, str(path))
+        except UserError as error:
+            raise UserError(
+                f'{str(error).removesuffix("; train it again")}; delete {path.parent} to learn anew from the recorded '
+                'transitions, or choose a new run:=NAME'
+            ) from None
         if checkpoint.meta.get('encoder') != self.encoder:
             raise UserError(f'{path} belongs to another visual encoder; start a new run')
         self.sac.load_state(tensors)
@@ -233,12 +240,6 @@ def _fit_standardiser(dimensions: Dimensions, demonstrations: Sequence[Transitio
     rows = np.stack([np.concatenate((t.state, t.hand_history, t.context, t.base_core)) for t in demonstrations])
     standardiser.fit('features', torch.from_numpy(features), _FEATURE_FLOOR)
     standardiser.fit('proprioception', torch.from_numpy(rows), _PROPRIOCEPTION_FLOOR)
-    actions, targets = (
-        torch.from_numpy(np.stack(column))
-        for column in zip(*((t.action, t.hand_history[-HAND_DIM:]) for t in demonstrations), strict=True)
-    )
-    floor = torch.tensor([_ARM_FLOOR] * ARM_DIM + [_HAND_FLOOR] * HAND_DIM)
-    standardiser.fit('motion', executed_motion(actions, targets), floor)
     return standardiser
 
 

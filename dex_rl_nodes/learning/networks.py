@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dex_rl_nodes.records import ACTION_DIM, ARM_DIM
+from dex_rl_nodes.records import ACTION_DIM, ARM_DIM, HAND_DIM
 
 _EPSILON = 1e-5  # of LayerNorm
 LOG_STD_RANGE = (-5.0, 2.0)
+_ARM_FLOOR, _HAND_FLOOR = 0.1, 0.02  # smallest spread of an arm command, and of a step of the hand (normalised travel)
 
 
 def native_bfloat16() -> bool:
@@ -102,29 +103,19 @@ class Hidden(nn.Module):
         return _Hidden.apply(x, extra, self.weight, self.bias, self.gain, self.shift, self.low)
 
 
-def executed_motion(action: Tensor, last_hand_target: Tensor) -> Tensor:
-    """Arm command [-1, 1] and step of the hand target (normalised travel), (B, 12), of an executed action (B, 12)."""
-    step = (action[:, ARM_DIM:] + 1) / 2 - last_hand_target
-    return torch.cat((action[:, :ARM_DIM], step), 1)
-
-
 class Standardiser(nn.Module):
-    """Scales what the networks read by mean and spread over the demonstrations, which never change afterwards.
-
-    `motion` is an executed action as the critic reads it: the arm's command, and the hand's target as the step from the
-    one before. As targets in [-1, 1] the steps of a closing hand are so small that the critic hardly saw them.
-    """
+    """Scales observations by mean and spread over the demonstrations, which never change afterwards."""
 
     def __init__(self, features: int, proprioception: int):
         super().__init__()
-        for name, length in (('features', features), ('proprioception', proprioception), ('motion', ACTION_DIM)):
+        for name, length in (('features', features), ('proprioception', proprioception)):
             self.register_buffer(f'{name}_mean', torch.zeros(length))
             self.register_buffer(f'{name}_scale', torch.ones(length))
 
-    def fit(self, name: str, rows: Tensor, floor: float | Tensor) -> None:
+    def fit(self, name: str, rows: Tensor, floor: float) -> None:
         """Take mean and standard deviation from rows (N, D); a spread below `floor` counts as `floor`."""
         getattr(self, f'{name}_mean').copy_(rows.mean(0))
-        getattr(self, f'{name}_scale').copy_(torch.maximum(rows.std(0, correction=0), torch.as_tensor(floor)))
+        getattr(self, f'{name}_scale').copy_(rows.std(0, correction=0).clamp(min=floor))
 
     def features(self, rows: Tensor) -> Tensor:
         return ((rows - self.features_mean) / self.features_scale).clamp_(-10, 10)
@@ -132,10 +123,34 @@ class Standardiser(nn.Module):
     def proprioception(self, rows: Tensor) -> Tensor:
         return ((rows - self.proprioception_mean) / self.proprioception_scale).clamp_(-10, 10)
 
-    def motion(self, action: Tensor, last_hand_target: Tensor) -> Tensor:
-        """Executed actions (B, 12) and hand targets before them (B, 6), normalised travel -> (B, 12)."""
-        motion = executed_motion(action, last_hand_target)
-        return ((motion - self.motion_mean) / self.motion_scale).clamp(-10, 10)
+
+class Motion(nn.Module):
+    """Executed actions as the critic reads them: the arm's command, and the hand's target as the step from the last.
+
+    Both are scaled by mean and spread over the demonstrations. As targets in [-1, 1] the steps of a closing hand are so
+    small that the critic hardly sees them.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('mean', torch.zeros(ACTION_DIM))
+        self.register_buffer('scale', torch.ones(ACTION_DIM))
+
+    def fit(self, action: Tensor, last_hand_target: Tensor) -> None:
+        """Take mean and spread from executed actions (N, 12) and the hand targets before them (N, 6)."""
+        rows = self._rows(action, last_hand_target)
+        floor = torch.tensor([_ARM_FLOOR] * ARM_DIM + [_HAND_FLOOR] * HAND_DIM)
+        self.mean.copy_(rows.mean(0))
+        self.scale.copy_(torch.maximum(rows.std(0, correction=0), floor))
+
+    def forward(self, action: Tensor, last_hand_target: Tensor) -> Tensor:
+        """Actions (B, 12) in [-1, 1] and the hand targets before them (B, 6) in normalised travel -> (B, 12)."""
+        return (self._rows(action, last_hand_target) - self.mean) / self.scale
+
+    @staticmethod
+    def _rows(action: Tensor, last_hand_target: Tensor) -> Tensor:
+        step = (action[:, ARM_DIM:] + 1) / 2 - last_hand_target
+        return torch.cat((action[:, :ARM_DIM], step), 1)
 
 
 class Critic(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dex_rl_nodes.config import Model
 from dex_rl_nodes.learning.flat import FlatParameters
-from dex_rl_nodes.learning.networks import Actor, Critic, ResidualPolicy, Standardiser, native_bfloat16, squash
+from dex_rl_nodes.learning.networks import Actor, Critic, Motion, ResidualPolicy, Standardiser, native_bfloat16, squash
 from dex_rl_nodes.learning.replay import Batch, Dimensions
 from dex_rl_nodes.records import ACTION_DIM
 
@@ -86,7 +86,7 @@ class ResidualSac:
         settings: see ResidualSettings.
         interface: frozen action interface.
         dimensions: lengths of the arrays of a transition.
-        standardiser: fitted on the demonstrations.
+        standardiser: fitted on the demonstrations, as `motion` must be.
         seed: of the initial weights and of the sampled residuals.
     """
 
@@ -101,7 +101,7 @@ class ResidualSac:
         self.settings = settings
         self.interface = interface
         self.scale = torch.as_tensor(interface.residual_scale(), dtype=torch.float32)
-        self.standardiser = standardiser
+        self.standardiser, self.motion = standardiser, Motion()
         self.noise = torch.Generator().manual_seed(seed)
         low = settings.precision == 'bfloat16' or (settings.precision == 'auto' and native_bfloat16())
         sizes = (dimensions.features, dimensions.proprioception)
@@ -159,7 +159,7 @@ class ResidualSac:
         projected = embedding[:, : self.settings.projection]
         residual, log_probability, _ = self._propose(projected, proprioception)
         action = self._execute(residual, *batch.interface_inputs(following=True))
-        motion = self.standardiser.motion(action, batch.last_hand_target(following=True))
+        motion = self.motion(action, batch.last_hand_target(following=True))
         values = self.target(embedding, motion).amin(0)
         if self.settings.backup_entropy:
             values = values - self.temperature * log_probability
@@ -169,7 +169,7 @@ class ResidualSac:
     def values(self, batch: Batch) -> Tensor:
         """Q of the actions of a batch, (E, B)."""
         proprioception = self.standardiser.proprioception(batch.proprioception)
-        motion = self.standardiser.motion(batch.action, batch.last_hand_target(following=False))
+        motion = self.motion(batch.action, batch.last_hand_target(following=False))
         return self.critic(self.critic.embed(batch.features, proprioception), motion)
 
     def _update_critic(self, batch: Batch) -> dict[str, float]:
@@ -189,7 +189,7 @@ class ResidualSac:
         residual, log_probability, mean = self._propose(projected, proprioception)
         base, context = batch.interface_inputs(following=False)
         action = self._execute(residual, base, context)
-        motion = self.standardiser.motion(action, batch.last_hand_target(following=False))
+        motion = self.motion(action, batch.last_hand_target(following=False))
         value = self.critic(embedding, motion).mean(0)
         penalty = self.settings.residual_penalty * residual.square().sum(1)
         shown = slice(batch.online, None)
@@ -225,7 +225,8 @@ class ResidualSac:
             'log_temperature': self.log_temperature.data,
             'noise': self.noise.get_state(),
         }
-        tensors |= {f'standardiser.{name}': value for name, value in self.standardiser.state_dict().items()}
+        for prefix, module in self._scales().items():
+            tensors |= {f'{prefix}.{name}': value for name, value in module.state_dict().items()}
         for name, optimiser in self._optimisers().items():
             for key, value in (optimiser.state_dict()['state'].get(0) or _no_steps(optimiser)).items():
                 tensors[f'optimiser.{name}.{key}'] = value
@@ -238,15 +239,17 @@ class ResidualSac:
         self._actor.vector.data.copy_(tensors['actor'])
         self.log_temperature.data.copy_(tensors['log_temperature'])
         self.noise.set_state(tensors['noise'].clone())
-        self.standardiser.load_state_dict(
-            {name: tensors[f'standardiser.{name}'] for name in self.standardiser.state_dict()}
-        )
+        for prefix, module in self._scales().items():
+            module.load_state_dict({name: tensors[f'{prefix}.{name}'] for name in module.state_dict()})
         for name, optimiser in self._optimisers().items():
             content = optimiser.state_dict()
             prefix = f'optimiser.{name}.'
             own = {key: tensor.clone() for key, tensor in tensors.items() if key.startswith(prefix)}
             content['state'] = {0: {key.removeprefix(prefix): tensor for key, tensor in own.items()}}
             optimiser.load_state_dict(content)
+
+    def _scales(self) -> dict[str, nn.Module]:
+        return {'standardiser': self.standardiser, 'motion': self.motion}
 
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dex_rl_nodes.learning.learner import Learner
 from dex_rl_nodes.learning.sac import Interface, ResidualSettings
-from dex_rl_nodes.records import Transition
+from dex_rl_nodes.records import HAND_DIM, HISTORY_LENGTH, Transition
 
 _PRODUCTS = {'aten::mm': 0, 'aten::bmm': 0, 'aten::addmm': 1, 'aten::baddbmm': 1}  # position of the first factor
 _EPISODE = 80
@@ -38,11 +38,13 @@ def random_transitions(count: int, features: int, context: int, core: int, seed:
     def draw(length: int) -> np.ndarray:
         return random.normal(size=length).astype(np.float32)
 
+    targets = random.random((count + 1, HISTORY_LENGTH * HAND_DIM), np.float32)
     return [
         Transition(
             sequence=i + 1, episode=i // _EPISODE, step=i % _EPISODE, truncated=i % _EPISODE == _EPISODE - 1,
             features=draw(features), context=draw(context), base_core=draw(core), residual=draw(core),
             next_features=draw(features), next_context=draw(context), next_base_core=draw(core),
+            hand_history=targets[i], next_hand_history=targets[i + 1],
         )
         for i in range(count)
     ]  # fmt: skip

@@ -6,7 +6,6 @@ from dex_rl_nodes.run_directory import RunDirectory, RunSettings
 from dex_rl_nodes.stages.inputs import USUAL, Amounts, has_learned, missing, outdated, report
 from dex_rl_nodes.stages.progress import ProgressBoard
 
-_THREADS = 4  # more gain nothing with networks of this size
 _COMMANDS = {
     'demos': 'launch collect_demos.launch.py',
     'reward sessions': 'launch collect_demos.launch.py purpose:=reward',
@@ -38,10 +37,10 @@ def prepare(run: RunDirectory, settings: RunSettings, amounts: Amounts = USUAL, 
         check(run, settings)
         return []
     from dex_rl_nodes.stages.job import Job  # heavy, and not needed where everything is there
-    from dex_rl_nodes.stages.workers import core_count, run_all
+    from dex_rl_nodes.stages.workers import run_all
 
     board = ProgressBoard()
-    works = preparation_works(Job(run, settings, amounts), threads=min(_THREADS, parallel or core_count()))
+    works = preparation_works(Job(run, settings, amounts))
     try:
         run_all(works, board, parallel, on_done=lambda name, result: _tell(board, name, result))
     finally:
@@ -49,13 +48,12 @@ def prepare(run: RunDirectory, settings: RunSettings, amounts: Amounts = USUAL, 
     return todo
 
 
-def preparation_works(job, prefix: str = '', threads: int = 1) -> list:
+def preparation_works(job, prefix: str = '') -> list:
     """Everything before online learning as pieces of work; those whose result is there end at once.
 
     Args:
         job: the run.
         prefix: of the names of the works; the last one is `<prefix>reward`.
-        threads: of the works beside which no other work of this run can go on. No result depends on it.
     """
     from dex_rl_nodes.stages import collect, train
     from dex_rl_nodes.stages.workers import Work
@@ -65,8 +63,8 @@ def preparation_works(job, prefix: str = '', threads: int = 1) -> list:
     policy = f'{prefix}policy'
     rollouts = collect.reward_works(job, ('rollouts', 'strays'), (policy,), prefix)
 
-    def stage(name: str, function, *needs: str, threads: int = 1) -> Work:
-        return Work(f'{prefix}{name}', function, (job,), tuple(f'{prefix}{need}' for need in needs), threads=threads)
+    def stage(name: str, function, *needs: str) -> Work:
+        return Work(f'{prefix}{name}', function, (job,), tuple(f'{prefix}{need}' for need in needs))
 
     demonstrated = [work.name.removeprefix(prefix) for work in demos]
     recorded = demonstrated + [work.name.removeprefix(prefix) for work in shown]
@@ -77,10 +75,10 @@ def preparation_works(job, prefix: str = '', threads: int = 1) -> list:
         stage('recordings', report_recordings, *recorded),
         stage('encoder', train.encoder_stage, 'recordings'),
         stage('prior', train.prior_stage, *demonstrated),
-        stage('policy', train.policy_stage, 'encoder', 'prior', threads=threads),
+        stage('policy', train.policy_stage, 'encoder', 'prior'),
         *rollouts,
         stage('rollouts', report_recordings, 'policy', *judged),
-        stage('reward', train.reward_stage, 'rollouts', threads=threads),
+        stage('reward', train.reward_stage, 'rollouts'),
     ]
 
 

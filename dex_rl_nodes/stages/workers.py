@@ -24,8 +24,7 @@ class Work:
     """One piece of work.
 
     `function` is importable and is called with `arguments` and, last, a function that is told the progress. It starts
-    when all that it `needs` (names) is done; `bar` is the name under which its progress is shown; `threads` is how many
-    it computes with, one where other works run beside it.
+    when all that it `needs` (names) is done; `bar` is the name under which its progress is shown.
     """
 
     name: str
@@ -33,7 +32,6 @@ class Work:
     arguments: tuple = ()
     needs: tuple[str, ...] = ()
     bar: str = ''
-    threads: int = 1
 
 
 class WorkFailed(UserError):
@@ -100,7 +98,7 @@ class _Scheduler:
                 continue
             self._waiting.remove(work)
             here, there = self._context.Pipe(duplex=False)
-            process = self._context.Process(target=_child, args=(there, work), name=work.name)
+            process = self._context.Process(target=_child, args=(there, work.function, work.arguments), name=work.name)
             process.start()
             there.close()
             self._running[here] = work, process
@@ -168,11 +166,11 @@ class _Scheduler:
                 process.join()
 
 
-def _child(connection: Connection, work: Work) -> None:
+def _child(connection: Connection, function: Callable[..., Any], arguments: tuple) -> None:
     """What runs in the process of a work."""
     import torch
 
-    torch.set_num_threads(work.threads)
+    torch.set_num_threads(1)  # the other cores have work of their own, and results must not depend on their number
     signal.signal(signal.SIGINT, _interrupt_once)
     signal.signal(signal.SIGTERM, _interrupt_once)
     told = 0.0
@@ -184,7 +182,7 @@ def _child(connection: Connection, work: Work) -> None:
             connection.send(('progress', done, total))
 
     try:
-        connection.send(('done', work.function(*work.arguments, tell)))
+        connection.send(('done', function(*arguments, tell)))
     except UserError as error:
         connection.send(('refused', str(error)))
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Parameters as one vector: views, clipping, and independence of the number of threads."""
+"""Parameters as one vector: views, steps and clipping."""
 
 import torch
 from torch import nn
@@ -51,23 +51,6 @@ def test_a_gradient_that_is_not_finite_is_told():
     vector = FlatParameters(module)
     assert vector.backward(loss_of(module))
     assert not vector.backward(loss_of(module) * float('nan'))
-
-
-def test_clipped_steps_do_not_depend_on_the_number_of_threads():
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            module = network()
-            vector = FlatParameters(module)
-            optimiser = torch.optim.AdamW([vector.vector], 1e-3)
-            for _ in range(5):
-                vector.backward(loss_of(module), clip=1.0)
-                optimiser.step()
-            found.append(vector.vector.detach().clone())
-    finally:
-        torch.set_num_threads(threads)
-    assert torch.equal(*found)
 
 
 def test_parameters_that_are_not_trained_get_no_gradient():

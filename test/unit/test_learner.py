@@ -8,7 +8,7 @@ import torch
 from toy_reach import ToyReach, demonstrations, success_rate, toy_interface
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.learning.checkpoint import numbered
+from dex_rl_nodes.learning.checkpoint import load_checkpoint, numbered, save_checkpoint
 from dex_rl_nodes.learning.learner import Learner
 from dex_rl_nodes.learning.residual import ResidualRunner, WanderingResidual
 from dex_rl_nodes.learning.sac import ResidualSettings
@@ -88,8 +88,20 @@ def test_newest_whole_checkpoint_is_found(tmp_path):
 
 def test_a_foreign_checkpoint_is_refused(tmp_path):
     path = make().save(tmp_path)
-    with pytest.raises(UserError, match='shape'):
+    with pytest.raises(UserError, match=f'shape .*; delete {tmp_path} to learn anew from the recorded transitions'):
         make(settings=SMALL.model_copy(update={'width': 16})).load(path)
+
+
+def test_a_learner_of_before_the_critic_read_motion_is_refused_and_its_residual_still_acts(tmp_path):
+    path = make().save(tmp_path)
+    checkpoint = load_checkpoint(path)
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith('motion.')}
+    save_checkpoint(path, tensors, {k: v for k, v in checkpoint.meta.items() if k not in ('sha256', 'shapes')})
+    with pytest.raises(UserError, match=r'"motion.mean" is missing.*; delete .* to learn anew'):
+        make().load(path)
+    runner = ResidualRunner(INTERFACE)
+    runner.load_checkpoint(path)
+    assert runner.has_weights
 
 
 def test_update_budget_start_and_publication():

@@ -92,6 +92,8 @@ def test_history_of_the_next_observation_is_the_shifted_history_with_the_execute
     batch = sample(buffer, 2)
     history, following = (rows[0, 12:60] for rows in (batch.proprioception, batch.next_proprioception))
     assert torch.allclose(following, torch.cat((history[6:], (batch.action[0, 6:] + 1) / 2)))
+    assert torch.equal(batch.last_hand_target(following=False)[0], history[-6:])
+    assert torch.allclose(batch.last_hand_target(following=True)[0], torch.from_numpy(target))
 
 
 @pytest.mark.parametrize('capacity', [1000, 40])

@@ -9,10 +9,11 @@ from torch import nn
 from toy_reach import toy_interface
 
 from dex_rl_nodes.learning.interfaces import create_interface
-from dex_rl_nodes.learning.networks import Actor, Critic, Hidden, Standardiser, executed_motion, squash
+from dex_rl_nodes.learning.networks import Actor, Critic, Hidden, Motion, Standardiser, squash
 from dex_rl_nodes.learning.replay import Batch, Dimensions, MixedSampler, ReplayBuffer
 from dex_rl_nodes.learning.sac import ResidualSac, ResidualSettings
 from dex_rl_nodes.learning.speed import random_transitions
+from dex_rl_nodes.records import ARM_DIM, HAND_DIM, HISTORY_LENGTH, STATE_DIM
 
 SMALL = {'width': 32, 'projection': 8, 'batch': 32, 'precision': 'float32'}
 
@@ -119,14 +120,29 @@ def test_the_critic_reads_arm_commands_and_steps_of_the_hand_in_units_of_the_dem
     generator = torch.Generator().manual_seed(0)
     arm, before = 0.4 * torch.randn((500, 6), generator=generator), torch.rand((500, 6), generator=generator) / 2
     action = torch.cat((arm, 2 * (before + 0.1) - 1), 1)
-    motion = executed_motion(action, before)
-    assert torch.equal(motion[:, :6], arm) and torch.allclose(motion[:, 6:], torch.full((500, 6), 0.1), atol=1e-6)
-    standardiser = Standardiser(3, 3)
-    standardiser.fit('motion', motion, torch.tensor([0.1] * 6 + [0.02] * 6))
-    seen = standardiser.motion(action, before)
+    motion = Motion()
+    plain = motion(action, before)
+    assert torch.equal(plain[:, :6], arm) and torch.allclose(plain[:, 6:], torch.full((500, 6), 0.1), atol=1e-6)
+    motion.fit(action, before)
+    seen = motion(action, before)
     assert torch.allclose(seen[:, :6].std(0), torch.ones(6), atol=0.01)
-    further = standardiser.motion(action + torch.tensor([0.0] * 6 + [0.08] * 6), before)
+    further = motion(action + torch.tensor([0.0] * 6 + [0.08] * 6), before)
     assert torch.allclose(further[:, 6:] - seen[:, 6:], torch.full((500, 6), 2.0), atol=1e-3)  # 0.04 of travel
+
+
+def test_the_critic_subtracts_the_newest_hand_target_of_the_right_observation():
+    sac, batch = make()
+    sac.motion.fit(batch.action, batch.last_hand_target(following=False))
+    end = STATE_DIM + HISTORY_LENGTH * HAND_DIM
+    newest = slice(end - HAND_DIM, end)
+    with torch.no_grad():
+        sac.critic.first.weight[: sac.settings.projection + batch.dimensions.proprioception] = 0
+        by_motion = sac.values(batch)
+        batch.action[:, ARM_DIM:] += 0.2  # with the target before 0.1 further, the same step
+        batch.proprioception[:, newest] += 0.1
+        assert torch.allclose(sac.values(batch), by_motion, atol=1e-4)
+        batch.proprioception[:, newest] += 0.1
+        assert not torch.allclose(sac.values(batch), by_motion, atol=1e-4)
 
 
 def test_members_are_independent():
@@ -190,12 +206,14 @@ def test_actor_gradient_reaches_the_residual_through_the_decoder():
     torch.manual_seed(0)
     interface = create_interface('latent_prior').freeze()
     sac, batch = make(interface, context=4)
+    before = batch.last_hand_target(following=False)
+    sac.motion.fit(batch.action, before)
     base, context = (0.1 * part for part in batch.interface_inputs(following=False))
     embedding = sac.critic.embed(batch.features, batch.proprioception).detach()
 
     def value(residual):
         action = interface.decode(base + sac.scale * residual, context)
-        return sac.critic(embedding, action).mean(0).sum()
+        return sac.critic(embedding, sac.motion(action, before)).mean(0).sum()
 
     residual = torch.zeros(32, 8, requires_grad=True)
     (gradient,) = torch.autograd.grad(value(residual), residual)

@@ -1,7 +1,7 @@
 """Pieces of work in processes of their own: order, failures, and a process that dies."""
 
 import pytest
-from works import count_threads, note, refuse, stumble, vanish
+from works import note, refuse, stumble, vanish
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.stages.progress import ProgressBoard
@@ -17,11 +17,6 @@ def test_needs_come_first_and_results_come_back(tmp_path):
     ]
     assert run_all(works, ProgressBoard(), parallel=3) == {'a': 'A', 'b': 'B', 'c': 'C'}
     assert log.read_text() == 'abc'
-
-
-def test_a_work_computes_with_its_own_number_of_threads():
-    works = [Work('one', count_threads), Work('two', count_threads, threads=2)]
-    assert run_all(works, ProgressBoard(), parallel=2) == {'one': 1, 'two': 2}
 
 
 def test_the_rest_goes_on_when_a_process_dies(tmp_path):

@@ -14,13 +14,6 @@ def note(path, text, tell):
     return text.upper()
 
 
-def count_threads(tell):
-    """How many threads torch computes with here."""
-    import torch
-
-    return torch.get_num_threads()
-
-
 def refuse(tell):
     """Something a person has to do."""
     raise UserError('there is no spoon; bring one')
