@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from dex_rl_nodes.errors import UserError
+
 
 class FlatParameters:
     """All parameters of some modules as one vector, so that optimiser, clipping and averaging are one operation each.
@@ -33,6 +35,19 @@ class FlatParameters:
         if clip is not None and norm > clip:
             gradient.mul_(clip / norm)
         return norm < float('inf')
+
+    def descend(self, optimiser: torch.optim.Optimizer, loss: Tensor, clip: float, what: str) -> None:
+        """One step of supervised training, as `backward` and `optimiser` do it.
+
+        Raises:
+            UserError: the gradient is not finite, so the step would spoil the weights of `what`.
+        """
+        if not self.backward(loss, clip):
+            raise UserError(
+                f'the training of {what} has diverged: its gradient is not finite; lower its learning_rate in the '
+                'method file, or look for numbers far out of range in the demonstrations'
+            )
+        optimiser.step()
 
     def require_gradients(self, on: bool) -> None:
         """Whether the parameters get gradients from now on."""

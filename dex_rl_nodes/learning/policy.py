@@ -171,8 +171,7 @@ def _optimise(
         with low_precision():
             core = policy(flat[copy * count + rows].float(), noisy_state, noisy_history, context)
         loss = policy_loss(core, action[rows], context, interface, settings)
-        parameters.backward(loss, settings.gradient_clip)
-        optimiser.step()
+        parameters.descend(optimiser, loss, settings.gradient_clip, 'the policy')
         if step % 200 == 199 or step + 1 == settings.steps:
             progress(step + 1, settings.steps)
         if step % 1000 == 999 or step + 1 == settings.steps:

@@ -1,8 +1,10 @@
 """Parameters as one vector: views, steps and clipping."""
 
+import pytest
 import torch
 from torch import nn
 
+from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.flat import FlatParameters
 
 
@@ -51,6 +53,17 @@ def test_a_gradient_that_is_not_finite_is_told():
     vector = FlatParameters(module)
     assert vector.backward(loss_of(module))
     assert not vector.backward(loss_of(module) * float('nan'))
+
+
+def test_training_that_diverges_is_one_sentence_and_leaves_the_weights():
+    module = network()
+    vector = FlatParameters(module)
+    optimiser, before = torch.optim.AdamW([vector.vector], 1e-3), vector.vector.detach().clone()
+    with pytest.raises(UserError, match='training of the policy has diverged'):
+        vector.descend(optimiser, loss_of(module) * float('inf'), 1.0, 'the policy')
+    assert torch.equal(vector.vector, before)
+    vector.descend(optimiser, loss_of(module), 1.0, 'the policy')
+    assert vector.vector.isfinite().all() and not torch.equal(vector.vector, before)
 
 
 def test_parameters_that_are_not_trained_get_no_gradient():
