@@ -151,7 +151,7 @@ def load_encoder(path: Path) -> VisualEncoder:
     checkpoint = load_checkpoint(path)
     name = checkpoint.meta.get('encoder')
     if name != DemoEncoder.name and name not in NETWORKS:
-        raise UserError(f'{path.with_suffix(".json")} names no known encoder ("{name}"); run "train policy" again')
+        raise UserError(f'{path.with_suffix(".json")} names no known encoder ("{name}"); run "train encoder" again')
     try:
         if name == DemoEncoder.name:
             encoder: VisualEncoder = DemoEncoder(checkpoint.meta.get('channels', CHANNELS))
@@ -159,5 +159,5 @@ def load_encoder(path: Path) -> VisualEncoder:
             encoder = ResNetEncoder(name, int(checkpoint.meta.get('input_size', IMAGE_SIZE)))
         encoder.load_state_dict(checkpoint.tensors)
     except (RuntimeError, TypeError, ValueError, IndexError):
-        raise UserError(f'{path} holds another network than its JSON describes; run "train policy" again') from None
+        raise UserError(f'{path} holds another network than its JSON describes; run "train encoder" again') from None
     return encoder.freeze()

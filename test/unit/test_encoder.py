@@ -175,7 +175,7 @@ def test_encoders_survive_saving(tmp_path, images):
 def test_a_description_of_another_network_is_refused(tmp_path, channels):
     path = tmp_path / 'encoder.safetensors'
     save_encoder(path, DemoEncoder().freeze(), {'channels': channels})
-    with pytest.raises(UserError, match='another network than its JSON describes'):
+    with pytest.raises(UserError, match='another network than its JSON describes; run "train encoder" again'):
         load_encoder(path)
 
 
