@@ -45,8 +45,7 @@ class _Hidden(torch.autograd.Function):
         squares = torch.linalg.vector_norm(centred, dim=2, keepdim=True).square_()
         inverse_std = squares.div_(width).add_(_EPSILON).rsqrt_()
         normed = centred.mul_(inverse_std)
-        # tanh(a) = 2 sigmoid(2 a) - 1, because torch's sigmoid is several times faster than its tanh
-        output = torch.addcmul(2 * shift, normed, 2 * gain).sigmoid_().mul_(2).sub_(1)
+        output = torch.addcmul(shift, normed, gain).tanh_()
         ctx.save_for_backward(inputs, weight, inverse_std, normed, gain, output)
         ctx.split = x.shape[-1]
         return output
@@ -57,10 +56,7 @@ class _Hidden(torch.autograd.Function):
         need_x, need_extra, need_weight = ctx.needs_input_grad[:3]
         d_x = d_extra = d_weight = d_bias = d_gain = d_shift = None
         d_affine = torch.ops.aten.tanh_backward(gradient, output)
-        d_normed = d_affine * gain
-        d_linear = d_normed - d_normed.mean(2, keepdim=True)
-        d_linear -= normed * (d_normed * normed).mean(2, keepdim=True)
-        d_linear *= inverse_std
+        d_linear = _through_norm(d_affine * gain, normed).mul_(inverse_std)
         if need_weight:
             d_bias = d_linear.sum(1, keepdim=True)
             d_gain = (d_affine * normed).sum(1, keepdim=True)
@@ -75,6 +71,15 @@ class _Hidden(torch.autograd.Function):
         if need_extra:
             d_extra = (d_linear @ weight[..., ctx.split :, :].transpose(-2, -1)).to(gain.dtype)
         return d_x, d_extra, d_weight, d_bias, d_gain, d_shift, None
+
+
+def _through_norm(gradient: Tensor, normed: Tensor) -> Tensor:
+    """Gradient (E, B, H) before rows were centred and scaled to spread 1, but for that scale, in one pass over both."""
+    if not normed.is_contiguous():  # of a shared input: rows lie in the order (B, E)
+        return _through_norm(gradient.transpose(0, 1), normed.transpose(0, 1)).transpose(0, 1)
+    rows = (*normed.shape[:2], 1)
+    inputs = (gradient, normed, normed.shape[2:], normed.new_zeros(rows), normed.new_ones(rows), None, None)
+    return torch.ops.aten.native_layer_norm_backward(*inputs, [True, False, False])[0]
 
 
 class Hidden(nn.Module):

@@ -35,7 +35,7 @@ class RewardSettings(Model):
     batch: int = Field(256, ge=2, description='half positives, half negatives')
     steps: int = Field(250, ge=1, description='minibatches of the paper, and between two checks on held-out episodes')
     max_steps: int = Field(2000, ge=1, description='minibatches at most')
-    patience: int = Field(2, ge=1, description='checks without a better held-out loss after which training stops')
+    patience: int = Field(2, ge=1, description='checks without a smaller held-out error after which training stops')
     copies: int = Field(2, ge=0, description='changed copies of every training image beside the image itself')
     augmentation: Augmentation = Field(Augmentation(shift=8), description='of these copies')
     held_out: float = Field(0.2, gt=0, lt=1, description='share of the episodes kept for measuring')
@@ -164,9 +164,10 @@ def train_reward(
 ) -> tuple[RewardModel, dict]:
     """Fit the classifier.
 
-    Trains until the loss on held-out episodes stops falling, checked every `steps` minibatches; the best of the checked
-    models is returned. Held-out precision and recall alone say little: they are perfect long before the model is sure
-    enough of what a policy does that no person showed.
+    Trains until the error on held-out episodes stops falling, checked every `steps` minibatches; the best of the checked
+    models is returned. The error is the probability given to the wrong answer: unlike the loss it is bounded, so one odd
+    episode that is never recognised cannot end the training for all others. Held-out precision and recall alone say
+    little: they are perfect long before the model is sure enough of what a policy does that no person showed.
 
     Args:
         examples: labelled observations.
@@ -230,9 +231,9 @@ def _fit(
         if step % settings.steps:
             continue
         measured = _measured(model, held, settings)
-        checks.append({'steps': step, **{name: measured[name] for name in ('precision', 'recall', 'loss')}})
-        if not best_state or measured['loss'] < best:
-            best, best_state = measured['loss'], {name: value.clone() for name, value in model.state_dict().items()}
+        checks.append({'steps': step, **{name: measured[name] for name in ('precision', 'recall', 'loss', 'error')}})
+        if not best_state or measured['error'] < best:
+            best, best_state = measured['error'], {name: value.clone() for name, value in model.state_dict().items()}
             best_steps, stale = step, 0
         else:
             stale += 1
@@ -244,20 +245,27 @@ def _fit(
 
 
 def _measured(model: RewardModel, held: RewardExamples, settings: RewardSettings) -> dict:
-    """Precision, recall, balanced loss and threshold curve on held-out examples."""
+    """Precision, recall, threshold curve, and loss and error (see `train_reward`) of both kinds alike, on held-out ones."""
     model.eval()
     with torch.inference_mode():
         logit = model(torch.from_numpy(held.features.astype(np.float32)))
         label = torch.from_numpy(held.success.astype(np.float32))
         losses = nn.functional.binary_cross_entropy_with_logits(logit, label, reduction='none').numpy()
-    kinds = [losses[held.success == kind] for kind in (True, False)]
     probability = logit.sigmoid().numpy()
+    wrong = np.abs(probability - held.success)
     at_threshold = scores(probability, held.success, settings.threshold)
     return {
         **at_threshold,
-        'loss': float(np.mean([kind.mean() for kind in kinds if len(kind)])),
+        'loss': _of_both_kinds(losses, held.success),
+        'error': _of_both_kinds(wrong, held.success),
         'curve': [scores(probability, held.success, threshold) for threshold in _CURVE],
     }
+
+
+def _of_both_kinds(values: np.ndarray, success: np.ndarray) -> float:
+    """Mean over successes and mean over failures, averaged; of one kind alone where the other is missing."""
+    kinds = [values[success == kind] for kind in (True, False)]
+    return float(np.mean([kind.mean() for kind in kinds if len(kind)]))
 
 
 def save_reward(path: Path, model: RewardModel, encoder: VisualEncoder, settings: RewardSettings, meta: dict) -> None:
