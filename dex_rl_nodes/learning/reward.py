@@ -33,9 +33,8 @@ class RewardSettings(Model):
     dropout: float = Field(0.1, ge=0, lt=1, description='dropout in the head')
     learning_rate: float = Field(1e-4, gt=0, description='Adam')
     batch: int = Field(256, ge=2, description='half positives, half negatives')
-    steps: int = Field(250, ge=1, description='minibatches of the paper, and between two checks on held-out episodes')
-    max_steps: int = Field(2000, ge=1, description='minibatches at most')
-    patience: int = Field(2, ge=1, description='checks without a smaller held-out error after which training stops')
+    steps: int = Field(2000, ge=1, description='minibatches; the 250 of the paper, and more for what no person shows')
+    look_every: int = Field(250, ge=1, description='minibatches between two looks at held-out episodes')
     copies: int = Field(2, ge=0, description='changed copies of every training image beside the image itself')
     augmentation: Augmentation = Field(Augmentation(shift=8), description='of these copies')
     held_out: float = Field(0.2, gt=0, lt=1, description='share of the episodes kept for measuring')
@@ -164,10 +163,9 @@ def train_reward(
 ) -> tuple[RewardModel, dict]:
     """Fit the classifier.
 
-    Trains until the error on held-out episodes stops falling, checked every `steps` minibatches; the best of the checked
-    models is returned. The error is the probability given to the wrong answer: unlike the loss it is bounded, so one odd
-    episode that is never recognised cannot end the training for all others. Held-out precision and recall alone say
-    little: they are perfect long before the model is sure enough of what a policy does that no person showed.
+    Held-out precision and recall are perfect long before the model is sure enough of what a policy does that no person
+    showed, and a held-out loss that stops falling says little more: one odd episode that is never recognised decides
+    it. So the number of minibatches is fixed, and held-out episodes are only looked at.
 
     Args:
         examples: labelled observations.
@@ -189,7 +187,7 @@ def train_reward(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = RewardModel(shape, settings)
-        steps, checks = _fit(model, train, held, settings, np.random.default_rng(seed), progress)
+        checks = _fit(model, train, held, settings, np.random.default_rng(seed), progress)
     metrics = _measured(model, held, settings)
     labels = examples.success[~examples.changed]
     counts = {
@@ -200,7 +198,7 @@ def train_reward(
         'held_out_positives': int(held.success.sum()),
         'held_out_negatives': int((~held.success).sum()),
     }
-    return model, {**metrics, 'steps': steps, 'checks': checks, **counts}
+    return model, {**metrics, 'steps': settings.steps, 'checks': checks, **counts}
 
 
 def _fit(
@@ -210,8 +208,8 @@ def _fit(
     settings: RewardSettings,
     random: np.random.Generator,
     progress: Progress,
-) -> tuple[int, list[dict]]:
-    """Train in place; returns the steps of the best model and what was measured at every check."""
+) -> list[dict]:
+    """Train in place, and freeze; returns what was measured at every look."""
     features = torch.from_numpy(train.features.astype(np.float32))
     model.mean.copy_(features.mean(0))
     model.scale.copy_(features.std(0, correction=0).clamp(min=1e-2))
@@ -219,53 +217,37 @@ def _fit(
     half = settings.batch // 2
     label = torch.cat((torch.ones(half), torch.zeros(half)))
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
-    checks, best, best_state = [], float('inf'), {}
-    for step in range(1, max(settings.steps, settings.max_steps) + 1):
+    checks = []
+    for step in range(1, settings.steps + 1):
         model.train()
         rows = np.concatenate((random.choice(positive, half), random.choice(negative, half)))
         loss = nn.functional.binary_cross_entropy_with_logits(model(features[rows]), label)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        progress(step, settings.max_steps)
-        if step % settings.steps:
-            continue
-        measured = _measured(model, held, settings)
-        checks.append({'steps': step, **{name: measured[name] for name in ('precision', 'recall', 'loss', 'error')}})
-        if not best_state or measured['error'] < best:
-            best, best_state = measured['error'], {name: value.clone() for name, value in model.state_dict().items()}
-            best_steps, stale = step, 0
-        else:
-            stale += 1
-        if stale >= settings.patience:
-            break
-    model.load_state_dict(best_state)
+        progress(step, settings.steps)
+        if step % settings.look_every == 0 or step == settings.steps:
+            measured = _measured(model, held, settings)
+            checks.append({'steps': step, **{name: measured[name] for name in ('precision', 'recall', 'loss')}})
     model.eval().requires_grad_(False)
-    return best_steps, checks
+    return checks
 
 
 def _measured(model: RewardModel, held: RewardExamples, settings: RewardSettings) -> dict:
-    """Precision, recall, threshold curve, and loss and error (see `train_reward`) of both kinds alike, on held-out ones."""
+    """Precision, recall, balanced loss and threshold curve on held-out examples."""
     model.eval()
     with torch.inference_mode():
         logit = model(torch.from_numpy(held.features.astype(np.float32)))
         label = torch.from_numpy(held.success.astype(np.float32))
         losses = nn.functional.binary_cross_entropy_with_logits(logit, label, reduction='none').numpy()
+    kinds = [losses[held.success == kind] for kind in (True, False)]
     probability = logit.sigmoid().numpy()
-    wrong = np.abs(probability - held.success)
     at_threshold = scores(probability, held.success, settings.threshold)
     return {
         **at_threshold,
-        'loss': _of_both_kinds(losses, held.success),
-        'error': _of_both_kinds(wrong, held.success),
+        'loss': float(np.mean([kind.mean() for kind in kinds if len(kind)])),
         'curve': [scores(probability, held.success, threshold) for threshold in _CURVE],
     }
-
-
-def _of_both_kinds(values: np.ndarray, success: np.ndarray) -> float:
-    """Mean over successes and mean over failures, averaged; of one kind alone where the other is missing."""
-    kinds = [values[success == kind] for kind in (True, False)]
-    return float(np.mean([kind.mean() for kind in kinds if len(kind)]))
 
 
 def save_reward(path: Path, model: RewardModel, encoder: VisualEncoder, settings: RewardSettings, meta: dict) -> None:

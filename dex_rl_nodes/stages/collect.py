@@ -29,16 +29,25 @@ _SURE = 5  # ticks of success before a watching person marks it
 
 
 class Watcher:
-    """A person who only watches, and marks success when it has lasted for a moment."""
+    """A person who only watches, marks success when it has lasted for a moment, and discards what was lost after that.
+
+    Frames after the mark are material for the classifier, so they must all show the success.
+    """
 
     def reset(self, seed: int) -> None:
         """A new episode."""
         self._seen = 0
+        self._marked = False
 
     def act(self, scene: dict[str, float], reading: RobotReading) -> OperatorInput:
         """Hands off the devices; a mark once success has lasted."""
         self._seen = self._seen + 1 if scene['success'] > 0 else 0
-        return OperatorInput(glove=np.asarray(reading.hand), mark=Mark.SUCCESS if self._seen == _SURE else Mark.NONE)
+        mark = Mark.NONE
+        if self._marked and not self._seen:
+            mark = Mark.DISCARD
+        elif self._seen == _SURE:
+            mark, self._marked = Mark.SUCCESS, True
+        return OperatorInput(glove=np.asarray(reading.hand), mark=mark)
 
 
 # Demonstrations
