@@ -27,7 +27,7 @@ from dex_rl_nodes.stages.train import reward_examples
 
 SHAPE = (4, 2, 2)
 FEATURES = 2 * 16
-SETTINGS = RewardSettings(bottleneck=16, hidden=16, blocks=2, batch=32, steps=50, max_steps=400, learning_rate=3e-3)
+SETTINGS = RewardSettings(bottleneck=16, hidden=16, blocks=2, batch=32, steps=400, look_every=50, learning_rate=3e-3)
 ENCODER = SimpleNamespace(
     identity='demo:1', spatial_shape=SHAPE, encode=lambda images: images['front'].astype(np.float32)
 )
@@ -69,7 +69,7 @@ def test_learns_and_reports_held_out_episodes(trained):
     model, measured = trained
     assert measured['precision'] >= 0.85 and measured['recall'] >= 0.85
     assert measured['held_out_episodes'] == 8 and measured['held_out_positives'] == 20
-    assert measured['checks'][0]['steps'] == SETTINGS.steps
+    assert [check['steps'] for check in measured['checks']] == list(range(50, 401, 50)) and measured['steps'] == 400
     assert not model.training and not any(p.requires_grad for p in model.parameters())
 
 
@@ -84,7 +84,7 @@ def test_overfits_eight_and_eight():
     few = RewardExamples(
         random.normal(size=(32, FEATURES)), np.arange(32) % 2 == 0, np.arange(32) // 8, np.zeros(32, bool)
     )
-    model, _ = train_reward(few, SHAPE, SETTINGS.model_copy(update={'patience': 100}), seed=0)
+    model, _ = train_reward(few, SHAPE, SETTINGS, seed=0)
     train, _ = hold_out_episodes(few, SETTINGS.held_out, seed=0)
     logit = model(torch.from_numpy(train.features.astype(np.float32)))
     assert ((logit > 0).numpy() == train.success).mean() > 0.95
@@ -102,7 +102,7 @@ def test_changed_copies_are_trained_on_and_never_measured_on():
     some = replace(examples(), changed=np.arange(800) % 3 == 0)
     train, held = hold_out_episodes(some, 0.2, seed=3)
     assert train.changed.any() and not held.changed.any()
-    measured = train_reward(some, SHAPE, SETTINGS.model_copy(update={'max_steps': 50}), seed=0)[1]
+    measured = train_reward(some, SHAPE, SETTINGS.model_copy(update={'steps': 50}), seed=0)[1]
     assert measured['positives'] + measured['negatives'] == int((~some.changed).sum())
 
 
