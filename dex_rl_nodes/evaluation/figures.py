@@ -17,6 +17,7 @@ _COLOURS = {
     'latent_prior': '#00796b', 'raw': '#c62828', 'pca': '#ef6c00', 'vq': '#6a1b9a',
     'latent_prior_no_bottleneck': '#1565c0', 'latent_prior_no_history': '#5d4037',
 }  # fmt: skip
+_LINES = ('-', '--', ':', '-.')  # of the seeds of an interface
 _BARCODE_COLUMNS = 100
 
 
@@ -39,28 +40,41 @@ class Curve:
     interface: str
     env_steps: Sequence[float]  # at the end of each episode
     success: Sequence[float]  # 0 or 1
+    helped: Sequence[float] = ()  # share of the episode's ticks in which a person moved arm or hand, where known
 
 
 def curve_of(cell: Mapping) -> Curve:
     """The curve of a cell of the table."""
-    env_steps, success = zip(*cell['curve'])
-    return Curve(f'{cell["interface"]}, seed {cell["seed"]}', cell['interface'], env_steps, success)
+    return Curve(f'{cell["interface"]}, seed {cell["seed"]}', cell['interface'], *zip(*cell['curve'], strict=True))
 
 
 def learning_curves(curves: Sequence[Curve], path: Path, title: str = '', window: int = 20) -> Path:
-    """Success rate over the last `window` episodes against online transitions, one line per run."""
-    figure, axes = plt.subplots(figsize=(6, 3.2))
+    """Success, and how much a person helped, over the last `window` episodes against online transitions."""
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(6, 4.2), sharex=True, height_ratios=(2, 1))
+    seen: dict[str, int] = {}
     for curve in curves:
-        total = np.concatenate(([0.0], np.cumsum(np.asarray(curve.success, float))))
-        last = np.arange(1, len(total))
-        first = np.maximum(last - window, 0)
-        rate = (total[last] - total[first]) / (last - first)
-        axes.plot(curve.env_steps, rate, color=_COLOURS.get(curve.interface), lw=1.5, alpha=0.9, label=curve.label)
-    axes.set(xlabel='online transitions', ylabel=f'success, last {window} episodes', ylim=(-0.02, 1.02), title=title)
+        style = _LINES[seen.setdefault(curve.interface, 0) % len(_LINES)]
+        seen[curve.interface] += 1
+        for axes, values in ((upper, curve.success), (lower, curve.helped)):
+            axes.plot(
+                curve.env_steps[: len(values)], _running_mean(values, window), style,
+                color=_COLOURS.get(curve.interface), lw=1.5, alpha=0.9, label=curve.label,
+            )  # fmt: skip
+    upper.set(ylabel=f'success, last {window} episodes', ylim=(-0.02, 1.02), title=title)
+    lower.set(xlabel='online transitions', ylabel='ticks by a person', ylim=(-0.02, None))
     if curves:
-        axes.legend(frameon=False, fontsize=8)
-    _plain(axes)
+        upper.legend(frameon=False, fontsize=8)
+    for axes in (upper, lower):
+        _plain(axes)
     return _save(figure, path)
+
+
+def _running_mean(values: Sequence[float], window: int) -> np.ndarray:
+    """Mean of every value and those before it, at most `window`."""
+    total = np.concatenate(([0.0], np.cumsum(np.asarray(values, float))))
+    last = np.arange(1, len(total))
+    first = np.maximum(last - window, 0)
+    return (total[last] - total[first]) / (last - first)
 
 
 def barcode_rows(rollouts: Sequence[Sequence[Sequence[float]]]) -> np.ndarray:

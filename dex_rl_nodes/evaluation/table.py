@@ -28,11 +28,14 @@ def pooled(cells: Sequence[Mapping], stage: str) -> tuple[int, int]:
 
 
 def _success(cells: Sequence[Mapping], stage: str) -> str:
+    """Success as the classifier decides it, with its interval; then how many the simulation counts, where it did."""
     successes, episodes = pooled(cells, stage)
     if not episodes:
         return ''
     low, high = wilson_interval(successes, episodes)
-    return f'{successes / episodes:.0%} ({successes}/{episodes}, {low:.0%} to {high:.0%})'
+    true = [cell[stage].get('sim_successes') for cell in cells if stage in cell]
+    checked = '' if None in true else f'; sim {sum(true)}'
+    return f'{successes / episodes:.0%} ({successes}/{episodes}, {low:.0%} to {high:.0%}{checked})'
 
 
 def _failures(cells: Sequence[Mapping], stage: str) -> str:
@@ -46,6 +49,8 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 def success_table(cells: Sequence[Mapping]) -> str:
     """Markdown table: a row per task and interface, beside the paper's numbers.
+
+    Success is what the classifier says; "sim" is how many of the episodes the simulation counts, which decides nothing.
 
     Args:
         cells: results of single cells: task, interface, seed, prior, env_steps, and imitation, learned where scored.

@@ -10,12 +10,12 @@ from dex_rl_nodes.evaluation.metrics import jitter
 
 def cell(task, interface, successes, noise, seed=0, learned=18):
     def stage(count):
-        return {'n': 20, 'successes': count, 'failures': {'arm': 20 - count, 'hand': 0, 'stall': 0}, 'jitter': noise}
+        return {'n': 20, 'successes': count, 'sim_successes': count - 1, 'failures': {'arm': 20 - count, 'hand': 0, 'stall': 0}, 'jitter': noise}
 
     prior = {'test_rmse_mean': 0.01, 'active_units': 2, 'off_manifold_ratio': 0.1 * noise}
     return {
         'task': task, 'interface': interface, 'seed': seed, 'imitation': stage(successes), 'learned': stage(learned),
-        'prior': prior, 'env_steps': 40000, 'curve': [[100, 0.0], [200, 1.0]], 'seconds': 60,
+        'prior': prior, 'env_steps': 40000, 'curve': [[100, 0.0, 0.5], [200, 1.0, 0.0]], 'seconds': 60,
     }  # fmt: skip
 
 
@@ -31,7 +31,7 @@ CELLS = [
 def test_table_pools_seeds_and_shows_the_paper():
     rows = [line for line in table.success_table(CELLS).splitlines() if line.startswith('| pull_tissue | latent_prior')]
     assert len(rows) == 1
-    assert '| 0, 1 | 50% (20/40, 35% to 65%) | 90% (36/40,' in rows[0] and '45 %, 95 %' in rows[0]
+    assert '| 0, 1 | 50% (20/40, 35% to 65%; sim 18) | 90% (36/40,' in rows[0] and '45 %, 95 %' in rows[0]
     assert '| 20 / 0 / 0 | 4 / 0 / 0 |' in rows[0]
 
 
@@ -58,7 +58,7 @@ def test_every_figure_is_an_image(tmp_path):
     walk = random.normal(size=(30, 2)).cumsum(0)
     picture = random.integers(0, 255, (64, 64, 3)).astype(np.uint8)
     flow = figures.LatentFlow(walk, walk + 0.2, walk + 0.3)
-    curve = figures.Curve('latent_prior, seed 0', 'latent_prior', [10, 20, 40], [0, 1, 1])
+    curve = figures.Curve('latent_prior, seed 0', 'latent_prior', [10, 20, 40], [0, 1, 1], [0.5, 0.2, 0])
     drawn = [
         figures.learning_curves([curve], tmp_path / 'curve.png', 'pull_tissue'),
         figures.jitter_barcode({'raw': rollouts, 'latent_prior': rollouts}, tmp_path / 'barcode.png'),

@@ -239,16 +239,21 @@ def cell_job(plan: Plan, shared: Job, interface: str, seed: int) -> Job:
 
 
 def learning_curve(path: Path) -> list[list[float]]:
-    """Online transitions and success (0 or 1) at the end of every episode, from metrics.jsonl."""
-    curve, episodes, successes = [], 0, 0
+    """Online transitions at the end of every episode, its success (0 or 1), and the share of its ticks in which a person
+    moved arm or hand; from metrics.jsonl.
+    """
+    curve: list[list[float]] = []
+    episodes = successes = steps = interventions = 0
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
         except ValueError:  # the line at which an earlier session was killed
             continue
         if row['episodes'] > episodes:
-            curve.append([row['env_steps'], float(row['successes'] > successes)])
+            helped = max(0, row['interventions'] - interventions) / max(1, row['env_steps'] - steps)
+            curve.append([row['env_steps'], float(row['successes'] > successes), round(helped, 3)])
             episodes, successes = row['episodes'], row['successes']
+            steps, interventions = row['env_steps'], row['interventions']
     return curve
 
 
