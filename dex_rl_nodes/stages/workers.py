@@ -24,7 +24,8 @@ class Work:
     """One piece of work.
 
     `function` is importable and is called with `arguments` and, last, a function that is told the progress. It starts
-    when all that it `needs` (names) is done; `bar` is the name under which its progress is shown.
+    when all that it `needs` (names) is done; `bar` is the name under which its progress is shown. Whoever writes one
+    lets it go on where it was stopped: it is started once more when its process dies.
     """
 
     name: str
@@ -74,6 +75,7 @@ class _Scheduler:
         self._on_done, self._on_failed = on_done, on_failed
         self._running: dict[Connection, tuple[Work, multiprocessing.Process]] = {}
         self._results: dict[str, Any] = {}
+        self._died: set[str] = set()  # works whose process died once
         self._parts: dict[str, dict[str, tuple[int, int]]] = {}  # bar -> work -> done, total
         self._context = multiprocessing.get_context('forkserver')
         self._context.set_forkserver_preload(_PRELOAD)
@@ -110,14 +112,18 @@ class _Scheduler:
             kind, *content = connection.recv()
         except (EOFError, OSError):
             process.join()
-            kind, content = 'failed', [f'its process ended with exit code {process.exitcode}']
+            kind, content = 'died', [f'its process ended with {_end_of(process.exitcode)}']
         if kind == 'progress':
             self._tell(work, *content)
             return
         del self._running[connection]
         connection.close()
         process.join()
-        if kind == 'done':
+        if kind == 'died' and work.name not in self._died:
+            self._died.add(work.name)
+            self._board.say(f'{work.name}: {content[0]}; it is started once more')
+            self._waiting.insert(0, work)
+        elif kind == 'done':
             self._results[work.name] = content[0]
             self._tell_end(work)
             self._on_done(work.name, content[0])
@@ -164,6 +170,13 @@ class _Scheduler:
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+def _end_of(code: int) -> str:
+    """An exit code in words."""
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else ''
+    memory = ', as when memory runs out' if name == 'SIGKILL' else ''
+    return f'{name}{memory}' if name else f'exit code {code}'
 
 
 def _child(connection: Connection, function: Callable[..., Any], arguments: tuple) -> None:

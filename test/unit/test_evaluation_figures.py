@@ -10,7 +10,13 @@ from dex_rl_nodes.evaluation.metrics import jitter
 
 def cell(task, interface, successes, noise, seed=0, learned=18):
     def stage(count):
-        return {'n': 20, 'successes': count, 'sim_successes': count - 1, 'failures': {'arm': 20 - count, 'hand': 0, 'stall': 0}, 'jitter': noise}
+        return {
+            'n': 20,
+            'successes': count,
+            'sim_successes': count - 1,
+            'failures': {'arm': 20 - count, 'hand': 0, 'stall': 0},
+            'jitter': noise,
+        }
 
     prior = {'test_rmse_mean': 0.01, 'active_units': 2, 'off_manifold_ratio': 0.1 * noise}
     return {

@@ -1,7 +1,7 @@
 """Pieces of work in processes of their own: order, failures, and a process that dies."""
 
 import pytest
-from works import note, refuse, stumble, vanish
+from works import note, refuse, stumble, vanish, vanish_once
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.stages.progress import ProgressBoard
@@ -29,9 +29,20 @@ def test_the_rest_goes_on_when_a_process_dies(tmp_path):
     ]
     results = run_all(works, ProgressBoard(), parallel=2, on_failed=lambda name, reason: failed.update({name: reason}))
     assert results == {'goes on': 'Y'}
-    assert 'exit code -9' in failed['dies']
+    assert failed['dies'] == 'its process ended with SIGKILL, as when memory runs out'
     assert 'ZeroDivisionError: by nought' in failed['stumbles'] and 'works.py' in failed['stumbles']
     assert failed['waits for it'] == 'it needs dies'
+
+
+def test_what_died_is_started_once_more(tmp_path, capfd):
+    works = [
+        Work('dies once', vanish_once, (tmp_path / 'log',)),
+        Work('needs it', note, (tmp_path / 'log', '!'), ('dies once',)),
+    ]
+    assert run_all(works, ProgressBoard(), parallel=2) == {'dies once': 'AGAIN', 'needs it': '!'}
+    assert (tmp_path / 'log').read_text() == 'again!'
+    told = ''.join(capfd.readouterr())
+    assert 'dies once: its process ended with SIGKILL, as when memory runs out; it is started once more' in told
 
 
 def test_the_first_failure_ends_everything_unless_told_otherwise(tmp_path):

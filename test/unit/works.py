@@ -27,3 +27,11 @@ def stumble(tell):
 def vanish(tell):
     """As when memory runs out."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def vanish_once(path, tell):
+    """Dies the first time only."""
+    if not path.exists():
+        path.touch()
+        vanish(tell)
+    return note(path, 'again', tell)
