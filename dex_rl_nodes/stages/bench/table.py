@@ -239,7 +239,7 @@ def cell_job(plan: Plan, shared: Job, interface: str, seed: int) -> Job:
 
 
 def learning_curve(path: Path) -> list[list[float]]:
-    """What metrics.jsonl says of every episode: online transitions at its end, success (0 or 1), share of a person's ticks."""
+    """Of every episode in metrics.jsonl: online transitions at its end, success (0 or 1), share of a person's ticks."""
     curve: list[list[float]] = []
     episodes = successes = steps = interventions = 0
     for line in path.read_text().splitlines() if path.exists() else ():
