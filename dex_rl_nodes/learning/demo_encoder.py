@@ -20,10 +20,12 @@ from dex_rl_nodes.learning.demonstrations import Steps, stack_steps
 from dex_rl_nodes.learning.encoder import CHANNELS, DemoEncoder
 from dex_rl_nodes.learning.schedule import Progress, low_precision, no_progress, split_episodes, warmup_cosine
 from dex_rl_nodes.learning.vision import VIEWS, Augmentation, augment, to_tensor
-from dex_rl_nodes.records import ACTION_DIM, ARM_DIM, HAND_DIM, STATE_DIM
+from dex_rl_nodes.records import ACTION_DIM, ARM_DIM, HAND_DIM, STATE_DIM, Outcome
 
 _HORIZONS = (3, 6, 12, 24)  # ticks ahead, for hindsight
-_REACH_WEIGHT = 4.0  # of the way to the grasp in the loss: it is what the features are for
+_WAY_WEIGHT = 4.0  # of the ways to the grasp and to the release in the loss: they are what the features are for
+_WAYS = 2 * ARM_DIM
+_STAYS_CLOSED = 0.7  # of all it closed: a hand that ends so has let nothing go
 _SHOWN = ACTION_DIM + 1  # targets that only demonstrations tell: command and time left
 
 
@@ -63,7 +65,10 @@ class _Targets:
 
     @staticmethod
     def _episode(episode: Episode, shows_task: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Weights and targets (T, D): way to the grasp, measured hand, where TCP and hand went, command, time left."""
+        """Weights and targets (T, D): ways to grasp and release, measured hand, where TCP and hand went, command, time left.
+
+        A way is known until the hand is there; that to the release only where it was the right place.
+        """
         count = len(episode.action)
         state = np.asarray(episode.state[: count + 1], np.float32)
         hand = np.asarray(episode.hand_targets, np.float32)
@@ -71,13 +76,13 @@ class _Targets:
         ahead = [np.minimum(now + horizon, count) for horizon in _HORIZONS]
         left = (count - now)[:, None] / 20
         went = [np.concatenate([state[later, :3] - state[:count, :3], hand[later]], 1) for later in ahead]
-        grasp = _grasp_tick(hand)
-        reach = state[grasp, :ARM_DIM] - state[:count, :ARM_DIM]
+        events = _grasp_tick(hand), _release_tick(hand) if episode.outcome == Outcome.SUCCESS else None
+        ways = [state[event or 0, :ARM_DIM] - state[:count, :ARM_DIM] for event in events]
         measured = state[:count, ARM_DIM:]  # not the TCP: where an episode started cannot be seen, only memorised
-        value = np.concatenate([reach, measured, *went, episode.action, np.tanh(left)], axis=1).astype(np.float32)
+        value = np.concatenate([*ways, measured, *went, episode.action, np.tanh(left)], axis=1).astype(np.float32)
         known = np.ones_like(value)
-        known[:grasp, :ARM_DIM] = _REACH_WEIGHT
-        known[grasp:, :ARM_DIM] = 0
+        for number, event in enumerate(events):
+            known[:, _way(number)] = np.where(now < (event or 0), _WAY_WEIGHT, 0)[:, None]
         if not shows_task:
             known[:, -_SHOWN:] = 0
         return known, value
@@ -87,6 +92,20 @@ def _grasp_tick(hand: np.ndarray) -> int:
     """Tick (of T + 1) at which the hand has made half of all its motion: where it takes hold of something."""
     travelled = np.abs(np.diff(hand, axis=0)).sum(1).cumsum()
     return int(np.searchsorted(travelled, 0.5 * travelled[-1]))
+
+
+def _release_tick(hand: np.ndarray) -> int | None:
+    """Tick (of T + 1) at which the hand, closed before, is half open again for good; None where it never is."""
+    closed = np.abs(hand - hand[0]).sum(1)
+    half_open = closed < 0.5 * (closed.max() + closed[-1])
+    if closed[-1] >= _STAYS_CLOSED * closed.max():
+        return None
+    return int(np.flatnonzero(~half_open)[-1]) + 1
+
+
+def _way(number: int) -> slice:
+    """Columns of the way to an event among the targets: 0 the grasp, 1 the release."""
+    return slice(number * ARM_DIM, (number + 1) * ARM_DIM)
 
 
 class _Heads(nn.Module):
@@ -206,14 +225,12 @@ def _errors(encoder: DemoEncoder, heads: _Heads, steps: Steps, targets: _Targets
     known = (targets.known[rows] > 0).float()
     error = (heads.vision(torch.from_numpy(features)) - targets.value[rows]) * known
     rmse = (error.square().sum(0) / known.sum(0).clamp(min=1)).sqrt()
-    width = 3 + HAND_DIM
+    width, went = 3 + HAND_DIM, _WAYS + HAND_DIM
     groups = {
         'reach': slice(0, 3),
-        'hand': slice(ARM_DIM, STATE_DIM),
-        **{
-            f'tcp_in_{ticks}': slice(STATE_DIM + width * i, STATE_DIM + width * i + 3)
-            for i, ticks in enumerate(_HORIZONS)
-        },
+        'release': slice(ARM_DIM, ARM_DIM + 3),
+        'hand': slice(_WAYS, went),
+        **{f'tcp_in_{ticks}': slice(went + width * i, went + width * i + 3) for i, ticks in enumerate(_HORIZONS)},
         'arm_command': slice(-_SHOWN, -_SHOWN + ARM_DIM),
         'hand_command': slice(-_SHOWN + ARM_DIM, -1),
         'time_left': slice(-1, None),
