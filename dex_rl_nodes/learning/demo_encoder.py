@@ -65,7 +65,7 @@ class _Targets:
 
     @staticmethod
     def _episode(episode: Episode, shows_task: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Weights and targets (T, D): ways to grasp and release, measured hand, where TCP and hand went, command, time left.
+        """Weights and targets (T, D): ways to grasp and release, hand, where TCP and hand go, command, time left.
 
         A way is known until the hand is there; that to the release only where it was the right place.
         """
@@ -76,7 +76,7 @@ class _Targets:
         ahead = [np.minimum(now + horizon, count) for horizon in _HORIZONS]
         left = (count - now)[:, None] / 20
         went = [np.concatenate([state[later, :3] - state[:count, :3], hand[later]], 1) for later in ahead]
-        events = _grasp_tick(hand), _release_tick(hand) if episode.outcome == Outcome.SUCCESS else None
+        events = grasp_tick(hand), release_tick(hand) if episode.outcome == Outcome.SUCCESS else None
         ways = [state[event or 0, :ARM_DIM] - state[:count, :ARM_DIM] for event in events]
         measured = state[:count, ARM_DIM:]  # not the TCP: where an episode started cannot be seen, only memorised
         value = np.concatenate([*ways, measured, *went, episode.action, np.tanh(left)], axis=1).astype(np.float32)
@@ -88,13 +88,13 @@ class _Targets:
         return known, value
 
 
-def _grasp_tick(hand: np.ndarray) -> int:
+def grasp_tick(hand: np.ndarray) -> int:
     """Tick (of T + 1) at which the hand has made half of all its motion: where it takes hold of something."""
     travelled = np.abs(np.diff(hand, axis=0)).sum(1).cumsum()
     return int(np.searchsorted(travelled, 0.5 * travelled[-1]))
 
 
-def _release_tick(hand: np.ndarray) -> int | None:
+def release_tick(hand: np.ndarray) -> int | None:
     """Tick (of T + 1) at which the hand, closed before, is half open again for good; None where it never is."""
     closed = np.abs(hand - hand[0]).sum(1)
     half_open = closed < 0.5 * (closed.max() + closed[-1])

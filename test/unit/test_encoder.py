@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.dataset import Episode
-from dex_rl_nodes.learning.demo_encoder import DemoEncoderSettings, train_demo_encoder
+from dex_rl_nodes.learning.demo_encoder import DemoEncoderSettings, grasp_tick, release_tick, train_demo_encoder
 from dex_rl_nodes.learning.encoder import DemoEncoder, ResNetEncoder, load_encoder, save_encoder
 from dex_rl_nodes.learning.encoder_choice import EncoderSettings, build_encoder
 from dex_rl_nodes.learning.pretrained import find_pretrained, load_pretrained
@@ -247,6 +247,24 @@ def blob_episodes(count: int, seed: int = 0, ticks: int = 12) -> list[Episode]:
             np.zeros(ticks, np.uint8),
         ))  # fmt: skip
     return episodes
+
+
+def hand_path(*knots: tuple[int, float]) -> np.ndarray:
+    """Hand targets (T + 1, 6) on straight lines between ticks and closures."""
+    ticks, closures = zip(*knots, strict=True)
+    return np.interp(np.arange(ticks[-1] + 1), ticks, closures)[:, None] * np.linspace(0.5, 1.0, 6)
+
+
+def test_hindsight_knows_when_the_hand_took_hold_and_when_it_let_go():
+    placed = hand_path((0, 0.0), (10, 0.0), (20, 1.0), (50, 1.0), (60, 0.3), (70, 0.3))
+    assert 10 < grasp_tick(placed) <= 20 and 50 < release_tick(placed) < 60
+    regrasped = hand_path((0, 0.0), (10, 1.0), (20, 0.0), (30, 1.0), (50, 1.0), (60, 0.0))
+    assert 50 < release_tick(regrasped) < 60  # for good, not for the second try
+
+
+@pytest.mark.parametrize('knots', [((0, 0.0), (10, 0.0), (20, 1.0), (40, 0.9)), ((0, 0.4), (40, 0.4))])
+def test_a_hand_that_ends_closed_or_never_moved_let_nothing_go(knots):
+    assert release_tick(hand_path(*knots)) is None
 
 
 def test_demo_encoder_learns_where_the_hand_is_relative_to_its_goal():
