@@ -1,6 +1,7 @@
 """What a graph is made of: processes, and launch files of other packages."""
 
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,23 @@ class Process:
     runs_first: bool = False  # the others start when it has ended with code 0
     ends_graph: bool = False  # its end with code 0 ends the graph, also with code 0
     may_end: bool = False  # its end with code 0 is nothing unexpected
+
+
+def end_of(code: int) -> str:
+    """How a process ended, in words.
+
+    Args:
+        code: exit code; negative: the number of the signal that ended it.
+    """
+    if code >= 0:
+        return f'exit code {code}'
+    known = -code in {number.value for number in signal.Signals}
+    return f'signal {signal.Signals(-code).name if known else -code}'
+
+
+def was_stopped(code: int) -> bool:
+    """Whether an exit code is that of a process which somebody told to end with Ctrl-C."""
+    return code in (-signal.SIGINT, 128 + signal.SIGINT)
 
 
 def is_installed(package: str) -> bool:

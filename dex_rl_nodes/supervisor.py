@@ -22,7 +22,7 @@ from circus.watcher import Watcher
 from tornado.ioloop import IOLoop, PeriodicCallback
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.process import PACKAGE, Process
+from dex_rl_nodes.process import PACKAGE, Process, end_of, was_stopped
 
 GRACE = 4.5  # s between SIGINT and SIGKILL, so that everything is gone within 5 s
 CHECK_PERIOD = 0.1  # s between two looks for ended processes
@@ -169,18 +169,18 @@ class Supervisor:
         elif process.on_exit == 'restart' and code != USER_ERROR and self._may_restart(process):
             self._restart(process, code)
         else:
-            self.log(f'{process.name} ended with {describe(code)}, so the graph stops')
+            self.log(f'{process.name} ended with {end_of(code)}, so the graph stops')
             self.stop(code if code > 0 else 1)
 
     def _on_end_while_stopping(self, process: Process, code: int) -> None:
         # what does not handle Ctrl-C (yet) ends through it; that is no failure
-        if code in (0, -signal.SIGINT, 128 + signal.SIGINT):
+        if code == 0 or was_stopped(code):
             return
         killed = code == -signal.SIGKILL
         self.log(
             f'{process.name} did not stop within {GRACE:g} s and was killed'
             if killed
-            else f'{process.name} ended with {describe(code)} while stopping'
+            else f'{process.name} ended with {end_of(code)} while stopping'
         )
         self.exit_code = self.exit_code or 1
 
@@ -199,7 +199,7 @@ class Supervisor:
         number = self._restarts[process.name]
         delay = RESTART_DELAY * 2 ** (number - 1)
         self.log(
-            f'{process.name} ended with {describe(code)}; starting it again in {delay:g} s '
+            f'{process.name} ended with {end_of(code)}; starting it again in {delay:g} s '
             f'(restart {number} of {process.max_restarts})'
         )
         self._loop.call_later(delay, self._start_again, self._watchers[process.name])
@@ -223,13 +223,6 @@ class Supervisor:
             self._loop.add_future(self._arbiter.stop(), lambda future: future.result())
         except ConflictError:  # circus is busy starting or reaping
             self._loop.call_later(CHECK_PERIOD / 2, self._stop_arbiter)
-
-
-def describe(code: int) -> str:
-    """An exit code in words."""
-    if code < 0:
-        return f'signal {signal.Signals(-code).name}'
-    return f'exit code {code}'
 
 
 def command_line(process: Process, folder: Path, parameter_file: str = '') -> list[str]:

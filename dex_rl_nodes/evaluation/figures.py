@@ -1,5 +1,6 @@
 """Figures of the report, drawn with matplotlib; every function writes one file and returns its path."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,23 +50,29 @@ def curve_of(cell: Mapping) -> Curve:
 
 
 def learning_curves(curves: Sequence[Curve], path: Path, title: str = '', window: int = 20) -> Path:
-    """Success, and how much a person helped, over the last `window` episodes against online transitions."""
-    figure, (upper, lower) = plt.subplots(2, 1, figsize=(6, 4.2), sharex=True, height_ratios=(2, 1))
-    seen: dict[str, int] = {}
+    """Success over the last `window` episodes against online transitions; below, where known, what a person did."""
+    helped = any(len(curve.helped) for curve in curves)
+    panels = {'height_ratios': (2, 1) if helped else (1,)}
+    figure, axes = plt.subplots(
+        1 + helped, 1, figsize=(6, 3.2 + helped), sharex=True, squeeze=False, gridspec_kw=panels
+    )
+    axes[0, 0].set(ylabel=f'success, last {window} episodes', ylim=(-0.02, 1.02), title=title)
+    axes[-1, 0].set(xlabel='online transitions')
+    if helped:
+        axes[1, 0].set(ylabel='share by a person', ylim=(-0.02, 1.02))
+    seen: Counter[str] = Counter()
     for curve in curves:
-        style = _LINES[seen.setdefault(curve.interface, 0) % len(_LINES)]
+        style = _LINES[seen[curve.interface] % len(_LINES)]
         seen[curve.interface] += 1
-        for axes, values in ((upper, curve.success), (lower, curve.helped)):
-            axes.plot(
+        for panel, values in zip(axes[:, 0], (curve.success, curve.helped)):
+            panel.plot(
                 curve.env_steps[: len(values)], _running_mean(values, window), style,
                 color=_COLOURS.get(curve.interface), lw=1.5, alpha=0.9, label=curve.label,
             )  # fmt: skip
-    upper.set(ylabel=f'success, last {window} episodes', ylim=(-0.02, 1.02), title=title)
-    lower.set(xlabel='online transitions', ylabel='ticks by a person', ylim=(-0.02, None))
     if curves:
-        upper.legend(frameon=False, fontsize=8)
-    for axes in (upper, lower):
-        _plain(axes)
+        axes[0, 0].legend(frameon=False, fontsize=8)
+    for panel in axes[:, 0]:
+        _plain(panel)
     return _save(figure, path)
 
 

@@ -33,8 +33,8 @@ def _success(cells: Sequence[Mapping], stage: str) -> str:
     if not episodes:
         return ''
     low, high = wilson_interval(successes, episodes)
-    true = [cell[stage].get('sim_successes') for cell in cells if stage in cell]
-    checked = '' if None in true else f'; sim {sum(true)}'
+    simulated = [cell[stage].get('sim_successes') for cell in cells if stage in cell]
+    checked = '' if None in simulated else f'; sim {sum(simulated)}'
     return f'{successes / episodes:.0%} ({successes}/{episodes}, {low:.0%} to {high:.0%}{checked})'
 
 

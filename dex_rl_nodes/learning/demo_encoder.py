@@ -1,8 +1,8 @@
 """Training the small visual encoder on the run's own recordings, when no pretrained one is at hand.
 
 The features must say where the hand is relative to what it works on. Three sources teach that, none of which
-looks into the simulator: the commands of the demonstrator, what the robot measured of itself, and hindsight (where
-the TCP went from here, and how long the task still took).
+looks into the simulator: the commands of the demonstrator, what the robot measured of itself, and hindsight (the ways
+to where the hand closed and let go, where the TCP went from here, and how long the task still took).
 """
 
 import time
@@ -24,7 +24,7 @@ from dex_rl_nodes.records import ACTION_DIM, ARM_DIM, HAND_DIM, STATE_DIM, Outco
 
 _HORIZONS = (3, 6, 12, 24)  # ticks ahead, for hindsight
 _WAY_WEIGHT = 4.0  # of the ways to the grasp and to the release in the loss: they are what the features are for
-_WAYS = 2 * ARM_DIM
+_WAYS = 2 * ARM_DIM  # columns of the ways to grasp and release, which come first
 _STAYS_CLOSED = 0.7  # of all it closed: a hand that ends so has let nothing go
 _SHOWN = ACTION_DIM + 1  # targets that only demonstrations tell: command and time left
 
@@ -50,12 +50,12 @@ class DemoEncoderSettings(Model):
     )
 
 
-class _Targets:
+class Targets:
     """What the heads shall say of every tick, in units of its standard deviation, and where that is known."""
 
     def __init__(self, demos: Sequence[Episode], others: Sequence[Episode]):
-        shown = [self._episode(episode, shows_task=True) for episode in demos]
-        seen = [self._episode(episode, shows_task=False) for episode in others]
+        shown = [self.of_episode(episode, shows_task=True) for episode in demos]
+        seen = [self.of_episode(episode, shows_task=False) for episode in others]
         known, value = (np.concatenate(part) for part in zip(*shown, *seen, strict=True))
         self.known = torch.from_numpy(known)
         mean = (value * known).sum(0) / known.sum(0).clip(1)
@@ -64,10 +64,10 @@ class _Targets:
         self.scale = torch.from_numpy(std.clip(1e-3).astype(np.float32))
 
     @staticmethod
-    def _episode(episode: Episode, shows_task: bool) -> tuple[np.ndarray, np.ndarray]:
+    def of_episode(episode: Episode, shows_task: bool) -> tuple[np.ndarray, np.ndarray]:
         """Weights and targets (T, D): ways to grasp and release, hand, where TCP and hand go, command, time left.
 
-        A way is known until the hand is there; that to the release only where it was the right place.
+        A way is known until the hand is there.
         """
         count = len(episode.action)
         state = np.asarray(episode.state[: count + 1], np.float32)
@@ -76,31 +76,37 @@ class _Targets:
         ahead = [np.minimum(now + horizon, count) for horizon in _HORIZONS]
         left = (count - now)[:, None] / 20
         went = [np.concatenate([state[later, :3] - state[:count, :3], hand[later]], 1) for later in ahead]
-        events = grasp_tick(hand), release_tick(hand) if episode.outcome == Outcome.SUCCESS else None
-        ways = [state[event or 0, :ARM_DIM] - state[:count, :ARM_DIM] for event in events]
+        # a release is worth seeing only where it was the right place; 0: there is none
+        events = grasp_tick(hand), (episode.outcome == Outcome.SUCCESS and release_tick(hand)) or 0
+        ways = [state[event, :ARM_DIM] - state[:count, :ARM_DIM] for event in events]
         measured = state[:count, ARM_DIM:]  # not the TCP: where an episode started cannot be seen, only memorised
         value = np.concatenate([*ways, measured, *went, episode.action, np.tanh(left)], axis=1).astype(np.float32)
         known = np.ones_like(value)
         for number, event in enumerate(events):
-            known[:, _way(number)] = np.where(now < (event or 0), _WAY_WEIGHT, 0)[:, None]
+            known[:, _way(number)] = np.where(now < event, _WAY_WEIGHT, 0)[:, None]
         if not shows_task:
             known[:, -_SHOWN:] = 0
         return known, value
 
 
 def grasp_tick(hand: np.ndarray) -> int:
-    """Tick (of T + 1) at which the hand has made half of all its motion: where it takes hold of something."""
+    """Tick (of T + 1) at which the hand has made half of all its motion: where it takes hold of something.
+
+    Where it opened for a second try, that is too late (2 of 28 surveys of assemble_box).
+    """
     travelled = np.abs(np.diff(hand, axis=0)).sum(1).cumsum()
     return int(np.searchsorted(travelled, 0.5 * travelled[-1]))
 
 
 def release_tick(hand: np.ndarray) -> int | None:
-    """Tick (of T + 1) at which the hand, closed before, is half open again for good; None where it never is."""
+    """Tick (of T + 1) from which a hand that starts open and closes is half open again for good; None: it never is.
+
+    Half open is half way between the most closed it was and how it ends.
+    """
     closed = np.abs(hand - hand[0]).sum(1)
-    half_open = closed < 0.5 * (closed.max() + closed[-1])
     if closed[-1] >= _STAYS_CLOSED * closed.max():
         return None
-    return int(np.flatnonzero(~half_open)[-1]) + 1
+    return int(np.flatnonzero(closed >= 0.5 * (closed.max() + closed[-1]))[-1]) + 1
 
 
 def _way(number: int) -> slice:
@@ -147,7 +153,7 @@ def train_demo_encoder(
     settings = settings or DemoEncoderSettings()
     train, test = split_episodes(len(demos), seed)
     order = [demos[i] for i in train] + [demos[i] for i in test]
-    steps, targets = stack_steps([*order, *others]), _Targets(order, others)
+    steps, targets = stack_steps([*order, *others]), Targets(order, others)
     groups = np.digitize(steps.episode, [len(train), len(order)])
     started = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
@@ -172,7 +178,7 @@ def _optimise(
     encoder: DemoEncoder,
     heads: _Heads,
     steps: Steps,
-    targets: _Targets,
+    targets: Targets,
     fit: np.ndarray,
     other: np.ndarray,
     settings: DemoEncoderSettings,
@@ -218,7 +224,7 @@ def _proprioception(steps: Steps) -> Tensor:
 
 
 @torch.inference_mode()
-def _errors(encoder: DemoEncoder, heads: _Heads, steps: Steps, targets: _Targets, rows: np.ndarray) -> dict:
+def _errors(encoder: DemoEncoder, heads: _Heads, steps: Steps, targets: Targets, rows: np.ndarray) -> dict:
     """Root mean square errors of the vision heads, per group of targets, in standard deviations."""
     heads.eval()
     features = encoder.encode_batch({view: steps.images[view][rows] for view in VIEWS})
@@ -228,11 +234,11 @@ def _errors(encoder: DemoEncoder, heads: _Heads, steps: Steps, targets: _Targets
     width, went = 3 + HAND_DIM, _WAYS + HAND_DIM
     groups = {
         'reach': slice(0, 3),
-        'release': slice(ARM_DIM, ARM_DIM + 3),
+        'release': slice(ARM_DIM, ARM_DIM + 3),  # left out where nothing is let go
         'hand': slice(_WAYS, went),
         **{f'tcp_in_{ticks}': slice(went + width * i, went + width * i + 3) for i, ticks in enumerate(_HORIZONS)},
         'arm_command': slice(-_SHOWN, -_SHOWN + ARM_DIM),
         'hand_command': slice(-_SHOWN + ARM_DIM, -1),
         'time_left': slice(-1, None),
     }
-    return {name: round(float(rmse[part].mean()), 4) for name, part in groups.items()}
+    return {name: round(float(rmse[part].mean()), 4) for name, part in groups.items() if known[:, part].any()}

@@ -74,12 +74,14 @@ class _Hidden(torch.autograd.Function):
 
 
 def _through_norm(gradient: Tensor, normed: Tensor) -> Tensor:
-    """Gradient (E, B, H) before rows were centred and scaled to spread 1, but for that scale, in one pass over both."""
-    if not normed.is_contiguous():  # of a shared input: rows lie in the order (B, E)
-        return _through_norm(gradient.transpose(0, 1), normed.transpose(0, 1)).transpose(0, 1)
-    rows = (*normed.shape[:2], 1)
-    inputs = (gradient, normed, normed.shape[2:], normed.new_zeros(rows), normed.new_ones(rows), None, None)
-    return torch.ops.aten.native_layer_norm_backward(*inputs, [True, False, False])[0]
+    """Gradient (E, B, H) through the normalisation of rows, still to be divided by their spread, in one pass."""
+    shared = not normed.is_contiguous()  # rows of a shared input lie in the order (B, E)
+    if shared:
+        gradient, normed = gradient.transpose(0, 1), normed.transpose(0, 1)
+    mean, scale = normed.new_zeros((*normed.shape[:2], 1)), normed.new_ones((*normed.shape[:2], 1))
+    backward = torch.ops.aten.native_layer_norm_backward
+    through = backward(gradient, normed, normed.shape[2:], mean, scale, None, None, [True, False, False])[0]
+    return through.transpose(0, 1) if shared else through
 
 
 class Hidden(nn.Module):

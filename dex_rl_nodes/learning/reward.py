@@ -33,7 +33,7 @@ class RewardSettings(Model):
     dropout: float = Field(0.1, ge=0, lt=1, description='dropout in the head')
     learning_rate: float = Field(1e-4, gt=0, description='Adam')
     batch: int = Field(256, ge=2, description='half positives, half negatives')
-    steps: int = Field(2000, ge=1, description='minibatches; the 250 of the paper, and more for what no person shows')
+    steps: int = Field(2000, ge=1, description='minibatches (paper: 250; more, for what no person shows)')
     look_every: int = Field(250, ge=1, description='minibatches between two looks at held-out episodes')
     copies: int = Field(2, ge=0, description='changed copies of every training image beside the image itself')
     augmentation: Augmentation = Field(Augmentation(shift=8), description='of these copies')

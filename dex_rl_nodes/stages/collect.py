@@ -29,9 +29,9 @@ _SURE = 5  # ticks of success before a watching person marks it
 
 
 class Watcher:
-    """A person who only watches, marks success when it has lasted for a moment, and discards what was lost after that.
+    """A person who only watches: marks success that has lasted for a moment, and discards the episode if it is lost.
 
-    Frames after the mark are material for the classifier, so they must all show the success.
+    Frames after the mark are the classifier's examples of success, so even one that shows none would teach it wrongly.
     """
 
     def reset(self, seed: int) -> None:
@@ -40,7 +40,7 @@ class Watcher:
         self._marked = False
 
     def act(self, scene: dict[str, float], reading: RobotReading) -> OperatorInput:
-        """Hands off the devices; a mark once success has lasted."""
+        """Hands off the devices; at most a mark."""
         self._seen = self._seen + 1 if scene['success'] > 0 else 0
         mark = Mark.NONE
         if self._marked and not self._seen:
@@ -138,7 +138,7 @@ def record_reward(job: Job, kind: str, numbers: Sequence[int], tell: Tell) -> in
 def _record(job: Job, loop: Loop, purpose: str, number: int) -> bool:
     """Record one episode in a bag of its own; returns whether it was successful."""
     folder: Path = job.run.bags(purpose) / f'e{number:05d}'  # sessions of the graph have numbers alone
-    if folder.exists():  # begun, and stopped before its end: it holds this episode alone
+    if folder.exists():  # of a process that was stopped or died; the same number gives the same episode
         shutil.rmtree(folder)
     with BagWriter(folder) as bag:
         return loop.episode(number, start_seed(job.task, purpose, job.settings.seed, number), purpose, bag).success

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.process import end_of, was_stopped
 from dex_rl_nodes.stages.progress import ProgressBoard
 
 Tell = Callable[[int, int], None]  # steps done, steps in all
@@ -24,8 +25,8 @@ class Work:
     """One piece of work.
 
     `function` is importable and is called with `arguments` and, last, a function that is told the progress. It starts
-    when all that it `needs` (names) is done; `bar` is the name under which its progress is shown. Whoever writes one
-    lets it go on where it was stopped: it is started once more when its process dies.
+    when all that it `needs` (names) is done; `bar` is the name under which its progress is shown. It is started once
+    more when its process dies, so it must do its work as well after it died half way.
     """
 
     name: str
@@ -112,7 +113,8 @@ class _Scheduler:
             kind, *content = connection.recv()
         except (EOFError, OSError):
             process.join()
-            kind, content = 'died', [f'its process ended with {_end_of(process.exitcode)}']
+            kind = 'failed' if was_stopped(process.exitcode) else 'died'
+            content = [f'its process ended with {end_of(process.exitcode)}']
         if kind == 'progress':
             self._tell(work, *content)
             return
@@ -170,13 +172,6 @@ class _Scheduler:
             if process.is_alive():
                 process.kill()
                 process.join()
-
-
-def _end_of(code: int) -> str:
-    """An exit code in words."""
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else ''
-    memory = ', as when memory runs out' if name == 'SIGKILL' else ''
-    return f'{name}{memory}' if name else f'exit code {code}'
 
 
 def _child(connection: Connection, function: Callable[..., Any], arguments: tuple) -> None:

@@ -10,7 +10,13 @@ import torch.nn.functional as F
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.dataset import Episode
-from dex_rl_nodes.learning.demo_encoder import DemoEncoderSettings, grasp_tick, release_tick, train_demo_encoder
+from dex_rl_nodes.learning.demo_encoder import (
+    DemoEncoderSettings,
+    Targets,
+    grasp_tick,
+    release_tick,
+    train_demo_encoder,
+)
 from dex_rl_nodes.learning.encoder import DemoEncoder, ResNetEncoder, load_encoder, save_encoder
 from dex_rl_nodes.learning.encoder_choice import EncoderSettings, build_encoder
 from dex_rl_nodes.learning.pretrained import find_pretrained, load_pretrained
@@ -265,6 +271,24 @@ def test_hindsight_knows_when_the_hand_took_hold_and_when_it_let_go():
 @pytest.mark.parametrize('knots', [((0, 0.0), (10, 0.0), (20, 1.0), (40, 0.9)), ((0, 0.4), (40, 0.4))])
 def test_a_hand_that_ends_closed_or_never_moved_let_nothing_go(knots):
     assert release_tick(hand_path(*knots)) is None
+
+
+@pytest.mark.parametrize('outcome', [Outcome.SUCCESS, Outcome.FAILURE])
+def test_ways_are_asked_until_the_hand_is_there_and_to_the_right_release_alone(outcome):
+    hand = hand_path((0, 0.0), (10, 0.0), (20, 1.0), (50, 1.0), (60, 0.3), (70, 0.3))
+    ticks, state = len(hand) - 1, np.zeros((len(hand), 12), np.float32)
+    state[:, 0] = np.linspace(0, 0.7, len(hand))
+    action = np.concatenate([np.zeros((ticks, 6)), 2 * hand[1:] - 1], 1).astype(np.float32)
+    episode = Episode(
+        0, 0, outcome, {}, state, np.zeros((len(hand), 48), np.float32), np.zeros(len(hand), bool), action,
+        np.zeros(ticks, np.uint8),
+    )  # fmt: skip
+    known, value = Targets.of_episode(episode, shows_task=True)
+    seen = episode.hand_targets
+    grasp, release = grasp_tick(seen), release_tick(seen) if outcome == Outcome.SUCCESS else 0
+    for first, event in ((0, grasp), (6, release)):
+        assert (known[:event, first] > 1).all() and not known[event:, first : first + 6].any()
+        assert value[:event, first] == pytest.approx(0.01 * (event - np.arange(event)), abs=1e-6)
 
 
 def test_demo_encoder_learns_where_the_hand_is_relative_to_its_goal():

@@ -1,11 +1,14 @@
 """The figures and tables of the report."""
 
+import json
+
 import matplotlib.image
 import numpy as np
 import pytest
 
 from dex_rl_nodes.evaluation import figures, table
 from dex_rl_nodes.evaluation.metrics import jitter
+from dex_rl_nodes.stages.bench.table import learning_curve
 
 
 def cell(task, interface, successes, noise, seed=0, learned=18):
@@ -39,6 +42,23 @@ def test_table_pools_seeds_and_shows_the_paper():
     assert len(rows) == 1
     assert '| 0, 1 | 50% (20/40, 35% to 65%; sim 18) | 90% (36/40,' in rows[0] and '45 %, 95 %' in rows[0]
     assert '| 20 / 0 / 0 | 4 / 0 / 0 |' in rows[0]
+
+
+def test_a_robot_has_no_count_of_the_simulation():
+    robot = cell('pull_tissue', 'raw', 2, 0.1)
+    robot['imitation']['sim_successes'] = None
+    row = table.success_table([robot]).splitlines()[-1]
+    assert '| 10% (2/20, 3% to 30%) | 90% (18/20, 70% to 97%; sim 17) |' in row
+
+
+def test_learning_curve_tells_success_and_help_of_every_episode(tmp_path):
+    counts = [(40, 0, 0, 10), (50, 1, 1, 20), (60, 1, 1, 20), (150, 2, 1, 20)]  # the third is a line between episodes
+    keys = ('env_steps', 'episodes', 'successes', 'interventions')
+    lines = [json.dumps(dict(zip(keys, row, strict=True))) for row in counts]
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text('\n'.join([*lines, '{"env_st']))
+    assert learning_curve(path) == [[50, 1.0, 0.4], [150, 0.0, 0.0]]
+    assert learning_curve(tmp_path / 'none.jsonl') == []
 
 
 def test_jitter_is_counted_in_units_of_raw_imitation():

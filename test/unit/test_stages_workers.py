@@ -1,7 +1,7 @@
 """Pieces of work in processes of their own: order, failures, and a process that dies."""
 
 import pytest
-from works import note, refuse, stumble, vanish, vanish_once
+from works import leave, note, refuse, stumble, vanish, vanish_once
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.stages.progress import ProgressBoard
@@ -22,14 +22,17 @@ def test_needs_come_first_and_results_come_back(tmp_path):
 def test_the_rest_goes_on_when_a_process_dies(tmp_path):
     failed = {}
     works = [
-        Work('dies', vanish),
+        Work('dies', vanish, (tmp_path / 'deaths',)),
+        Work('leaves', leave),
         Work('stumbles', stumble),
         Work('waits for it', note, (tmp_path / 'log', 'x'), ('dies',)),
         Work('goes on', note, (tmp_path / 'log', 'y')),
     ]
     results = run_all(works, ProgressBoard(), parallel=2, on_failed=lambda name, reason: failed.update({name: reason}))
     assert results == {'goes on': 'Y'}
-    assert failed['dies'] == 'its process ended with SIGKILL, as when memory runs out'
+    assert failed['dies'] == 'its process ended with signal SIGKILL'
+    assert (tmp_path / 'deaths').read_text() == 'xx', 'started once more, and no third time'
+    assert failed['leaves'] == 'its process ended with exit code 130'
     assert 'ZeroDivisionError: by nought' in failed['stumbles'] and 'works.py' in failed['stumbles']
     assert failed['waits for it'] == 'it needs dies'
 
@@ -40,9 +43,10 @@ def test_what_died_is_started_once_more(tmp_path, capfd):
         Work('needs it', note, (tmp_path / 'log', '!'), ('dies once',)),
     ]
     assert run_all(works, ProgressBoard(), parallel=2) == {'dies once': 'AGAIN', 'needs it': '!'}
-    assert (tmp_path / 'log').read_text() == 'again!'
+    assert (tmp_path / 'log').read_text() == 'xagain!'
     told = ''.join(capfd.readouterr())
-    assert 'dies once: its process ended with SIGKILL, as when memory runs out; it is started once more' in told
+    assert 'dies once: its process ended with signal SIGKILL; it is started once more' in told
+    assert told.count('started once more') == 1
 
 
 def test_the_first_failure_ends_everything_unless_told_otherwise(tmp_path):

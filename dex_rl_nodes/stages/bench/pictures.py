@@ -63,7 +63,7 @@ def draw_run(job: Job, residual: str, folder: Path) -> list[Path]:
     curve = learning_curve(job.run.file('metrics.jsonl'))
     if curve:
         label = f'{job.settings.interface}, seed {job.settings.seed}'
-        line = figures.Curve(label, job.settings.interface, *zip(*curve))
+        line = figures.Curve(label, job.settings.interface, *zip(*curve, strict=True))
         drawn.append(figures.learning_curves([line], folder / f'{name}_learning.png', job.task.name))
     titles = {'none': 'imitation', 'learned': 'after RL'}
     panels = {titles[key]: [row['hand_targets'] for row in scores[key]['episodes']] for key in titles if key in scores}

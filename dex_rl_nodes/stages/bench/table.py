@@ -205,8 +205,9 @@ def learn(plan: Plan, shared: Job, interface: str, seed: int, tell: Tell) -> dic
     total = round(budget * (1 + _EVALUATION_SHARE))
     OnlineSession(job, plan.presence).learn(budget, lambda done, note: tell(done, total))
     evaluate(job, 'learned', plan.episodes)
+    found = {**cell_of(job.run, job.settings), 'seconds': {STAGES[1]: round(time.monotonic() - started)}}
     shutil.rmtree(job.run.bags('online'), ignore_errors=True)  # gigabytes, and the cell is done
-    return {**cell_of(job.run, job.settings), 'seconds': {STAGES[1]: round(time.monotonic() - started)}}
+    return found
 
 
 def cell_of(run: RunDirectory, settings: RunSettings) -> dict:
