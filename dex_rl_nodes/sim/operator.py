@@ -22,6 +22,7 @@ _CLOSURES = np.linspace(0.0, 1.0, 21)
 _NEAR, _OPEN, _CLOSED = 0.03, 0.15, 0.85  # m beside the grasp; closure beyond that of an open hand; of a closed one
 _STAGE_TICKS = 35  # longer in one stage is being stuck
 _ATTEMPTS = 3
+_PATIENCE = (0.33, 0.62)  # of the time limit, before a person who watches takes over
 _LOOKS = (3, 6)  # places from which a survey looks, at least and fewer than
 _LOOK_REACH, _LOOK_SHIFT = np.array([0.05, 0.05, 0.04, 0.3]), np.array([0, 0, 0.03, 0])  # m, m, m, rad
 _NEARLY_SUCCESS = ('offset', 'high', 'half_closed', 'open_hand', 'stop_short')
@@ -95,10 +96,11 @@ class ScriptedOperator:
         self._closure, self._tremor = 0.0, np.zeros(6)
         self._offset: np.ndarray | None = None  # of the hand from the usual path, when it starts elsewhere
         self._stage, self._in_stage, self._attempt = 0, 0, 1
+        self._closes_at: np.ndarray | None = None  # where the hand stays while it closes on what it already touches
         self._pause = int(self._rng.integers(2, 6))
         self._lost = self._still = self._sure = 0
         self._marked = False
-        self._watching = int(self._rng.integers(40, 75)) if self.skill == 'assist' else 0
+        self._watching = round(self.task.episode_steps * self._rng.uniform(*_PATIENCE)) if self.skill == 'assist' else 0
         self._in_control = self.skill != 'assist'
         self._took_over = False
 
@@ -125,6 +127,8 @@ class ScriptedOperator:
         if not self._in_control:
             self._take_over(seen, reading)
         error, turn = self._errors(self._plan[self._stage], seen, reading)
+        if self._closes_at is not None:
+            error, turn = self._closes_at - reading.tcp_pose[:3], np.zeros(3)
         mark = self._follow_plan(seen, error, turn)
         stage = self._plan[self._stage]
         if self._pause > 0:
@@ -143,8 +147,9 @@ class ScriptedOperator:
     def _take_over(self, seen: Scene, reading: RobotReading) -> None:
         """The hand as it is; and the first time, the stage that the policy got to.
 
-        That is the one with what it holds, or the second, to the grasp, with an open hand that is nearly there, or else
-        the first. After a success that did not last, the person goes on with the stage of before.
+        That is the one after what it carried to its place, or the one with what it holds, or the second, to the grasp,
+        with an open hand that is nearly there, or else the first. After a success that did not last, the person goes on
+        with the stage of before.
         """
         self._in_control = True
         self._closure = float(min(_CLOSURES, key=lambda closure: np.abs(reading.hand - self._hand(closure)).sum()))
@@ -152,14 +157,28 @@ class ScriptedOperator:
         if self._took_over:
             return
         self._took_over = True
+        carried = [number for number, stage in enumerate(self._plan[:-1]) if self._is_done(stage, seen, reading)]
+        if carried:
+            self._enter(carried[-1] + 1)
+            return
         holding = [index for index, stage in enumerate(self._plan) if stage.needs and stage.needs(seen)]
-        if holding:  # touched by thumb and finger, and held once the hand is closed as well
-            self._enter(holding[0] if self._closure > _CLOSED else holding[0] - 1)
+        if holding and self._closure > _CLOSED:
+            self._enter(holding[0])
+            return
+        if holding:  # touched by thumb and finger, and held once the hand has closed where it is
+            self._enter(holding[0] - 1)
+            self._closes_at = reading.tcp_pose[:3].copy()
             return
         to_grasp = self._plan[1]
         error, _ = self._errors(to_grasp, seen, reading)
         near = np.linalg.norm(error[:2]) < _NEAR and self._closure < to_grasp.closure + _OPEN
         self._enter(int(near))
+
+    def _is_done(self, stage: Stage, seen: Scene, reading: RobotReading) -> bool:
+        """Whether what a stage carries somewhere is there."""
+        if not (stage.needs and stage.until and stage.until(seen)):
+            return False
+        return bool(np.linalg.norm(self._errors(stage, seen, reading)[0][:2]) < stage.tolerance)
 
     def _errors(self, stage: Stage, seen: Scene, reading: RobotReading) -> tuple[np.ndarray, np.ndarray]:
         """What is still to go: (3,) m and rotation vector (3,) rad, base frame."""
@@ -197,7 +216,7 @@ class ScriptedOperator:
         return Mark.NONE
 
     def _enter(self, stage: int) -> None:
-        self._stage, self._in_stage, self._lost = stage, 0, 0
+        self._stage, self._in_stage, self._lost, self._closes_at = stage, 0, 0, None
         self._pause = int(self._rng.integers(0, 3))
 
     def _try_again(self, stage: int) -> int:
