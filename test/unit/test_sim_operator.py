@@ -91,6 +91,48 @@ def test_an_assistant_goes_on_from_where_the_policy_got_to(held, closed, stage, 
     assert (moved.min() < -0.2) == opens, moved
 
 
+def carried(sim, lift: float, closed: float):
+    """The scene and reading of a hand that holds the bottle over its place in the box, so far above it."""
+    reading, scene = sim.reset(SEED), sim.scene()
+    start, grip = np.array(sim.task.start.hand), np.array(ScriptedOperator(sim.task, sim.robot)._task.grip.closed)
+    place = np.array([scene['box_x'], scene['box_y'], 0.004 + lift])
+    tcp = place + [0.0, 0.0, 0.09]
+    scene |= dict(zip(('bottle_x', 'bottle_y', 'bottle_z'), place, strict=True)) | {'held': 1.0}
+    scene |= dict(zip(('hang_x', 'hang_y', 'hang_z'), place - tcp, strict=True))
+    hand = (start + closed * (grip - start)).astype(np.float32)
+    return scene, replace(reading, tcp_pose=np.array([*tcp, *reading.tcp_pose[3:]]), hand=hand)
+
+
+@pytest.mark.parametrize('closed', [1.0, 0.6])
+def test_an_assistant_lets_go_of_what_stands_in_its_place(closed):
+    sim = make('grasp_place')
+    operator = ScriptedOperator(sim.task, sim.robot, 'assist')
+    operator.reset(SEED)
+    scene, reading = carried(sim, lift=0.0, closed=closed)
+    stages = []
+    while not operator._in_control:
+        operator.act(scene, reading)
+        stages.append(operator.stage)
+    assert stages[-1] == 'release'
+    assert len(stages) > 0.33 * sim.task.episode_steps, 'a long task is watched for longer'
+
+
+def test_an_assistant_closes_a_loose_hand_where_it_is_before_it_moves_on():
+    sim = make('grasp_place')
+    operator = ScriptedOperator(sim.task, sim.robot, 'assist')
+    operator.reset(SEED)
+    scene, reading = carried(sim, lift=0.12, closed=0.5)
+    while not operator._in_control:
+        operator.act(scene, reading)
+    assert operator.stage == 'grasp'
+    inputs = [operator.act(scene, reading) for _ in range(4)]
+    assert np.abs([entry.twist for entry in inputs]).max() < 0.25, 'the bottle is not pushed down to the table'
+    for _ in range(12):
+        inputs.append(operator.act(scene, reading))
+    assert (inputs[-1].glove - reading.hand).max() > 0.1, 'the hand closes'
+    assert operator.stage in ('lift', 'carry')
+
+
 def test_an_assistant_goes_on_after_a_success_that_did_not_last():
     sim = make('pull_tissue')
     reading, operator = sim.reset(SEED), ScriptedOperator(sim.task, sim.robot, 'assist')
