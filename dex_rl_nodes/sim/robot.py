@@ -14,6 +14,7 @@ from dex_rl_nodes.sim.impedance import CartesianImpedance
 from dex_rl_nodes.sim.renderer import CameraRenderer
 from dex_rl_nodes.sim.tasks.base import FailureClass
 
+_DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
 _SETTLE = 0.4  # the scene comes to rest before an episode starts (s)
 _STALL_TIME = 2.0  # no motion for so long is a stall (s)
 _STALL_ARM = 0.012  # motion of the TCP that is none (m)
@@ -100,15 +101,25 @@ class SimRobot:
         self._hand_target[:] = np.clip(hand_target, 0.0, 1.0)
 
     def advance(self, seconds: float) -> None:
-        """Let simulated time pass; rounding to time steps does not accumulate."""
+        """Let simulated time pass; rounding to time steps does not accumulate.
+
+        Where the physics diverges, MuJoCo would start the scene anew, and time with it; here everything stands still
+        where it was instead, and goes on from there.
+        """
         self._due += seconds
         step = hand.SPEED * self._model.opt.timestep
         data, command = self._data, self._hand_command
-        for _ in range(round((self._due - data.time) / self._model.opt.timestep)):
+        steps = round((self._due - data.time) / self._model.opt.timestep)
+        position, then = data.qpos.copy(), data.time + steps * self._model.opt.timestep
+        for _ in range(steps):
             command += np.minimum(np.maximum(self._hand_target - command, -step), step)
             data.ctrl[:] = command * hand.TRAVEL
             data.qfrc_applied[:7] = self._controller.torque()
             mujoco.mj_step(self._model, data)
+        if any(data.warning[kind].number for kind in _DIVERGED):
+            mujoco.mj_resetData(self._model, data)
+            data.qpos[:], data.time = position, then
+            mujoco.mj_forward(self._model, data)
         self._scene = None
         self._watch()
 

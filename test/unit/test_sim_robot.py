@@ -133,6 +133,20 @@ def test_time_goes_on_over_resets_and_does_not_drift():
     assert sim.reset(SEED).stamp > before + 1_000_000_000
 
 
+def test_physics_that_diverges_stops_where_it_was_and_goes_on(sim, tmp_path, monkeypatch):
+    """MuJoCo would start the scene anew in the middle of an episode, at time 0."""
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes a log there
+    pose = sim.reset(SEED).tcp_pose
+    before = sim.read()
+    sim._data.qvel[-1] = 1e12
+    for ticks in (1, 2):
+        sim.step(pose, sim.start_hand)
+        reading = sim.read()
+        assert reading.stamp == before.stamp + ticks * 100_000_000
+        assert np.allclose(reading.tcp_pose, before.tcp_pose, atol=2e-3)
+        assert all(np.isfinite(value) for value in sim.scene().values())
+
+
 def test_failures_are_blamed_on_arm_stall_or_hand(tissue):
     pose = tissue.reset(SEED).tcp_pose.copy()
     for _ in range(25):
