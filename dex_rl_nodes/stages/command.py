@@ -221,10 +221,16 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault('MUJOCO_GL', 'egl')
     try:
         run(arguments)
+        sys.stdout.flush()
     except UserError as error:
         print(f'dexrl: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print('\ndexrl: stopped; what was finished is kept, and the same command goes on from here', file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output has left, as with "| head"
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or Python stumbles over it once more at its end
+        return 1
     return 0

@@ -1,6 +1,9 @@
 """What the command line of the stages refuses: one sentence, exit code 2, nothing lost."""
 
 import json
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -146,3 +149,13 @@ def test_help_lists_every_argument(capsys):
     shown = capsys.readouterr().out
     for name in ('task:=', 'residual:=', 'data:=', 'interfaces:=', 'smoke:=false'):
         assert name in shown
+
+
+def test_a_reader_that_has_left_is_no_traceback():
+    """As with `bench sac | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, '-m', 'dex_rl_nodes.stages', 'bench', '--help']
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, '')
