@@ -12,7 +12,8 @@ from dex_rl_nodes.stages.bench.measurement import measurements
 _HEAD = """# Results
 
 Everything here was measured by `./dexrl bench`, in simulation; `./dexrl bench report` writes this page from the JSON
-of each measurement.
+of each measurement. Success is what the classifier says; `sim` is how many of the episodes the simulation counts, which
+decides nothing.
 """
 _RUNS, _CURVES = 'runs.json', 'learning.png'
 _ROWS = '| figure | measured | bar | N | seed | command |\n|---|---|---|---|---|---|'
