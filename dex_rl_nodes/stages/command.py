@@ -229,8 +229,7 @@ def main(arguments: list[str]) -> int:
         print('\ndexrl: stopped; what was finished is kept, and the same command goes on from here', file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output has left, as with "| head"
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or Python stumbles over it once more at its end
+        # or Python stumbles over it once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0

@@ -18,9 +18,8 @@ def count(run: RunDirectory, purpose: str) -> dict:
     ended = [state for state in ended_episodes(run, purpose).values() if state.outcome != Outcome.STOPPED]
     successes = sum(state.outcome == Outcome.SUCCESS for state in ended)
     content = {'n': len(ended), 'successes': successes}
-    if (
-        purpose == 'reward'
-    ):  # discarded ones count too: they are not recorded again, so waiting for them would never end
+    if purpose == 'reward':
+        # discarded ones count too: they are not recorded again, so waiting for them would never end
         return {**content, 'rollouts': sum(state.episode >= ROLLOUTS for state in ended)}
     low, high = wilson_interval(successes, len(ended))
     return {
