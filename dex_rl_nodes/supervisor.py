@@ -28,6 +28,7 @@ GRACE = 4.5  # s between SIGINT and SIGKILL, so that everything is gone within 5
 CHECK_PERIOD = 0.1  # s between two looks for ended processes
 RESTART_DELAY = 1.0  # s before the first restart; doubles with each
 STEADY = 60.0  # s after which a process counts as healthy again
+STARTING = 5.0  # s in which a process may still be on its way to handle SIGINT
 USER_ERROR = 2  # exit code: a person has to act, starting again cannot help
 
 
@@ -173,8 +174,10 @@ class Supervisor:
             self.stop(code if code > 0 else 1)
 
     def _on_end_while_stopping(self, process: Process, code: int) -> None:
-        # what does not handle Ctrl-C (yet) ends through it; that is no failure
-        if code == 0 or was_stopped(code):
+        # what does not handle Ctrl-C (yet) ends through it; that is no failure. An interpreter that it meets while it
+        # imports ends with code 1 and a message of its own.
+        starting = time.monotonic() - self._started[process.name] < STARTING
+        if code == 0 or was_stopped(code) or (code == 1 and starting):
             return
         killed = code == -signal.SIGKILL
         self.log(

@@ -8,7 +8,11 @@ import pytest
 
 SEED = int(os.environ.get('DEXRL_TEST_SEED', '0'))
 # set before anything imports rclpy, MuJoCo or PyTorch, and inherited by the processes that tests start
-os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 101))
+DOMAINS = 101  # from 1 on, below the range of ephemeral ports on Linux
+os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % DOMAINS))
+if worker := os.environ.get('PYTEST_XDIST_WORKER'):  # gw0, gw1, ...: tests that run beside each other do not hear it
+    own = int(os.environ['ROS_DOMAIN_ID']) - 1 + 7 * int(worker.removeprefix('gw'))
+    os.environ['ROS_DOMAIN_ID'] = str(1 + own % DOMAINS)
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 os.environ.setdefault('MUJOCO_GL', 'egl')
 os.environ.setdefault('OMP_NUM_THREADS', '1')

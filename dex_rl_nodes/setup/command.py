@@ -21,7 +21,7 @@ Commands (each sets everything up when it is first used):
   online [arg:=value ...]                   online RL in simulation, in one process without ROS
   evaluate [arg:=value ...]                 score a run in simulation, in one process without ROS
   bench [NAME] [arg:=value ...]             in-process experiments and speed figures
-  test [pytest arguments]                   build and run the tests
+  test [pytest arguments]                   build and run the tests; all of them on all cores, chosen ones on one
   setup                                     set-up alone
   doctor [robot:=NAME]                      what is used, what is missing, and the fix
 
@@ -81,6 +81,9 @@ def hand_over(places: Places, command: str, arguments: list[str]) -> int:
         os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
         print(f'dexrl: testing in ROS_DOMAIN_ID={os.environ["ROS_DOMAIN_ID"]}', file=sys.stderr)
         os.chdir(CHECKOUT)
+        if not arguments:
+            # a file stays with one worker, for the tests of a file share what is dear to make
+            arguments = ['-n', str(len(os.sched_getaffinity(0))), '--dist', 'loadfile']
     sys.stdout.flush()
     os.execv(places.python, [str(places.python), '-m', *MODULES[command], *arguments])
 

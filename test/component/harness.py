@@ -25,7 +25,7 @@ START_HAND = [0.4, 0.0, 0.1, 0.2, 0.3, 0.0]
 def ros(monkeypatch):
     """An isolated ROS context."""
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    rclpy.init(domain_id=30 + os.getpid() % 60)
+    rclpy.init(domain_id=int(os.environ['ROS_DOMAIN_ID']))
     yield
     rclpy.try_shutdown()
     gc.collect()  # a node whose constructor failed, which nobody destroyed, would be seen by the tests that follow

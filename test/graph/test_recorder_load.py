@@ -37,7 +37,7 @@ from dex_rl_nodes.run_directory import RunDirectory
 
 SECONDS = float(os.environ.get('DEXRL_LOAD_SECONDS', '0'))
 pytestmark = pytest.mark.skipif(not SECONDS, reason='measures in real time; set DEXRL_LOAD_SECONDS')
-DOMAIN = 30 + os.getpid() % 60
+DOMAIN = int(os.environ['ROS_DOMAIN_ID'])
 IMAGES = (FRONT_IMAGE, WRIST_IMAGE)
 STATES = (CURRENT_POSE, MEASURED_JOINTS, HAND_JOINTS)
 NAMES = {

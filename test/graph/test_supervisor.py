@@ -148,6 +148,23 @@ def test_completion_ends_the_graph_with_code_0(graph):
     assert '[dexrl] b is done' in running.lines
 
 
+def test_a_signal_that_meets_the_start_of_a_process_is_no_failure(graph):
+    # as CPython ends when SIGINT arrives while it imports `site`
+    code = GOOD.replace("print('bye', flush=True)", "print('Fatal Python error', flush=True)\n    sys.exit(1)")
+    running = graph({'name': 'a', 'code': code})
+    running.wait_for('[a] ready')
+    assert running.end(signal.SIGINT) == 0
+    assert '[a] Fatal Python error' in running.lines
+
+
+def test_a_failure_while_stopping_is_named(graph):
+    code = GOOD.replace("print('bye', flush=True)", 'sys.exit(3)')
+    running = graph({'name': 'a', 'code': code})
+    running.wait_for('[a] ready')
+    assert running.end(signal.SIGINT) == 1
+    assert '[dexrl] a ended with exit code 3 while stopping' in running.lines
+
+
 def test_preparation_ends_before_the_others_start(graph):
     first = {'name': 'first', 'code': "print('prepared')", 'is_node': False, 'runs_first': True}
     running = graph(first, {'name': 'b', 'code': "print('started')", 'ends_graph': True})

@@ -15,7 +15,7 @@ from dex_rl_nodes.learning.reward import RewardModel, RewardSettings, save_rewar
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings
 
 SETTINGS = RunSettings(task='pull_tissue', robot='sim', interface='latent_prior', method='lamp', seed=3)
-DOMAIN = 30 + os.getpid() % 60
+DOMAIN = int(os.environ['ROS_DOMAIN_ID'])
 _LAUNCH = 'import sys; from dex_rl_nodes.launch_command import run; sys.exit(run(sys.argv[1:]))'
 
 

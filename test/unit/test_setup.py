@@ -216,8 +216,9 @@ def test_a_second_set_up_waits_and_says_so(tmp_path, capsys):
     with exclusive(path):
         thread = threading.Thread(target=second)
         thread.start()
-        deadline = time.monotonic() + 10
-        while 'another set-up is running' not in capsys.readouterr().err:
+        deadline, said = time.monotonic() + 10, ''
+        # a line may be written in pieces, and reading takes them away
+        while 'another set-up is running' not in (said := said + capsys.readouterr().err):
             assert time.monotonic() < deadline
         order.append('first')
     thread.join(10)
