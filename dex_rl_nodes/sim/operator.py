@@ -22,7 +22,7 @@ _CLOSURES = np.linspace(0.0, 1.0, 21)
 _NEAR, _OPEN, _CLOSED = 0.03, 0.15, 0.85  # m beside the grasp; closure beyond that of an open hand; of a closed one
 _STAGE_TICKS = 35  # longer in one stage is being stuck
 _ATTEMPTS = 3
-_PATIENCE = (0.33, 0.62)  # of the time limit, before a person who watches takes over
+_PATIENCE = (0.33, 0.62)  # of the time limit: so long a person watches who sees nothing achieved
 _LOOKS = (3, 6)  # places from which a survey looks, at least and fewer than
 _LOOK_REACH, _LOOK_SHIFT = np.array([0.05, 0.05, 0.04, 0.3]), np.array([0, 0, 0.03, 0])  # m, m, m, rad
 _NEARLY_SUCCESS = ('offset', 'high', 'half_closed', 'open_hand', 'stop_short')
@@ -68,7 +68,7 @@ class ScriptedOperator:
     Args:
         skill: demonstrate does the task; survey moves the open hand about the place first, and then does it; negative
             comes close and fails on purpose, in one of several ways; assist watches, takes over when nothing is
-            achieved for a while, and hands back after that.
+            achieved for a while or what was held is lost, and hands back after a success.
     """
 
     def __init__(self, task: Task, robot: Robot, skill: str = 'demonstrate'):
@@ -100,7 +100,8 @@ class ScriptedOperator:
         self._pause = int(self._rng.integers(2, 6))
         self._lost = self._still = self._sure = 0
         self._marked = False
-        self._watching = round(self.task.episode_steps * self._rng.uniform(*_PATIENCE)) if self.skill == 'assist' else 0
+        self._patience = round(self.task.episode_steps * self._rng.uniform(*_PATIENCE)) if self.skill == 'assist' else 0
+        self._watching, self._since_held = self._patience, -1
         self._in_control = self.skill != 'assist'
         self._took_over = False
 
@@ -120,6 +121,7 @@ class ScriptedOperator:
         seen = self._seen[0]
         if self._offset is None:
             self._offset = reading.hand - self._hand(0.0)
+        self._watch_policy(seen)
         if self._watching > 0 or (self.skill == 'assist' and scene['success'] > 0):
             self._watching -= 1
             self._in_control = False
@@ -139,10 +141,24 @@ class ScriptedOperator:
         glove = np.clip(self._hand(self._closure) + self._offset + self._tremor, 0.0, 1.0)
         return OperatorInput(
             twist=self._deflect(error, turn, stage.speed),
-            right_button=self._still < 4,
+            # a demonstrator lets the hand be once it is still; who helps out keeps it, for the policy has another mind
+            right_button=self.skill == 'assist' or self._still < 4,
             glove=glove.astype(np.float32),
             mark=mark,
         )
+
+    def _watch_policy(self, seen: Scene) -> None:
+        """Wait anew once the policy holds something, and hardly any more when that was let go without success."""
+        if self._watching <= 0:
+            return
+        if seen['held'] > 0:
+            if self._since_held < 0:
+                self._watching = self._patience
+            self._since_held = 0
+        elif self._since_held >= 0:
+            self._since_held += 1
+            if self._since_held > _LOST_TICKS:
+                self._watching = min(self._watching, _UNDONE_TICKS)
 
     def _take_over(self, seen: Scene, reading: RobotReading) -> None:
         """The hand as it is; and the first time, the stage that the policy got to.

@@ -146,6 +146,45 @@ def test_an_assistant_goes_on_after_a_success_that_did_not_last():
     assert operator.stage == 'approach', 'not lifted again'
 
 
+def until_taken_over(operator, scene, reading) -> int:
+    """Ticks that a person who sees this goes on watching."""
+    for ticks in range(300):
+        operator.act(scene, reading)
+        if operator._in_control:
+            return ticks
+    raise AssertionError('the person never takes over')
+
+
+def test_an_assistant_waits_anew_once_something_is_held():
+    sim = make('grasp_place')
+    reading, operator = sim.reset(SEED), ScriptedOperator(sim.task, sim.robot, 'assist')
+    operator.reset(SEED)
+    patience = until_taken_over(operator, sim.scene(), reading)
+    operator.reset(SEED)
+    for _ in range(patience - 5):
+        operator.act(sim.scene(), reading)
+    assert until_taken_over(operator, {**sim.scene(), 'held': 1.0}, reading) >= patience
+
+
+def test_an_assistant_does_not_wait_long_when_something_was_let_go():
+    sim = make('grasp_place')
+    reading, operator = sim.reset(SEED), ScriptedOperator(sim.task, sim.robot, 'assist')
+    operator.reset(SEED)
+    for _ in range(10):
+        operator.act({**sim.scene(), 'held': 1.0}, reading)
+    assert 10 < until_taken_over(operator, sim.scene(), reading) < 25
+
+
+def test_an_assistant_keeps_the_hand_until_it_hands_back():
+    sim = make('grasp_place')
+    operator = ScriptedOperator(sim.task, sim.robot, 'assist')
+    operator.reset(SEED)
+    scene, reading = carried(sim, lift=0.12, closed=1.0)
+    until_taken_over(operator, scene, reading)
+    assert all(operator.act(scene, reading).right_button for _ in range(20))
+    assert not operator.act({**scene, 'success': 1.0}, reading).right_button
+
+
 def test_the_same_seed_is_the_same_person():
     sim = make('pull_tissue')
     first, second = operate(sim, 'demonstrate', SEED), operate(sim, 'demonstrate', SEED)
