@@ -195,7 +195,8 @@ def policy_loss(
     arm = (core[:, :ARM_DIM] - action[:, :ARM_DIM]).square().sum(1)
     hand = (decoded[:, ARM_DIM:] - action[:, ARM_DIM:]).square().sum(1) / 4
     penalty = interface.hand_penalty(core[:, ARM_DIM:], (action[:, ARM_DIM:] + 1) / 2, context)
-    return (arm + settings.hand_weight * hand + settings.offset_weight * penalty).mean()
+    weight = settings.offset_weight if interface.penalty_weight is None else interface.penalty_weight
+    return (arm + settings.hand_weight * hand + weight * penalty).mean()
 
 
 @torch.inference_mode()

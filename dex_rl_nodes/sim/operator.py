@@ -23,6 +23,7 @@ _NEAR, _OPEN, _CLOSED = 0.03, 0.15, 0.85  # m beside the grasp; closure beyond t
 _STAGE_TICKS = 35  # longer in one stage is being stuck
 _ATTEMPTS = 3
 _PATIENCE = (0.33, 0.62)  # of the time limit: so long a person watches who sees nothing achieved
+_NEXT_STAGE, _ROUGHLY = 0.6, 2.0  # of that, for what a policy does after each stage; of the tolerances of the plan
 _LOOKS = (3, 6)  # places from which a survey looks, at least and fewer than
 _LOOK_REACH, _LOOK_SHIFT = np.array([0.05, 0.05, 0.04, 0.3]), np.array([0, 0, 0.03, 0])  # m, m, m, rad
 _NEARLY_SUCCESS = ('offset', 'high', 'half_closed', 'open_hand', 'stop_short')
@@ -101,7 +102,7 @@ class ScriptedOperator:
         self._lost = self._still = self._sure = 0
         self._marked = False
         self._patience = round(self.task.episode_steps * self._rng.uniform(*_PATIENCE)) if self.skill == 'assist' else 0
-        self._watching, self._since_held = self._patience, -1
+        self._watching, self._policy_stage, self._let_go = self._patience, 0, 0
         self._in_control = self.skill != 'assist'
         self._took_over = False
 
@@ -121,7 +122,7 @@ class ScriptedOperator:
         seen = self._seen[0]
         if self._offset is None:
             self._offset = reading.hand - self._hand(0.0)
-        self._watch_policy(seen)
+        self._watch_policy(seen, reading)
         if self._watching > 0 or (self.skill == 'assist' and scene['success'] > 0):
             self._watching -= 1
             self._in_control = False
@@ -141,24 +142,28 @@ class ScriptedOperator:
         glove = np.clip(self._hand(self._closure) + self._offset + self._tremor, 0.0, 1.0)
         return OperatorInput(
             twist=self._deflect(error, turn, stage.speed),
-            # a demonstrator lets the hand be once it is still; who helps out keeps it, for the policy has another mind
-            right_button=self.skill == 'assist' or self._still < 4,
+            right_button=self._still < 4,
             glove=glove.astype(np.float32),
             mark=mark,
         )
 
-    def _watch_policy(self, seen: Scene) -> None:
-        """Wait anew once the policy holds something, and hardly any more when that was let go without success."""
+    def _watch_policy(self, seen: Scene, reading: RobotReading) -> None:
+        """Wait anew when the policy gets a stage further, and no more when it let go and that was no success."""
         if self._watching <= 0:
             return
-        if seen['held'] > 0:
-            if self._since_held < 0:
-                self._watching = self._patience
-            self._since_held = 0
-        elif self._since_held >= 0:
-            self._since_held += 1
-            if self._since_held > _LOST_TICKS:
-                self._watching = min(self._watching, _UNDONE_TICKS)
+        got_to = max((i for i, stage in enumerate(self._plan) if self._has_reached(stage, seen, reading)), default=0)
+        if got_to > self._policy_stage:
+            self._policy_stage = got_to
+            self._watching = max(self._watching, round(_NEXT_STAGE * self._patience))
+        self._let_go = 0 if seen['held'] > 0 else self._let_go + (self._policy_stage > 0)
+        if self._let_go > _UNDONE_TICKS:
+            self._watching = 0
+
+    def _has_reached(self, stage: Stage, seen: Scene, reading: RobotReading) -> bool:
+        """Whether what a stage carries is about where it carries it."""
+        if not (stage.needs and stage.needs(seen)):
+            return False
+        return bool(np.linalg.norm(self._errors(stage, seen, reading)[0]) < _ROUGHLY * stage.tolerance)
 
     def _take_over(self, seen: Scene, reading: RobotReading) -> None:
         """The hand as it is; and the first time, the stage that the policy got to.

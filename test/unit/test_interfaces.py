@@ -155,6 +155,14 @@ def test_quantised_codes_are_sorted_distinct_and_addressed_by_their_index(fitted
     assert torch.allclose(nudged, table)  # a relaxed index is rounded
 
 
+def test_an_index_beyond_the_codes_is_the_last_code_and_finds_back(fitted):
+    core = torch.tensor([[-3.0], [3.0]], requires_grad=True)
+    hand = fitted['vq'].decode_hand(core, torch.zeros(2, 0))
+    assert torch.allclose(fitted['vq'].normalise(hand), fitted['vq'].table[[0, 15]], atol=1e-5)
+    hand.sum().backward()
+    assert (core.grad.abs() > 0).all()
+
+
 def test_interfaces_survive_saving(fitted, tmp_path, windows):
     for name, interface in fitted.items():
         path = tmp_path / f'{name}.safetensors'

@@ -58,6 +58,7 @@ class ActionInterface(nn.Module):
 
     name: str
     matched_displacement = True  # a small step in core space can be made as small as one likes
+    penalty_weight: float | None = None  # of `hand_penalty` in policy training; None: lambda_z of Eq. 6
 
     def __init__(self, hand_dim: int, hand_core_dim: int, context_dim: int):
         super().__init__()
@@ -95,7 +96,7 @@ class ActionInterface(nn.Module):
         return history.new_zeros(len(history), 0)
 
     def hand_penalty(self, hand_core: Tensor, hand: Tensor, context: Tensor) -> Tensor:
-        """What policy training adds, times lambda_z, to the error of the decoded hand (Eq. 6): (B,)."""
+        """What policy training adds, weighted, to the error of the decoded hand (Eq. 6): (B,)."""
         return hand_core.new_zeros(len(hand_core))
 
     # What they share.

@@ -69,6 +69,7 @@ class ResidualVq(ActionInterface):
 
     name = 'vq'
     matched_displacement = False
+    penalty_weight = 1.0  # DQ-RISE regresses the index itself
 
     def __init__(self, hand_dim: int, settings: PriorSettings):
         super().__init__(hand_dim, 1, 0)
@@ -106,9 +107,13 @@ class ResidualVq(ActionInterface):
         self.fit_residual(self.spread_scale(points, settings), points, context, settings)
 
     def decode_hand(self, hand_core: Tensor, context: Tensor) -> Tensor:
-        """The code at the rounded index; the gradient is that of the line between neighbouring codes."""
+        """The code at the rounded index; the gradient is that of the line between neighbouring codes.
+
+        Beyond the ends it is that of the last piece, so that an index which strays there finds back.
+        """
         last = len(self.table) - 1
-        position = ((hand_core[:, 0] + 1) / 2 * last).clamp(0, last)
+        position = (hand_core[:, 0] + 1) / 2 * last
+        position = position + (position.clamp(0, last) - position).detach()
         below = position.detach().floor().long().clamp(max=last - 1)
         share = (position - below)[:, None]
         between = self.table[below] * (1 - share) + self.table[below + 1] * share

@@ -143,7 +143,8 @@ class AssembleBox(SimTask):
             Stage('pinch', knob, closure=1.0, speed=0.4, tolerance=0.02, ticks=3, until=held, retry=2),
             Stage(
                 'lift',
-                lambda seen: (seen['lid_x'], seen['lid_y'], _GRASP + _CLEAR, seen['lid_yaw']),
+                # the hand as it is turned: a lid that was gripped askew turns with it
+                lambda seen: (seen['lid_x'], seen['lid_y'], _GRASP + _CLEAR, seen['lid_yaw'] - seen['hang_yaw']),
                 closure=1.0,
                 tolerance=0.025,
                 needs=held,
