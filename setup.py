@@ -1,4 +1,4 @@
-"""`pip install -e .` gives the library without ROS, and its entry points; colcon builds with CMakeLists.txt instead."""
+"""`pip install -e .` gives the library without ROS; colcon builds messages and nodes with CMakeLists.txt instead."""
 
 import re
 from pathlib import Path
@@ -6,8 +6,6 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
-# the executables of CMakeLists.txt; the nodes need ROS 2 to run
-EXECUTABLES = re.search(r'set\(executables(.*?)\)', (HERE / 'CMakeLists.txt').read_text(), re.DOTALL).group(1).split()
 
 
 def requirements(name: str) -> list[str]:
@@ -25,7 +23,4 @@ setup(
     python_requires='>=3.10',
     install_requires=[*requirements('runtime.txt'), 'torch'],
     extras_require={'test': requirements('test.txt')},
-    entry_points={
-        'console_scripts': [f'dexrl-{name.replace("_", "-")} = dex_rl_nodes.nodes.{name}:main' for name in EXECUTABLES]
-    },
 )

@@ -92,7 +92,7 @@ def test_executables_are_the_nodes():
     assert (PACKAGE / STAGES / '__main__.py').exists()
 
 
-def test_setup_py_has_the_same_executables():
+def test_setup_py_has_the_version_of_the_package():
     result = subprocess.run(
         [sys.executable, 'setup.py', '--quiet', '--version'], cwd=ROOT, capture_output=True, text=True, check=False
     )
