@@ -19,8 +19,20 @@ def test_a_measurement_says_how_and_where(tmp_path):
     assert kept['machine']['cores'] >= 1 and kept['code'] and kept['time']
     Measurement('late', 'ticks', 'dexrl bench ticks', '90 %', '99.9 %', False).save(tmp_path / 'bench')
     text = write_report(tmp_path / 'bench').read_text()
-    assert '| steps | 60 steps/s | 50 steps/s or more (met) | 600 | 3 | `./dexrl bench sim` |' in text
+    assert f'| steps | 60 steps/s | 50 steps/s or more (met) | 600 | 3 | {kept["code"]} | `./dexrl bench sim` |' in text
     assert '| ticks | 90 % | 99.9 % (**not met**)' in text
+
+
+def test_a_report_shows_pictures_with_their_captions(tmp_path):
+    Measurement('sim_speed', 'steps', 'dexrl bench sim', '60', '50', True).save(tmp_path / 'bench')
+    pictures = tmp_path / 'bench' / 'pictures'
+    pictures.mkdir()
+    for name in ('pull.png', 'other.png'):
+        (pictures / name).touch()
+    (pictures / 'captions.json').write_text('{"pull": "A learned pull."}')
+    text = write_report(tmp_path / 'bench').read_text()
+    assert 'A learned pull.\n\n![pull](bench/pictures/pull.png)' in text
+    assert 'other\n\n![other](bench/pictures/other.png)' in text and 'captions' not in text
 
 
 def test_a_report_needs_measurements(tmp_path, monkeypatch):

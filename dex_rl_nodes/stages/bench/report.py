@@ -11,12 +11,12 @@ from dex_rl_nodes.stages.bench.measurement import measurements
 
 _HEAD = """# Results
 
-Everything here was measured by `./dexrl bench`, in simulation; `./dexrl bench report` writes this page from the JSON
-of each measurement. Success is what the classifier says; `sim` is how many of the episodes the simulation counts, which
-decides nothing.
+Measured in simulation; `./dexrl bench report` writes this page from the JSON of each measurement and from the notes at
+its end, which tell the circumstances. Success is what the classifier says, with a 95 % Wilson interval; `sim` is how
+many of the episodes the simulation counts. It decides nothing, and where the two differ the classifier was wrong.
 """
-_RUNS, _CURVES = 'runs.json', 'learning.png'
-_ROWS = '| figure | measured | bar | N | seed | command |\n|---|---|---|---|---|---|'
+_RUNS, _CURVES, _CAPTIONS = 'runs.json', 'learning.png', 'captions.json'
+_ROWS = '| figure | measured | bar | N | seed | code | command |\n|---|---|---|---|---|---|---|'
 
 
 def write_report(folder: Path) -> Path:
@@ -28,7 +28,7 @@ def write_report(folder: Path) -> Path:
     found, runs = measurements(folder), folder / _RUNS
     if not found and not runs.exists():
         raise UserError(f'there are no measurements in {folder}; make some, for example with ./dexrl bench sim')
-    parts = [_HEAD, '## Speed and reliability']
+    parts = [_HEAD, *_whole_table(folder), '## Speed and reliability']
     machines: dict[str, list[dict]] = {}
     for content in found:
         about = content['machine']
@@ -37,27 +37,39 @@ def write_report(folder: Path) -> Path:
         machines.setdefault(key, []).append(content)
     for key, contents in machines.items():
         rows = '\n'.join(_row(content) for content in contents)
-        parts.append(f'Measured on {key}; code {", ".join(sorted({c["code"] for c in contents}))}.\n\n{_ROWS}\n{rows}')
+        parts.append(f'Measured on {key}.\n\n{_ROWS}\n{rows}')
     if runs.exists():
         cells = read_json(runs)['cells']
         figures.learning_curves([figures.curve_of(cell) for cell in cells if cell['curve']], folder / _CURVES)
-        parts += ['## Imitation and online learning', table.success_table(cells), table.interface_table(cells)]
+        parts += ['## Single runs', table.success_table(cells), table.interface_table(cells)]
         parts.append(f'![success while learning]({folder.name}/{_CURVES})')
-    pictures = sorted((folder / 'pictures').glob('*'))
-    if pictures:
-        parts.append('## Pictures')
-        parts += [f'{path.stem}\n\n![{path.stem}]({folder.name}/pictures/{path.name})' for path in pictures]
-    whole = folder / 'table' / 'results.md'
-    if whole.exists():
-        # its figures lie beside it, one folder down from the report
-        text = whole.read_text().replace('](', f']({folder.name}/table/')
-        parts.append(text.replace('## ', '### ').replace('# Tasks', '## Tasks', 1))
+    parts += _pictures(folder)
     notes = folder / 'notes.md'  # by hand: the circumstances of the measurements
     if notes.exists():
         parts.append(notes.read_text())
     path = folder.parent / 'results.md'
     write_atomic(path, ('\n\n'.join(part.strip() for part in parts) + '\n').encode())
     return path
+
+
+def _whole_table(folder: Path) -> list[str]:
+    """What `bench table` wrote; its figures lie beside it, one folder down from the report."""
+    whole = folder / 'table' / 'results.md'
+    if not whole.exists():
+        return []
+    text = whole.read_text().replace('](', f']({folder.name}/table/')
+    return [text.replace('## ', '### ').replace('# Tasks', '## Tasks', 1)]
+
+
+def _pictures(folder: Path) -> list[str]:
+    """All pictures, each under its caption, or its name where captions.json has none."""
+    pictures = folder / 'pictures'
+    captions = read_json(pictures / _CAPTIONS) if (pictures / _CAPTIONS).exists() else {}
+    shown = [path for path in sorted(pictures.glob('*')) if path.name != _CAPTIONS]
+    texts = [
+        f'{captions.get(path.stem, path.stem)}\n\n![{path.stem}]({folder.name}/pictures/{path.name})' for path in shown
+    ]
+    return ['## Pictures', *texts] if shown else []
 
 
 def note_runs(names: Sequence[str], folder: Path) -> None:
@@ -74,5 +86,12 @@ def note_runs(names: Sequence[str], folder: Path) -> None:
 
 def _row(content: dict) -> str:
     verdict = {True: ' (met)', False: ' (**not met**)', None: ''}[content['met']]
-    cells = (content['title'], content['measured'], content['bar'] + verdict, content['n'], content['seed'])
+    cells = (
+        content['title'],
+        content['measured'],
+        content['bar'] + verdict,
+        content['n'],
+        content['seed'],
+        content['code'],
+    )
     return f'| {" | ".join(str(cell) for cell in cells)} | `./{content["command"]}` |'
