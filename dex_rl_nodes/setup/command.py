@@ -82,8 +82,7 @@ def hand_over(places: Places, command: str, arguments: list[str]) -> int:
         print(f'dexrl: testing in ROS_DOMAIN_ID={os.environ["ROS_DOMAIN_ID"]}', file=sys.stderr)
         os.chdir(CHECKOUT)
         if not arguments:
-            # a file stays with one worker, for the tests of a file share what is dear to make
-            arguments = ['-n', str(len(os.sched_getaffinity(0))), '--dist', 'loadfile']
+            arguments = ['-n', str(len(os.sched_getaffinity(0))), '--dist', 'loadgroup']  # groups: test/conftest.py
     sys.stdout.flush()
     os.execv(places.python, [str(places.python), '-m', *MODULES[command], *arguments])
 

@@ -97,7 +97,7 @@ def test_teleop_passes_every_key_on_once(bench):
 
 
 def start(stdin):
-    environment = {**os.environ, 'ROS_DOMAIN_ID': str(30 + os.getpid() % 60), 'PYTHONUNBUFFERED': '1'}
+    environment = {**os.environ, 'PYTHONUNBUFFERED': '1'}
     command = [sys.executable, '-m', 'dex_rl_nodes.nodes', 'keyboard', '--ros-args', '-p', 'robot:=sim']
     return subprocess.Popen(command, env=environment, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 

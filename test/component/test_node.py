@@ -100,7 +100,6 @@ def _start(name, *parameters):
     overrides = [word for parameter in parameters for word in ('-p', parameter)]
     environment = {
         **os.environ,
-        'ROS_DOMAIN_ID': str(30 + os.getpid() % 60),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
     }
     command = [sys.executable, '-m', f'dex_rl_nodes.nodes.{name}', '--ros-args', *overrides]

@@ -1,6 +1,5 @@
 """replay_recorder: what is sent is in the bag, transitions are numbered, fetched again, and survive a restart."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -150,7 +149,7 @@ def test_a_retraction_follows_soon_although_a_message_was_lost(bench, run):
     for part in episode_parts(0, 4, Outcome.DISCARDED):
         if not (type(part).__name__ == 'CoreAction' and part.step == 2):
             table.send(TOPIC_OF[type(part).__name__], part)
-    table.until(lambda: len(heard) == 2, 'those before the lost message')
+    table.until(lambda: len(heard) >= 2, 'those before the lost message')
 
     def retracted():
         table.send('learner_state', LearnerState())  # whatever comes next
@@ -256,9 +255,8 @@ def test_another_task_is_refused(bench, run):
 
 
 def test_kill_and_restart(bench, run):
-    environment = {**os.environ, 'ROS_DOMAIN_ID': str(30 + os.getpid() % 60)}
     command = [sys.executable, '-m', 'dex_rl_nodes.nodes.replay_recorder', '--ros-args', '-p', 'lockstep:=true']
-    process = subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2])
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
     try:
         table = bench(ReplayRecorder, purpose='demos')  # gives the peer; its own bags do not matter
         heard = table.listen('transitions')

@@ -76,7 +76,7 @@ class Bench:
 def ros(monkeypatch):
     """An isolated ROS context."""
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    rclpy.init(domain_id=30 + os.getpid() % 60)
+    rclpy.init(domain_id=int(os.environ['ROS_DOMAIN_ID']))
     benches = []
 
     def make(lockstep):
