@@ -67,9 +67,11 @@ class Origin(IntEnum):
     """Transition.source."""
 
     POLICY = 0
-    INTERVENTION = 1
+    INTERVENTION = 1  # of arm and hand
     DEMONSTRATION = 2
     RETRACTION = 3
+    INTERVENTION_ARM = 4  # of the arm alone
+    INTERVENTION_HAND = 5
 
 
 def _zeros(*shape: int):

@@ -58,8 +58,9 @@ class Learner:
         self.settings = settings
         self.dimensions = dimensions
         self._standardiser = _fit_standardiser(dimensions, demonstrations)
-        self.online = ReplayBuffer(dimensions, settings.capacity)
-        self.demonstrations = ReplayBuffer(dimensions, settings.capacity)
+        self.online, self.demonstrations = (
+            ReplayBuffer(dimensions, settings.capacity, settings.own_worth) for _ in range(2)
+        )
         for transition in demonstrations:
             self.demonstrations.add(replace(self._prepared(transition), source=Origin.DEMONSTRATION))
         returns = Returns(settings.return_ticks, settings.discount)
@@ -118,12 +119,15 @@ class Learner:
             return False
         prepared = self._prepared(transition)
         self.online.add(prepared)
-        if transition.source == Origin.INTERVENTION:
+        if transition.source != Origin.POLICY:
             self.demonstrations.add(prepared)
             self.interventions += 1
         if transition.truncated or transition.mask == 0:
             self.episodes += 1
             self.successes += transition.success
+            if transition.success:
+                self.online.praise(transition.episode)
+                self.demonstrations.praise(transition.episode)
             self._recent.append(bool(transition.success))
             self._newest_ended = transition.episode
         return True

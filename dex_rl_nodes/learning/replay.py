@@ -15,6 +15,8 @@ from torch import Tensor
 from dex_rl_nodes.records import ACTION_DIM, HAND_DIM, HISTORY_LENGTH, STATE_DIM, Origin, Transition
 
 CAPACITY = 200_000  # transitions (Table B.2)
+_ARM_SHOWN = (Origin.INTERVENTION, Origin.INTERVENTION_ARM)
+_HAND_SHOWN = (Origin.INTERVENTION, Origin.INTERVENTION_HAND)
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Batch:
         reward, mask: (B,); mask 0 where there is nothing to bootstrap from.
         dimensions: how the proprioception is made up.
         online: number of online transitions; they come first, then those of demonstrations and interventions.
+        worth: (B, 2) how much the actions of arm and hand are worth imitating, [0, 1]; see `ReplayBuffer.praise`.
     """
 
     features: Tensor
@@ -57,6 +60,7 @@ class Batch:
     mask: Tensor
     dimensions: Dimensions
     online: int
+    worth: Tensor
 
     def interface_inputs(self, following: bool) -> tuple[Tensor, Tensor]:
         """Base core action (B, core) and context (B, context) of the observation, or of the one following."""
@@ -84,9 +88,15 @@ class Returns:
 
 
 class ReplayBuffer:
-    """Ring of the newest transitions."""
+    """Ring of the newest transitions.
 
-    def __init__(self, dimensions: Dimensions, capacity: int = CAPACITY):
+    Args:
+        dimensions: lengths of the arrays.
+        capacity: slots, one per observation.
+        own_worth: how much an agent's own action is worth imitating after a success, [0, 1]; a person's: 1.
+    """
+
+    def __init__(self, dimensions: Dimensions, capacity: int = CAPACITY, own_worth: float = 0.0):
         if capacity < 2:
             raise ValueError(capacity)
         self.dimensions = dimensions
@@ -94,6 +104,9 @@ class ReplayBuffer:
         self._features = np.zeros((capacity, dimensions.features), np.float16)
         self._proprioception = np.zeros((capacity, dimensions.proprioception), np.float32)
         self._outcome = np.zeros((capacity, ACTION_DIM + 2), np.float32)  # action, reward, mask
+        self._own_worth = own_worth
+        self._worth = np.zeros((capacity, 2), np.float32)  # of arm and hand, to be imitated
+        self._origin = np.zeros(capacity, np.uint8)
         self._valid = np.zeros(capacity, bool)  # the slot starts a transition
         self._episode = np.full(capacity, -1)  # online episode of that transition; -1: of a demonstration
         self._head = 0  # slot of the newest observation, which has no transition yet
@@ -108,6 +121,7 @@ class ReplayBuffer:
     def bytes_per_transition(self) -> float:
         """Memory of a slot."""
         arrays = (self._features, self._proprioception, self._outcome, self._valid, self._episode)
+        arrays += (self._worth, self._origin)
         return sum(array.nbytes for array in arrays) / self.capacity
 
     def add(self, transition: Transition) -> None:
@@ -125,7 +139,10 @@ class ReplayBuffer:
         t = transition
         self._write(t.next_features, (t.next_state, t.next_hand_history, t.next_context, t.next_base_core))
         self._valid[slot] = True
-        self._episode[slot] = -1 if t.source == Origin.DEMONSTRATION else t.episode
+        shown = t.source == Origin.DEMONSTRATION
+        self._episode[slot] = -1 if shown else t.episode
+        self._origin[slot] = t.source
+        self._worth[slot] = float(shown)
         self._count += 1
         ended = transition.truncated or transition.mask == 0
         self._open = None if ended else (transition.episode, transition.step + 1)
@@ -142,6 +159,21 @@ class ReplayBuffer:
         count = int(gone.sum())
         self._count -= count
         return count
+
+    def praise(self, episode: int) -> None:
+        """An online episode ended in success: what was done in it becomes worth imitating, part by part.
+
+        A person's action counts 1 and an agent's own `own_worth`; 0 what the agent did alone before the last time that
+        somebody had to help, as for all of an episode that is not praised.
+        """
+        slots = np.flatnonzero(self._valid & (self._episode == episode))
+        slots = slots[np.argsort((slots - self._head - 1) % self.capacity)]  # oldest first
+        origin = self._origin[slots]
+        alone = origin == Origin.POLICY
+        last_help = np.flatnonzero(~alone)[-1:]
+        good = ~alone | (np.arange(len(slots)) > (last_help if len(last_help) else -1))
+        for part, shown in enumerate((_ARM_SHOWN, _HAND_SHOWN)):
+            self._worth[slots, part] = np.where(np.isin(origin, shown), 1.0, self._own_worth * good)
 
     def _advance(self) -> None:
         """Move the head to a free slot, dropping the oldest transition where the ring is full."""
@@ -171,6 +203,7 @@ class ReplayBuffer:
     def gather(self, slots: np.ndarray, into: '_Columns', rows: slice, returns: Returns) -> None:
         """Copy the transitions that start at `slots`, with the returns of the following ticks, to rows of a batch."""
         outcome = into.outcome[rows]
+        np.take(self._worth, slots, axis=0, out=into.worth[rows], mode='clip')
         np.take(self._outcome, slots, axis=0, out=outcome, mode='clip')  # clip: writes straight to out
         following = (slots + 1) % self.capacity
         for _ in range(returns.ticks - 1):
@@ -198,6 +231,7 @@ class _Columns:
         self.proprioception = np.empty((size, dimensions.proprioception), np.float32)
         self.next_proprioception = np.empty_like(self.proprioception)
         self.outcome = np.empty((size, ACTION_DIM + 2), np.float32)
+        self.worth = np.empty((size, 2), np.float32)
 
     def batch(self, dimensions: Dimensions, online: int) -> Batch:
         outcome = torch.from_numpy(self.outcome)
@@ -211,6 +245,7 @@ class _Columns:
             mask=outcome[:, ACTION_DIM + 1],
             dimensions=dimensions,
             online=online,
+            worth=torch.from_numpy(self.worth),
         )
 
 

@@ -16,7 +16,7 @@ from dex_rl_nodes.config import Model
 from dex_rl_nodes.learning.flat import FlatParameters
 from dex_rl_nodes.learning.networks import Actor, Critic, Motion, ResidualPolicy, Standardiser, native_bfloat16, squash
 from dex_rl_nodes.learning.replay import Batch, Dimensions
-from dex_rl_nodes.records import ACTION_DIM
+from dex_rl_nodes.records import ACTION_DIM, ARM_DIM
 
 
 class ResidualSettings(Model):
@@ -54,7 +54,14 @@ class ResidualSettings(Model):
         2.0,
         ge=0,
         description='weight, in the actor loss, of the squared difference between the action of the mean residual and '
-        'what a person did in the same place; 0: as in the paper',
+        'what led to a success in the same place; 0: as in the paper',
+    )
+    own_worth: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description='share with which the own actions of a successful episode are imitated, since the last help; what '
+        'a person did counts 1',
     )
     backup_entropy: bool = Field(
         False, description='entropy in the target value (Eq. 9); off, because it can exceed a sparse reward'
@@ -192,9 +199,7 @@ class ResidualSac:
         motion = self.motion(action, batch.last_hand_target(following=False))
         value = self.critic(embedding, motion).mean(0)
         penalty = self.settings.residual_penalty * residual.square().sum(1)
-        shown = slice(batch.online, None)
-        imitated = self._execute(mean[shown].tanh(), base[shown], context[shown])
-        imitation = (imitated - batch.action[shown]).square().sum() / max(1, len(imitated))
+        imitation = self._imitation_error(mean.tanh(), batch, base, context)
         loss = (self.temperature * log_probability + penalty - value).mean()
         loss = loss + self.settings.imitation_weight * imitation
         self._step(self._actor, self._actor_optimiser, loss)
@@ -208,6 +213,12 @@ class ResidualSac:
         metrics = {'actor_loss': loss, 'imitation_error': imitation}
         metrics = {name: float(value.detach()) for name, value in metrics.items()}
         return {**metrics, 'entropy': entropy, 'temperature': self.temperature}
+
+    def _imitation_error(self, residual: Tensor, batch: Batch, base: Tensor, context: Tensor) -> Tensor:
+        """Mean squared difference to the actions that are worth imitating, summed over the dimensions."""
+        errors = (self._execute(residual, base, context) - batch.action).square()
+        parts = torch.stack((errors[:, :ARM_DIM].sum(1), errors[:, ARM_DIM:].sum(1)), 1)
+        return (parts * batch.worth).sum() / max(1, len(errors) - batch.online)
 
     def _step(self, parameters: FlatParameters, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
         """One optimiser step; none where the gradient is not finite."""

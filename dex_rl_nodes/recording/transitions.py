@@ -23,6 +23,12 @@ Part = PolicyStep | CoreAction | ExecutedAction | StepResult | EpisodeState
 
 _PATIENCE = 16  # ticks that may be open at a time; then the oldest is given up
 _REMEMBERED = 64  # finished episodes whose stragglers are recognised
+_ORIGINS = {
+    Source.POLICY: Origin.POLICY,
+    Source.ARM: Origin.INTERVENTION_ARM,
+    Source.HAND: Origin.INTERVENTION_HAND,
+    Source.BOTH: Origin.INTERVENTION,
+}
 LAST_STEP = 2**32 - 1  # of a retraction: it comes after every tick of its episode
 
 
@@ -175,7 +181,7 @@ def _transition(tick: _Tick, sequence: int) -> Transition:
         mask=0.0 if result.terminated else 1.0,
         truncated=result.truncated,
         success=result.success,
-        source=Origin.POLICY if tick.executed.source == Source.POLICY else Origin.INTERVENTION,
+        source=_ORIGINS[Source(tick.executed.source)],
         next_features=following.features,
         next_state=following.state,
         next_hand_history=following.hand_history,

@@ -144,6 +144,36 @@ def test_a_forgotten_episode_is_never_sampled_and_its_neighbours_stay(capacity):
     assert torch.equal(batch.next_features, batch.features + 1)
 
 
+def worth_of(buffer: ReplayBuffer) -> dict[int, tuple[float, float]]:
+    """By the number of its first observation, what a transition of the buffer is worth imitating: arm, hand."""
+    batch = sample(buffer, 4000)
+    return {int(at): tuple(worth) for at, worth in zip(batch.features[:, 0], batch.worth.tolist(), strict=True)}
+
+
+@pytest.mark.parametrize('capacity', [1000, 13])
+def test_only_a_success_makes_an_episode_worth_imitating(capacity):
+    """A person's part counts 1, the agent's 0.25, and what it did alone before it needed help nothing."""
+    buffer = ReplayBuffer(DIMENSIONS, capacity, own_worth=0.25)
+    buffer.extend([replace(transition, source=Origin.DEMONSTRATION) for transition in episode(1, 1)])
+    sources = (
+        Origin.POLICY, Origin.INTERVENTION_ARM, Origin.POLICY, Origin.INTERVENTION, Origin.INTERVENTION_HAND,
+        Origin.POLICY,
+    )  # fmt: skip
+    for number in (2, 3):  # with 13 slots the second one goes round
+        shown = zip(episode(number, 6, truncated=True), sources, strict=True)
+        buffer.extend([replace(transition, source=source) for transition, source in shown])
+        if number == 3:
+            assert set(worth_of(buffer).values()) == {(1, 1), (0, 0)} if capacity > 13 else {(0, 0)}
+            buffer.praise(3)
+    found = worth_of(buffer)
+    assert [found[300 + n] for n in range(6)] == [(0, 0), (1, 0.25), (0, 0), (1, 1), (0.25, 1), (0.25, 0.25)]
+    assert {worth for at, worth in found.items() if 200 <= at < 300} == {(0, 0)}
+    buffer.extend(episode(4, 3, truncated=True))
+    buffer.praise(4)
+    found = worth_of(buffer)
+    assert [found[400 + n] for n in range(3)] == 3 * [(0.25, 0.25)]
+
+
 def test_half_of_every_batch_is_online():
     """T26."""
     online, demonstrations = ReplayBuffer(DIMENSIONS, 100), ReplayBuffer(DIMENSIONS, 100)

@@ -26,7 +26,9 @@ def make(interface=None, context=0, seed=0, **settings) -> tuple[ResidualSac, Ba
     buffer.extend(transitions)
     standardiser = Standardiser(dimensions.features, dimensions.proprioception)
     sac = ResidualSac(ResidualSettings(**SMALL | settings), interface, dimensions, standardiser, seed)
-    return sac, MixedSampler(buffer, buffer).sample(32, np.random.default_rng(seed))
+    batch = MixedSampler(buffer, buffer).sample(32, np.random.default_rng(seed))
+    batch.worth[batch.online :] = 1
+    return sac, batch
 
 
 def test_tanh_normal_is_a_density():
@@ -253,7 +255,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
 
 @pytest.mark.parametrize('weight', [0.0, 5.0])
 def test_the_mean_residual_goes_to_what_a_person_did_where_one_acted(weight):
-    """T19: with no other term the residual fits the shown correction as far as it reaches; online rows show none."""
+    """T19: with no other term the residual fits the shown correction as far as it reaches."""
     sac, batch = make(imitation_weight=weight, residual_penalty=0.0, learning_rate=3e-3, initial_temperature=1e-6)
     with torch.no_grad():
         sac.critic.value.zero_()
@@ -274,20 +276,22 @@ def test_the_mean_residual_goes_to_what_a_person_did_where_one_acted(weight):
         assert found.abs().mean() < 0.2
 
 
-@pytest.mark.parametrize('shown', [False, True])
-def test_only_what_people_did_is_imitated(shown):
-    """Other actions in the online half leave the actor as it is, bit for bit; others of people do not."""
+@pytest.mark.parametrize('moved', [slice(0, ARM_DIM), slice(ARM_DIM, None)], ids=['arm', 'hand'])
+@pytest.mark.parametrize('worth', [(0.0, 0.0), (1.0, 0.0), (0.0, 0.3)])
+def test_only_the_part_that_is_worth_it_is_imitated(moved, worth):
+    """Other actions of a part without worth leave the actor as it is, bit for bit; of a part with worth they do not."""
     actors = []
     for changed in (False, True):
         sac, batch = make()
-        rows = slice(batch.online, None) if shown else slice(0, batch.online)
-        batch.action[rows] += 0.1 * changed
+        batch.worth[:] = torch.tensor(worth)
+        batch.action[:, moved] += 0.1 * changed
         sac._update_actor(batch)
         actors.append(torch.cat([p.detach().flatten() for p in sac.actor.parameters()]))
-    assert torch.equal(*actors) == (not shown)
+    assert torch.equal(*actors) == (not worth[moved.start // ARM_DIM])
 
 
-def test_a_batch_in_which_nobody_showed_anything_has_no_imitation_error():
+def test_a_batch_in_which_nothing_is_worth_imitating_has_no_imitation_error():
     sac, batch = make()
+    batch.worth.zero_()
     batch.online = len(batch.action)
     assert sac._update_actor(batch)['imitation_error'] == 0 and sac.skipped == 0

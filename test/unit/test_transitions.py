@@ -64,7 +64,8 @@ def test_contents():
         assert np.array_equal(transition.residual, cores[n].residual)
         shifted = np.concatenate((transition.hand_history[6:], (transition.action[6:] + 1) / 2))
         assert np.allclose(transition.next_hand_history, shifted, atol=1e-6)
-        assert transition.source == (Origin.INTERVENTION if n == 1 else Origin.POLICY)
+    moved = [Origin.POLICY, Origin.INTERVENTION_ARM, Origin.INTERVENTION_HAND, Origin.INTERVENTION]
+    assert [transition.source for transition in found] == moved + 8 * [Origin.POLICY]
 
 
 def test_any_order_of_arrival():

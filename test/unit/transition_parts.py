@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from dex_rl_nodes.records import CoreAction, EpisodeState, ExecutedAction, Outcome, Phase, PolicyStep, StepResult
+from dex_rl_nodes.records import (
+    CoreAction,
+    EpisodeState,
+    ExecutedAction,
+    Outcome,
+    Phase,
+    PolicyStep,
+    Source,
+    StepResult,
+)
 
 FEATURES = 8
 
@@ -30,6 +39,6 @@ def episode_parts(episode, ticks, outcome=Outcome.TIMEOUT, first=None, hand=0.4)
             target = random.random(6, np.float32)
             action = np.concatenate((random.random(6, np.float32), 2 * target - 1))
             yield CoreAction(stamp, episode, step, random.random(8, np.float32), random.random(8, np.float32))
-            yield ExecutedAction(stamp, episode, step, action, target, source=int(step == 1))
+            yield ExecutedAction(stamp, episode, step, action, target, source=step if step < len(Source) else 0)
             history = np.concatenate((history[1:], target[None]))
     yield EpisodeState(stamp, episode, Phase.ENDED, outcome, final_step=ticks, purpose='online')

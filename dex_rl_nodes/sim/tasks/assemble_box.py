@@ -31,7 +31,7 @@ class AssembleBox(SimTask):
         'box_y': 0.09,
         'box_range': 0.020,
         'box_yaw_range': 0.30,
-        'gap': 0.0045,  # between rim and wall when centred (m)
+        'gap': 0.008,  # between rim and wall when centred (m)
         'seat_tolerance': 0.005,  # height above the seat that counts as fitted (m)
         'flat': 0.06,  # largest tilt that counts as fitted (rad)
     }
