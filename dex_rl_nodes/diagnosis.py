@@ -8,11 +8,11 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
-from dex_rl_nodes.descriptions import CURRENT_POSE, IMAGES, MEASURED_JOINTS
+from dex_rl_nodes.descriptions import CURRENT_POSE, GLOVE, HAND_JOINTS, IMAGES, MEASURED_JOINTS
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.findings import Finding, refusal
 from dex_rl_nodes.records import ArmState
@@ -99,10 +99,39 @@ def robot_findings(name: str) -> Iterator[Finding]:
         yield from preflight.check_mode(arm)
     if controllers is not None:
         yield from preflight.check_controllers(controllers, settings.arm.controller)
-    yield from hand.check_hand(settings.hand, file)
-    yield from operator.check_glove(settings.glove, settings.side, file)
+    rate = 2 * robot.control_rate  # two readings per tick
+    by_port = hand.check_hand(settings.hand, file)
+    yield from serial_findings('hand', heard.get(HAND_JOINTS), rate, by_port)
+    by_port = operator.check_glove(settings.glove, settings.side, file)
+    yield from serial_findings('glove', heard.get(GLOVE), rate, by_port)
     yield from operator.check_spacemouse(settings.spacemouse, dead_zone)
     yield from camera_findings(robot.cameras, heard, file)
+
+
+def serial_findings(subject: str, sample: Any, rate: float, by_port: Iterable[Finding]) -> Iterator[Finding]:
+    """Hand or glove as it is heard: a driver that publishes it holds its port. Else as it answers on the port.
+
+    Args:
+        subject: what it is.
+        sample: TopicSample of its joints; None when nobody has listened.
+        rate: smallest rate (Hz).
+        by_port: the check of the device itself, which begins when it is iterated.
+    """
+    from dex_rl_nodes.drivers.hand import JOINTS
+    from dex_rl_nodes.robot.preflight import check_topic
+
+    if sample is None or not sample.count:
+        yield from by_port
+        return
+    yield from check_topic(subject, sample, rate)
+    if missing := [joint for joint in JOINTS if joint not in sample.joints]:
+        there = ', '.join(sample.joints) or 'none'
+        yield Finding(
+            'bad',
+            subject,
+            f'joint {missing[0]} is missing; there are {there}',
+            f'let its driver name them {", ".join(JOINTS)}',
+        )
 
 
 def camera_findings(cameras: dict[str, Any], heard: Mapping[str, Any], file: str) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ import rclpy
 from sensor_msgs.msg import JointState
 
 from dex_rl_nodes import config
-from dex_rl_nodes.descriptions import CURRENT_POSE, IMAGES, MEASURED_JOINTS, TOPICS
+from dex_rl_nodes.descriptions import CURRENT_POSE, GLOVE, HAND_JOINTS, IMAGES, MEASURED_JOINTS, TOPICS
 from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.franka_arm import FrankaArm
@@ -76,7 +76,8 @@ def main() -> None:
     rclpy.init()
     node = rclpy.create_node('topic_probe')
     arm = FrankaArm(node, device_settings(robot).arm.controller)  # only its state is taken
-    topics = [CURRENT_POSE, MEASURED_JOINTS, *(IMAGES[view] for view in robot.cameras if view in IMAGES)]
+    images = (IMAGES[view] for view in robot.cameras if view in IMAGES)
+    topics = [CURRENT_POSE, MEASURED_JOINTS, HAND_JOINTS, GLOVE, *images]
     samples = listen(node, topics, SECONDS)
     heard = {topic: dataclasses.asdict(sample) for topic, sample in samples.items()}
     state = arm.take(0)

@@ -7,11 +7,13 @@ import pytest
 
 from dex_rl_nodes import config, diagnosis
 from dex_rl_nodes.config import load_robot, load_task
-from dex_rl_nodes.descriptions import CURRENT_POSE, FRONT_IMAGE, MEASURED_JOINTS
+from dex_rl_nodes.descriptions import CURRENT_POSE, FRONT_IMAGE, GLOVE, HAND_JOINTS, MEASURED_JOINTS
 from dex_rl_nodes.drivers.emulators.hands import RuiyanEmulator
 from dex_rl_nodes.drivers.emulators.operator_devices import OperatorDevices
+from dex_rl_nodes.drivers.hand import JOINTS
 from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.findings import refusal
 from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import ARM_JOINTS, ArmState
 from dex_rl_nodes.robot.arm_state import ArmMode
@@ -178,6 +180,26 @@ def test_a_camera_that_is_published_is_judged_by_its_topic():
     assert 'frame camera_color_optical_frame, not front_color_optical_frame' in texts(found, 'bad')[0]
 
 
+@pytest.mark.parametrize(
+    ('names', 'rate', 'words'),
+    [(JOINTS, 120.0, ''), (JOINTS, 10.0, 'at least 20 are needed'), (JOINTS[1:], 120.0, 'thumb_rotation is missing')],
+)
+def test_what_a_driver_publishes_is_judged_by_its_topic_and_its_port_left_alone(names, rate, words):
+    def by_port():
+        raise AssertionError('the driver holds the port')
+        yield
+
+    sample = joints([0.4] * len(names), names, rate=rate)
+    found = list(diagnosis.serial_findings('hand', sample, 20.0, by_port()))
+    assert [words in text for text in texts(found, 'bad')] == ([True] if words else []), found
+
+
+@pytest.mark.parametrize('sample', [None, TopicSample(2.0)])
+def test_what_nobody_publishes_is_asked_on_its_port(sample):
+    asked = [refusal('hand', UserError('/dev/hand does not exist; plug it in'))]
+    assert list(diagnosis.serial_findings('hand', sample, 20.0, asked)) == asked
+
+
 def test_a_topic_has_no_findings_but_its_rate_when_all_is_well():
     (finding,) = check_topic('arm pose', heard(50.0), 20.0)
     assert (finding.level, finding.text) == ('good', '50 messages per second')
@@ -231,6 +253,15 @@ def test_the_preflight_of_a_whole_robot_of_emulated_devices_is_good(monkeypatch,
     assert {finding.level for finding in found} == {'good'}, found
     subjects = {finding.subject.split()[0] for finding in found}
     assert subjects == {'limits', 'arm', 'hand', 'glove', 'SpaceMouse', 'camera'}
+
+
+def test_beside_a_running_graph_the_ports_of_hand_and_glove_are_left_alone(monkeypatch):
+    hands = joints([0.4] * 6, JOINTS)
+    topics = {CURRENT_POSE: heard(), MEASURED_JOINTS: joints(), HAND_JOINTS: hands, GLOVE: hands}
+    monkeypatch.setattr(diagnosis, '_heard', lambda robot: (diagnosis.defaultdict(TopicSample, topics), None, None))
+    monkeypatch.setattr(diagnosis, 'camera_findings', lambda *_: iter(()))
+    found = [finding for finding in diagnosis.robot_findings('fr3_ruiyan') if finding.subject in ('hand', 'glove')]
+    assert [(finding.subject, finding.level) for finding in found] == [('hand', 'good'), ('glove', 'good')]
 
 
 def test_a_ros_that_does_not_answer_is_said(monkeypatch):
