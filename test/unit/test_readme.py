@@ -82,6 +82,12 @@ def test_every_topic_and_service_has_a_node():
         assert any(service in node.serves for node in NODES.values()), service
 
 
+def test_every_document_is_linked():
+    text = README.read_text()
+    for path in sorted((README.parent / 'docs').glob('*.md')):
+        assert f'(docs/{path.name})' in text, path.name
+
+
 if __name__ == '__main__':
     text = README.read_text()
     for name, table in TABLES.items():
