@@ -4,11 +4,12 @@ A file in config/<kind>/<name>.yaml is checked against the model of its kind; wh
 one sentence that names file and field. Every field carries its meaning and unit, once, here.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.paths import config_directory
@@ -28,8 +29,8 @@ class Model(BaseModel):
 class Camera(Model):
     """One colour camera."""
 
-    topic: str = Field(description='image topic, relative, sensor_msgs/Image rgb8')
-    serial: str = Field('', description='serial number of the device; empty in simulation')
+    topic: str = Field(description='camera/<view>/color/image_raw, which all nodes read; file: the topic in its bag')
+    serial: str = Field('', description='serial number; may be empty in simulation and of the only RealSense')
     width: int = Field(172, ge=32, le=1920, description='image width (px)')
     height: int = Field(128, ge=32, le=1080, description='image height (px)')
     rate: float = Field(10.0, gt=0, le=90, description='frames per second (Hz)')
@@ -53,6 +54,15 @@ class Robot(Model):
     limits: dict = Field(default_factory=dict, description='limits of arm and hand, see robot/limits.py')
     devices: dict = Field(default_factory=dict, description='settings of the device drivers')
     teleop: dict = Field(default_factory=dict, description='how SpaceMouse and glove are read, see robot/teleop.py')
+
+    @field_validator('cameras')
+    @classmethod
+    def _on_the_topics_that_nodes_read(cls, cameras: dict[str, Camera]) -> dict[str, Camera]:
+        for view, camera in cameras.items():
+            read = f'camera/{view}/color/image_raw'
+            if camera.driver != 'file' and camera.topic != read:
+                raise ValueError(f'{view}.topic must be {read}, which is what the nodes read, not {camera.topic}')
+        return cameras
 
 
 class StartPose(Model):
@@ -143,7 +153,7 @@ def read(path: Path, model: type[M]) -> M:
     except ValidationError as error:
         first = error.errors()[0]
         where = '.'.join(str(part) for part in first['loc']) or 'the file'
-        raise UserError(f'{path}: {where}: {first["msg"]}') from None
+        raise UserError(f'{path}: {where}: {first["msg"].removeprefix("Value error, ")}') from None
 
 
 def load_task(name: str) -> Task:
@@ -175,6 +185,12 @@ def load_robot(name: str) -> Robot:
     return robot.model_copy(
         update={'cameras': {view: camera.model_copy(update=usual) for view, camera in robot.cameras.items()}}
     )
+
+
+def without_serial(cameras: Mapping[str, Camera]) -> list[str]:
+    """Views whose RealSense could be taken for another one, because it has no serial number."""
+    views = [view for view, camera in cameras.items() if camera.driver == 'realsense']
+    return [view for view in views if len(views) > 1 and not cameras[view].serial]
 
 
 def load_method(name: str) -> Method:

@@ -135,11 +135,12 @@ def serial_findings(subject: str, sample: Any, rate: float, by_port: Iterable[Fi
 
 
 def camera_findings(cameras: dict[str, Any], heard: Mapping[str, Any], file: str) -> Iterator[Finding]:
-    """Cameras that are being published as they are heard, all others as devices."""
-    from dex_rl_nodes.drivers.preflight.cameras import check_cameras
+    """Which camera is which; those that are being published as they are heard, all others as devices."""
+    from dex_rl_nodes.drivers.preflight.cameras import check_cameras, check_identity
     from dex_rl_nodes.process import is_installed
     from dex_rl_nodes.robot.preflight import check_topic
 
+    yield from check_identity(cameras, file)
     silent = {}
     for view, camera in cameras.items():
         sample = heard.get(IMAGES.get(view, ''))

@@ -146,6 +146,12 @@ def _cameras(values: dict[str, Value]) -> list[Process]:
     if who == 'auto':
         who = 'realsense2_camera' if is_installed('realsense2_camera') else 'camera_driver'
     cameras = config.load_robot(str(values['robot'])).cameras
+    if unknown := config.without_serial(cameras):
+        fields = ' and '.join(f'cameras.{view}.serial' for view in unknown)
+        raise UserError(
+            'without serial numbers one RealSense may be taken for the other; '
+            f'set {fields} in config/robots/{values["robot"]}.yaml (rs-enumerate-devices -s lists them)'
+        )
     ours = [view for view in cameras if who == 'camera_driver' or cameras[view].driver != 'realsense']
     parameters = {'views': ','.join(ours)}
     processes = [_node('camera_driver', values, parameters=parameters, on_exit='restart')] if ours else []

@@ -25,6 +25,18 @@ EXPECTED_REFUSALS = ('operator:=human', 'lockstep:=true needs robot:=sim', 'robo
 FIXED_NAMES = {'collect_demos', 'train', 'online_rl', 'evaluate', 'robot', 'view'}
 
 
+@pytest.fixture(autouse=True)
+def a_robot_that_is_set_up(monkeypatch):
+    """The files of the robots as a lab has them: with the serial numbers of its cameras."""
+
+    def loaded(name):
+        robot = load_robot(name)
+        cameras = {view: camera.model_copy(update={'serial': f'5{view}'}) for view, camera in robot.cameras.items()}
+        return robot.model_copy(update={'cameras': cameras})
+
+    monkeypatch.setattr(config, 'load_robot', loaded)
+
+
 def every_choice(app):
     """Values of the arguments that have choices, in every combination that matters to the graph."""
     names = [a.name for a in app.arguments if a.choices and a.name not in ('interface', 'method', 'task')]
@@ -285,6 +297,30 @@ def test_cameras_are_read_by_realsense2_camera_where_it_is_installed(monkeypatch
         assert started[view].remaps == (('~/color/image_rect_raw', '~/color/image_raw'),), 'older drivers of the D405'
     assert readers(cameras='camera_driver') == ours
     assert readers(cameras='realsense2_camera') == theirs
+
+
+def test_two_realsense_without_serial_numbers_are_refused(monkeypatch):
+    monkeypatch.setattr(config, 'load_robot', load_robot)
+    app = APPLICATIONS['robot']
+    for cameras in ('realsense2_camera', 'camera_driver'):
+        values = app.values({'robot': 'fr3_ruiyan', 'cameras': cameras})
+        with pytest.raises(UserError, match=r'cameras\.front\.serial and cameras\.wrist\.serial in config/robots/fr3_'):
+            app.build(values)
+    assert app.build(app.values({'robot': 'fr3_ruiyan', 'devices': 'emulated'}))
+
+
+def test_a_camera_on_a_topic_that_nobody_reads_is_refused(monkeypatch, tmp_path):
+    (tmp_path / 'robots').mkdir()
+    text = (ROOT / 'config' / 'robots' / 'fr3_ruiyan.yaml').read_text().replace('camera/wrist/', 'camera/hand/')
+    path = tmp_path / 'robots' / 'fr3_ruiyan.yaml'
+    monkeypatch.setattr(config, 'config_directory', lambda: tmp_path)
+    path.write_text(text)
+    with pytest.raises(
+        UserError, match=r'yaml: cameras: wrist\.topic must be camera/wrist/color/image_raw, .* not cam'
+    ):
+        load_robot('fr3_ruiyan')
+    path.write_text(text.replace("image_raw, serial: ''", 'image_raw, driver: file, device: bag'))
+    assert load_robot('fr3_ruiyan').cameras['wrist'].topic == 'camera/hand/color/image_raw'
 
 
 def test_a_camera_that_is_no_realsense_is_read_by_our_driver(monkeypatch):

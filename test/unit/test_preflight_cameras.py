@@ -8,7 +8,7 @@ from judged import FILE, bad, levels
 
 from dex_rl_nodes.config import Camera
 from dex_rl_nodes.drivers.cameras import Frame
-from dex_rl_nodes.drivers.preflight.cameras import check_cameras
+from dex_rl_nodes.drivers.preflight.cameras import check_cameras, check_identity
 
 
 class Source:
@@ -75,11 +75,12 @@ def test_a_camera_that_gives_nothing_is_named(monkeypatch):
 
 def test_cameras_that_are_one_or_unnamed_are_named():
     same = {view: Camera(topic='x', serial='5', width=64, height=48, rate=2) for view in ('front', 'wrist')}
-    connect = {'connect': lambda view, _: Source(frame)}
-    assert 'camera wrist: the same device as camera front: 5' in bad(check_cameras(same, FILE, 0.1, **connect))
+    assert 'camera wrist: the same device as camera front: 5' in bad(check_identity(same, FILE))
     unnamed = {view: camera.model_copy(update={'serial': ''}) for view, camera in same.items()}
-    found = levels(check_cameras(unnamed, FILE, 0.1, **connect))
-    assert len(found['warning']) == 2 and 'cannot be told apart' in found['warning'][0]
+    found = levels(check_identity(unnamed, FILE))
+    assert len(found['bad']) == 2 and 'cannot be told apart -> set cameras.front.serial' in found['bad'][0]
+    del unnamed['wrist']
+    assert not list(check_identity(unnamed, FILE)), 'the only one cannot be taken for another'
 
 
 def test_an_absent_camera_is_named():

@@ -7,7 +7,7 @@ import pytest
 
 from dex_rl_nodes import config, diagnosis
 from dex_rl_nodes.config import load_robot, load_task
-from dex_rl_nodes.descriptions import CURRENT_POSE, FRONT_IMAGE, GLOVE, HAND_JOINTS, MEASURED_JOINTS
+from dex_rl_nodes.descriptions import CURRENT_POSE, FRONT_IMAGE, GLOVE, HAND_JOINTS, IMAGES, MEASURED_JOINTS
 from dex_rl_nodes.drivers.emulators.hands import RuiyanEmulator
 from dex_rl_nodes.drivers.emulators.operator_devices import OperatorDevices
 from dex_rl_nodes.drivers.hand import JOINTS
@@ -178,6 +178,12 @@ def test_a_camera_that_is_published_is_judged_by_its_topic():
     sample = heard(30.0, frames={'camera_color_optical_frame'})
     found = diagnosis.camera_findings({'front': ROBOT.cameras['front']}, {FRONT_IMAGE: sample}, 'x.yaml')
     assert 'frame camera_color_optical_frame, not front_color_optical_frame' in texts(found, 'bad')[0]
+
+
+def test_cameras_that_may_be_exchanged_are_named_also_while_they_are_published():
+    samples = {IMAGES[view]: heard(30.0, frames={f'{view}_color_optical_frame'}) for view in IMAGES}
+    found = texts(diagnosis.camera_findings(ROBOT.cameras, samples, 'x.yaml'), 'bad')
+    assert found == [f'camera {view}: no serial number: two cameras cannot be told apart' for view in IMAGES]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
 
-from dex_rl_nodes.config import Camera
+from dex_rl_nodes.config import Camera, without_serial
 from dex_rl_nodes.drivers.cameras import CameraSource, Frame, open_camera
 from dex_rl_nodes.drivers.link import LinkLost
 from dex_rl_nodes.errors import UserError
@@ -50,7 +50,6 @@ def check_cameras(
         seconds: how long each is watched.
         connect: opens one.
     """
-    yield from _check_identity(cameras, file)
     for view, camera in cameras.items():
         subject = f'camera {view}'
         try:
@@ -67,16 +66,21 @@ def check_cameras(
             yield from judge_camera(subject, source, sample, camera, file)
 
 
-def _check_identity(cameras: dict[str, Camera], file: str) -> Iterator[Finding]:
-    """Two cameras must not be one, nor be known only by the order in which they were found."""
+def check_identity(cameras: dict[str, Camera], file: str) -> Iterator[Finding]:
+    """Two cameras must not be one, nor be known only by the order in which they were found.
+
+    Args:
+        cameras: settings of all cameras of the robot, by view.
+        file: where they stand.
+    """
+    for view in without_serial(cameras):
+        fix = f'set cameras.{view}.serial in {file}; rs-enumerate-devices -s lists the numbers'
+        yield Finding('bad', f'camera {view}', 'no serial number: two cameras cannot be told apart', fix)
     seen: dict[tuple[str, str], str] = {}
     for view, camera in cameras.items():
         name = camera.serial if camera.driver == 'realsense' else camera.device
         what = 'serial' if camera.driver == 'realsense' else 'device'
-        if not name:
-            text = 'no serial number: two cameras cannot be told apart'
-            yield Finding('warning', f'camera {view}', text, f'set cameras.{view}.{what} in {file}')
-        elif camera.driver != 'file' and (camera.driver, name) in seen:
+        if name and camera.driver != 'file' and (camera.driver, name) in seen:
             text = f'the same device as camera {seen[camera.driver, name]}: {name}'
             yield Finding('bad', f'camera {view}', text, f'set cameras.{view}.{what} in {file}')
         seen[camera.driver, name] = view
