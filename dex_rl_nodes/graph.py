@@ -59,7 +59,7 @@ NAMESPACE = Parameter('namespace', '', 'namespace of all nodes and topics, so th
 OPERATOR = Parameter(
     'operator',
     'auto',
-    'who holds SpaceMouse and glove; auto: scripted in simulation, human on a robot',
+    'who holds SpaceMouse and glove; auto: scripted in simulation, human on a robot; human: not with robot:=sim',
     choices=('auto', 'scripted', 'human', 'none'),
 )
 CAMERAS = Parameter(
@@ -187,6 +187,11 @@ def _operator(values: dict[str, Value], mode: str) -> list[Process]:
             'operator:=scripted needs robot:=sim or devices:=emulated; '
             f'with robot:={values["robot"]} use operator:=human'
         )
+    if who == 'human' and values['robot'] == 'sim':
+        raise UserError(
+            'operator:=human needs a SpaceMouse and a glove, which robot:=sim has no settings for; '
+            'use robot:=fr3_ruiyan devices:=emulated operator:=human'
+        )
     scripted = {'mode': mode} | ({'presence': values['presence']} if 'presence' in values else {})
     if who == 'scripted' and values['robot'] != 'sim':
         folder = scripted['device_folder'] = device_folder(values)
@@ -248,8 +253,11 @@ def _train(values: dict[str, Value]) -> list[Process]:
 
 
 def _online_rl(values: dict[str, Value]) -> list[Process]:
+    simulated = config.is_simulated(str(values['robot']))
+    if values['operator'] == 'none' and not simulated:
+        raise UserError('learning on a robot needs somebody who can take over and stop it; use operator:=human')
     first = [_stage(values, 'prepare', runs_first=True)] if values['prepare'] else []
-    if first and not config.is_simulated(str(values['robot'])):
+    if first and not simulated:
         # on a robot a person collects: say what is missing, do not start it
         first = [_stage(values, 'check', runs_first=True)]
     return [

@@ -163,8 +163,9 @@ def test_recording_needs_an_operator():
 
 def test_only_a_scripted_operator_gives_up():
     app = APPLICATIONS['collect_demos']
+    emulated = {'robot': 'fr3_ruiyan', 'devices': 'emulated'}
     for who, attempts in (('scripted', 3), ('human', None)):
-        manager = next(p for p in app.build(app.values({'operator': who})) if p.name == 'episode_manager')
+        manager = next(p for p in app.build(app.values({**emulated, 'operator': who})) if p.name == 'episode_manager')
         assert manager.parameters.get('attempts') == attempts
 
 
@@ -185,7 +186,7 @@ def test_somebody_stands_by_when_a_robot_is_evaluated():
     assert 'spacemouse_driver' not in nobody and not nobody['command_mux'].parameters['teleop_required']
     assert {'spacemouse_driver', 'glove_driver', 'teleop'} <= set(somebody)
     assert somebody['episode_manager'].parameters['teleop_required']
-    assert 'spacemouse_driver' in build(operator='human')
+    assert 'spacemouse_driver' in build(robot='fr3_ruiyan', devices='emulated', operator='human')
     with pytest.raises(UserError, match='an evaluation on a robot needs somebody'):
         build(robot='fr3_ruiyan', operator='none')
 
@@ -204,6 +205,23 @@ def test_the_arm_is_started_by_its_own_bringup_and_controller():
     assert 'arm_adapter' in started
     emulated = app.build(app.values({'robot': 'fr3_ruiyan', 'devices': 'emulated'}))
     assert not {'arm', 'arm_adapter'} & {process.name for process in emulated}
+
+
+def test_somebody_stands_by_when_a_robot_learns():
+    app = APPLICATIONS['online_rl']
+    with pytest.raises(UserError, match=r'somebody who can take over and stop it; use operator:=human'):
+        app.build(app.values({'robot': 'fr3_ruiyan', 'operator': 'none'}))
+    for texts in ({}, {'robot': 'fr3_ruiyan', 'devices': 'emulated'}):
+        assert app.build(app.values({**texts, 'operator': 'none'}))
+
+
+@pytest.mark.parametrize('name', ['collect_demos', 'online_rl', 'evaluate'])
+def test_a_person_needs_a_robot_with_devices(name):
+    app = APPLICATIONS[name]
+    with pytest.raises(UserError, match='use robot:=fr3_ruiyan devices:=emulated operator:=human'):
+        app.build(app.values({'operator': 'human'}))
+    processes = app.build(app.values({'robot': 'fr3_ruiyan', 'devices': 'emulated', 'operator': 'human'}))
+    assert {'spacemouse_driver', 'glove_driver'} <= {process.name for process in processes}
 
 
 @pytest.mark.parametrize('name', ['collect_demos', 'online_rl', 'evaluate'])
