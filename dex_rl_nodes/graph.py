@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dex_rl_nodes import config
+from dex_rl_nodes import config, parameter_file
 from dex_rl_nodes.arm_bringup import arm_bringup, frame_publishers
 from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.evaluation.series import ATTEMPTS, COLLECTING
+from dex_rl_nodes.namespace import parse_namespace
 from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all
 from dex_rl_nodes.paths import config_directory
 from dex_rl_nodes.process import Process, is_installed
@@ -43,6 +44,8 @@ class Application:
             UserError: an unknown argument (names the valid ones) or a value that is not allowed.
         """
         values = parse_all(f'{self.name}.launch.py', self.arguments, texts)
+        if 'namespace' in values:
+            values['namespace'] = parse_namespace(str(values['namespace']))
         if values.get('devices') == 'emulated':
             if values['robot'] == 'sim':
                 raise UserError('robot:=sim has no devices to emulate; use devices:=emulated with robot:=fr3_ruiyan')
@@ -189,8 +192,7 @@ def _operator(values: dict[str, Value], mode: str) -> list[Process]:
         )
     if who == 'human' and values['robot'] == 'sim':
         raise UserError(
-            'operator:=human needs a SpaceMouse and a glove, which robot:=sim has no settings for; '
-            'use robot:=fr3_ruiyan devices:=emulated operator:=human'
+            'robot:=sim has no SpaceMouse and glove; use robot:=fr3_ruiyan devices:=emulated operator:=human'
         )
     scripted = {'mode': mode} | ({'presence': values['presence']} if 'presence' in values else {})
     if who == 'scripted' and values['robot'] != 'sim':
@@ -256,10 +258,8 @@ def _online_rl(values: dict[str, Value]) -> list[Process]:
     simulated = config.is_simulated(str(values['robot']))
     if values['operator'] == 'none' and not simulated:
         raise UserError('learning on a robot needs somebody who can take over and stop it; use operator:=human')
-    first = [_stage(values, 'prepare', runs_first=True)] if values['prepare'] else []
-    if first and not simulated:
-        # on a robot a person collects: say what is missing, do not start it
-        first = [_stage(values, 'check', runs_first=True)]
+    stage = 'prepare' if simulated else 'check'  # on a robot a person collects: say what is missing, do not start it
+    first = [_stage(values, stage, runs_first=True)] if values['prepare'] else []
     return [
         *first,
         *_robot(values),
@@ -360,9 +360,9 @@ def application(launch_file: str) -> Application:
 
 
 def check_parameter_file(values: Mapping[str, Value]) -> None:
-    """UserError when a graph is given a parameter file that does not exist."""
-    if (path := str(values.get('parameter_file', ''))) and not Path(path).is_file():
-        raise UserError(f'the parameter file {path} does not exist')
+    """UserError when a graph is given a parameter file in which something cannot be."""
+    if path := str(values.get('parameter_file', '')):
+        parameter_file.check(Path(path), str(values['namespace']), _robot(dict(values)))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import signal
 import sys
 
 from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.namespace import parse_namespace
 from dex_rl_nodes.setup import system
 from dex_rl_nodes.setup.build import build, run_variables
 from dex_rl_nodes.setup.environment import Environment
@@ -68,7 +69,7 @@ def keyboard_arguments(arguments: list[str]) -> list[str]:
         name, separator, value = text.partition(':=')
         if not separator or name not in ('namespace', 'robot'):
             raise UserError(f'keyboard takes namespace:=NAME and robot:=NAME, not "{text}"')
-        words += ['-r', f'__ns:=/{value.strip("/")}'] if name == 'namespace' else ['-p', text]
+        words += ['-r', f'__ns:=/{parse_namespace(value)}'] if name == 'namespace' else ['-p', text]
     return words
 
 

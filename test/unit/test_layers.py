@@ -22,9 +22,9 @@ ORDER = [
     {'learning'},
     {'robot'},
     {'evaluation'},
-    {'descriptions', 'parameters', 'records', 'config', 'seeds', 'run_directory', 'paths', 'process'},
+    {'descriptions', 'parameters', 'records', 'config', 'seeds', 'run_directory', 'paths', 'process', 'parameter_file'},
     {'setup'},
-    {'findings'},
+    {'findings', 'namespace'},
     {'errors', '__init__'},
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

@@ -288,6 +288,8 @@ def test_keyboard_arguments_are_those_of_ros():
     assert words == ['--ros-args', '-r', '__ns:=/left', '-p', 'robot:=fr3_ruiyan']
     with pytest.raises(UserError, match='keyboard takes namespace:=NAME and robot:=NAME, not "task:=x"'):
         command.keyboard_arguments(['task:=x'])
+    with pytest.raises(UserError, match='namespace "left-arm" is not one of ROS; use letters, digits and _'):
+        command.keyboard_arguments(['namespace:=left-arm'])
 
 
 def test_usage_names_every_command():
