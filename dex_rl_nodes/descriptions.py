@@ -282,7 +282,7 @@ EPISODE_MANAGER = NodeDescription(
 
 REPLAY_RECORDER = NodeDescription(
     'replay_recorder',
-    'Writes every topic to bags and hands numbered transitions to the learner.',
+    'Writes the topics it reads to bags; hands numbered transitions, which have a bag of their own, to the learner.',
     publishes=('transitions', 'recorded'),
     subscribes=(
         *IMAGES.values(),

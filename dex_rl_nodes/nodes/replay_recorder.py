@@ -1,4 +1,4 @@
-"""Writes every topic to bags, and hands numbered transitions to the learner."""
+"""Writes the topics it reads to bags, and hands numbered transitions to the learner."""
 
 import shutil
 import threading

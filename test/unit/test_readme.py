@@ -1,5 +1,6 @@
 """The tables of the README say what the declarations say, row by row, both ways."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,12 @@ def test_every_topic_and_service_has_a_node():
         assert any(topic in node.publishes for node in NODES.values()), topic
     for service in SERVICES:
         assert any(service in node.serves for node in NODES.values()), service
+
+
+def test_what_is_not_recorded_is_named():
+    (sentence,) = (line for line in README.read_text().splitlines() if line.startswith('Bags hold what goes to'))
+    told = set(re.findall(r'`([^`]+)`', sentence.partition('Not recorded are ')[2]))
+    assert told == set(TOPICS) - set(NODES['replay_recorder'].subscribes) - {'transitions'}
 
 
 def test_every_document_is_linked():
