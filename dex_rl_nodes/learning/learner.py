@@ -27,6 +27,7 @@ _CRITIC_TO_ACTOR = 2  # Table B.2
 _FEATURE_FLOOR = 1e-2  # spread below which a feature counts as constant
 _PROPRIOCEPTION_FLOOR = 2e-2  # 2 cm, 0.02 rad, 2 % of travel
 _RECENT = 20  # episodes in the success rate
+_ENDS = 1000  # slots for the last observations of demonstrations, which start no transition
 
 
 class Learner:
@@ -59,7 +60,8 @@ class Learner:
         self.dimensions = dimensions
         self._standardiser = _fit_standardiser(dimensions, demonstrations)
         self.online, self.demonstrations = (
-            ReplayBuffer(dimensions, settings.capacity, settings.own_worth) for _ in range(2)
+            ReplayBuffer(dimensions, settings.capacity + kept, settings.own_worth)
+            for kept in (0, len(demonstrations) + _ENDS)
         )
         for transition in demonstrations:
             self.demonstrations.add(replace(self._prepared(transition), source=Origin.DEMONSTRATION))
@@ -71,6 +73,8 @@ class Learner:
         self.sac.motion.fit(*(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)))
         self.encoder = demonstrations[0].encoder
         self.updates = 0
+        self.learned_from = 0  # online transitions that the checkpoint knew which was loaded
+        self._ahead = 0  # updates that the transitions at hand do not account for
         self._published = 0
         self.env_steps = 0
         self.sequence = 0  # of the newest transition received
@@ -89,7 +93,7 @@ class Learner:
         return replace(transition, features=features[0], next_features=features[1])
 
     def add(self, transition: Transition) -> bool:
-        """Take one online transition; interventions also become demonstrations.
+        """Take one online transition; interventions also become demonstrations, imitated after a success alone.
 
         A retraction takes back all that its episode has brought, but for what was learned from it until then;
         `env_steps` goes on counting its steps, for the robot has done them.
@@ -149,7 +153,14 @@ class Learner:
     def ready(self) -> bool:
         """Whether `update` may run: enough online transitions, and the update budget is not used up."""
         enough = len(self.online) >= self.settings.start
-        return enough and self.updates < int(self.env_steps * self.settings.updates_per_step)
+        return enough and self.updates - self._ahead < self._budget(self.env_steps)
+
+    def _budget(self, transitions: int) -> int:
+        return int(transitions * self.settings.updates_per_step)
+
+    def expect(self, transitions: int) -> None:
+        """Say how many online transitions are recorded. What is lost is not waited for again before updates go on."""
+        self._ahead = max(0, self.updates - self._budget(transitions))
 
     def update(self) -> dict[str, float]:
         """One learner iteration; returns losses and statistics by name."""
@@ -227,6 +238,7 @@ class Learner:
         self.sac.load_state(tensors)
         self._random.bit_generator.state = checkpoint.meta['random']
         self.updates = checkpoint.meta['updates']
+        self.learned_from = checkpoint.meta['env_steps']
         self._published = 0  # whoever listens may have missed the newest weights
 
     def load_newest(self, folder: Path) -> Path | None:

@@ -55,6 +55,9 @@ class MetricsWriter:
 
         Returns:
             whether a line was written.
+
+        Raises:
+            UserError: the disk is full.
         """
         now = self._clock()
         elapsed = now - self._last_time
@@ -66,7 +69,10 @@ class MetricsWriter:
             values[rate] = (progress[counter] - before) / elapsed if elapsed > 0 else 0.0
         values |= {name: self._sums[name] / self._counts[name] for name in self._sums}
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        self._file.write(json.dumps({'time': time.time(), **finite}) + '\n')
+        try:
+            self._file.write(json.dumps({'time': time.time(), **finite}) + '\n')
+        except OSError as error:
+            raise UserError(f'cannot write {self._file.name}: {error.strerror}; free some space') from None
         for name, value in finite.items():
             self._board.add_scalar(name, value, int(progress['env_steps']))
         self._sums.clear()

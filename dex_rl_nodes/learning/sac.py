@@ -31,7 +31,7 @@ class ResidualSettings(Model):
     )
     batch: int = Field(256, ge=2, description='transitions per minibatch')
     online_share: float = Field(0.5, gt=0, lt=1, description='share of online transitions in a minibatch')
-    capacity: int = Field(200_000, ge=1000, description='online transitions kept')
+    capacity: int = Field(200_000, ge=1000, description='online transitions kept, and interventions')
     start: int = Field(100, ge=1, description='online transitions before the first update')
     publish_every: int = Field(50, ge=1, description='updates between two publications of the weights')
     updates_per_step: float = Field(1.0, gt=0, description='learner iterations per online transition, at most')
@@ -60,8 +60,8 @@ class ResidualSettings(Model):
         0.3,
         ge=0,
         le=1,
-        description='share with which the own actions of a successful episode are imitated, since the last help; what '
-        'a person did counts 1',
+        description='share with which own actions of a successful episode are imitated: after the last help, and of '
+        'the part that nobody held during it; what a person did counts 1',
     )
     backup_entropy: bool = Field(
         False, description='entropy in the target value (Eq. 9); off, because it can exceed a sparse reward'
@@ -215,7 +215,7 @@ class ResidualSac:
         return {**metrics, 'entropy': entropy, 'temperature': self.temperature}
 
     def _imitation_error(self, residual: Tensor, batch: Batch, base: Tensor, context: Tensor) -> Tensor:
-        """Mean squared difference to the actions that are worth imitating, summed over the dimensions."""
+        """Squared difference to the actions that are worth imitating, per row of the half that people made."""
         errors = (self._execute(residual, base, context) - batch.action).square()
         parts = torch.stack((errors[:, :ARM_DIM].sum(1), errors[:, ARM_DIM:].sum(1)), 1)
         return (parts * batch.worth).sum() / max(1, len(errors) - batch.online)

@@ -37,9 +37,8 @@ def episode_bags(run: RunDirectory, purpose: str) -> list[Path]:
 def episode_states(bags: Iterable[Path]) -> Iterator[EpisodeState]:
     """Everything the bags say about episodes; those cut off in the middle as far as they are whole."""
     for bag in bags:
-        if any(bag.glob('*.mcap')):  # else it was stopped before its first byte
-            for message in BagReader(bag, ['episode']):
-                yield messages.deserialise(message.data, message.type_name)
+        for message in BagReader(bag, ['episode']):
+            yield messages.deserialise(message.data, message.type_name)
 
 
 def read_history(run: RunDirectory, purpose: str) -> History:

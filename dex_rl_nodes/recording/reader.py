@@ -1,5 +1,6 @@
 """Reading bags, also those cut off in the middle, and repairing them."""
 
+import shutil
 import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -33,8 +34,8 @@ class BagMessage:
 
 
 def bag_folders(folder: Path) -> list[Path]:
-    """Bags below a folder, oldest first (by name)."""
-    return sorted(path.parent for path in folder.glob(f'*/{NAME}'))
+    """Bags below a folder, oldest first (by name); without those that were stopped before their first byte."""
+    return sorted(path.parent for path in folder.glob(f'*/{NAME}') if any(path.parent.glob('*.mcap')))
 
 
 def next_folder(folder: Path) -> Path:
@@ -198,7 +199,7 @@ def _file_summary(path: Path) -> FileSummary:
 
 
 def repair(folder: Path) -> str:
-    """Make an unfinished bag a proper one: keep what is whole, write indexes and metadata.
+    """Make an unfinished bag a proper one: keep what is whole, write indexes and metadata; without any, remove it.
 
     Returns:
         One sentence about what was done; empty when there was nothing to do.
@@ -212,6 +213,9 @@ def repair(folder: Path) -> str:
         return ''
     try:
         summaries, lost = _make_whole(files, unfinished)
+        if not summaries:
+            shutil.rmtree(folder)
+            return f'removed bag {folder}: nothing had been written'
         write_metadata(folder, summaries)
     except BlockingIOError:
         raise UserError(f'bag {folder} is being written by another process; end that one first') from None

@@ -27,7 +27,9 @@ _EPISODES = Parameter('episodes', 0, 'episodes; 0: as the task says', minimum=0,
 _PRESENCE = next(parameter for parameter in NODES['scripted_operator'].parameters if parameter.name == 'presence')
 _RECORD = Parameter('record', False, 'write the episodes to bags, cameras included')
 _DATA = Parameter('data', '', 'train prior: .npz with targets (N, D) and lengths, instead of demonstrations')
-_LATENT = Parameter('latent', 0, 'train prior: latent dimension; 0: as the method says', minimum=0, maximum=64)
+_LATENT = Parameter(
+    'latent', 0, 'train prior with data: latent dimension; 0: as the method says', minimum=0, maximum=64
+)
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,19 @@ def _job(values: dict[str, Value]):
 
 def _train(word: str, values: dict[str, Value]) -> None:
     from dex_rl_nodes.stages import train
+    from dex_rl_nodes.stages.prepare import refuse_after_learning
     from dex_rl_nodes.stages.progress import ProgressBoard
 
     if values['data'] and word != 'prior':
         raise UserError(f'data:= is for "train prior", not for "train {word}"')
+    if values['latent'] and not values['data']:
+        raise UserError('latent:= goes with data:=; for a run set prior.latent_dim in config/methods/<method>.yaml')
     board = ProgressBoard()
     if values['data']:
         _train_from_file(values, board)
         return
     job = _job(values)
+    refuse_after_learning(job.run, job.settings, train.stages_for(word, job))
     for name in train.stages_for(word, job):
         train.STAGES[name](job, board.of(name), again=name == word)
         board.finish(name)

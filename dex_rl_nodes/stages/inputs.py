@@ -72,6 +72,8 @@ def stage_inputs(run: RunDirectory, settings: RunSettings, stage: str) -> dict[s
     """All that decides what a training stage yields; stored with its result under `inputs`."""
     method = config.load_method(settings.method)
     inputs = {'settings': fingerprint(getattr(method, stage)), 'seed': str(settings.seed)}
+    if stage != 'prior':  # which sees no images
+        inputs['crops'] = fingerprint(config.load_task(settings.task).crops)
     inputs['demos'] = bags_fingerprint(run, 'demos')
     if stage == 'prior':
         inputs['interface'] = settings.interface
@@ -88,9 +90,15 @@ def is_current(run: RunDirectory, settings: RunSettings, stage: str) -> bool:
     if not path.exists() or not path.with_suffix('.safetensors').exists():
         return False
     try:
-        return read_json(path).get('inputs') == stage_inputs(run, settings, stage)
+        return not _changed(read_json(path), stage_inputs(run, settings, stage))
     except UserError:
         return False
+
+
+def _changed(result: dict, now: dict[str, str]) -> list[str]:
+    """Inputs of a result that are others now; one that was not noted when it was made counts as the same."""
+    before = result.get('inputs', {})
+    return [key for key in now if before.get(key, now[key] if before else None) != now[key]]
 
 
 def outdated(run: RunDirectory, settings: RunSettings) -> dict[str, list[str]]:
@@ -99,8 +107,7 @@ def outdated(run: RunDirectory, settings: RunSettings) -> dict[str, list[str]]:
     for stage in TRAINED:
         path = run.file(f'{stage}.json')
         if path.exists() and not is_current(run, settings, stage):
-            before, now = read_json(path).get('inputs', {}), stage_inputs(run, settings, stage)
-            found[stage] = [key for key in now if before.get(key) != now[key]]
+            found[stage] = _changed(read_json(path), stage_inputs(run, settings, stage))
     return found
 
 

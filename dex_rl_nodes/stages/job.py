@@ -108,9 +108,13 @@ class Job:
         """Whether there are recordings of a purpose."""
         return bool(episode_bags(self.run, purpose))
 
+    def finished(self, purpose: str) -> list[Episode]:
+        """Finished episodes of a purpose, if there are any; of the demonstrations only the successful ones."""
+        return read_episodes(episode_bags(self.run, purpose), self.task.crops, outcomes=_USABLE[purpose])
+
     def episodes(self, purpose: str) -> list[Episode]:
-        """Finished episodes of a purpose; of the demonstrations only the successful ones. UserError without any."""
-        episodes = read_episodes(episode_bags(self.run, purpose), self.task.crops, outcomes=_USABLE[purpose])
+        """As `finished`; UserError without any."""
+        episodes = self.finished(purpose)
         if not episodes:
             how = 'collect_demos.launch.py' + ('' if purpose == 'demos' else f' purpose:={purpose}')
             raise UserError(
@@ -140,7 +144,8 @@ class Job:
 
     def interface(self) -> ActionInterface:
         """The frozen action interface."""
-        return load_interface(self._trained('prior', 'prior'), name=self.settings.interface, task=self.task.name)
+        path = self._trained('prior', 'prior')
+        return load_interface(path, name=self.settings.interface, hand=self.robot.name, task=self.task.name)
 
     def policy(self, encoder: VisualEncoder, interface: ActionInterface) -> BCPolicy:
         """The frozen base policy."""

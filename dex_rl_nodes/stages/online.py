@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from dex_rl_nodes.learning.policy import BCPolicy
 from dex_rl_nodes.learning.reward import RewardRunner
 from dex_rl_nodes.recording.history import owed_retraction, read_history
 from dex_rl_nodes.recording.reader import next_folder
-from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool, read_transitions
+from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool, count_transitions, read_transitions
 from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import Origin, PolicyStep, Transition
 from dex_rl_nodes.seeds import start_seed
@@ -90,7 +91,16 @@ def make_learner(job: Job) -> Learner:
         for transition in demonstration_transitions(episode, encoder, interface, policy, reward)
     ]
     learner = Learner(job.residual_settings, interface, demonstrations, job.settings.seed)
-    learner.load_newest(job.run.file('learner'))
+    checkpoint = learner.load_newest(job.run.file('learner'))
+    recorded, _ = count_transitions(job.run)
+    if learner.learned_from > recorded:
+        print(
+            f'{checkpoint} was learned from {learner.learned_from} online transitions, of which {recorded} are in '
+            f'{job.run.bags("online")}; learning goes on with these and counts the budget from there',
+            file=sys.stderr,
+            flush=True,
+        )
+    learner.expect(recorded)
     return learner
 
 
@@ -132,10 +142,9 @@ class OnlineSession:
         Args:
             tell: told after every episode how many transitions there are, and how it goes.
         """
-        bag = BagWriter(self._folder) if self._record else None
-        learner, interval = self.learner, sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH)
-        try:
+        learner = self.learner
+        with ExitStack() as ends:  # each is run, whatever the others say
+            bag = self._open(ends)
             while learner.env_steps < budget:
                 seed = start_seed(self.job.task, 'online', self.job.settings.seed, self._episode)
                 left = min(self.job.task.episode_steps, budget - learner.env_steps)
@@ -144,15 +153,25 @@ class OnlineSession:
                 self._use_what_was_learned()
                 self._metrics.write(learner.progress(), episode_ended=True)
                 tell(learner.env_steps, f'{learner.episodes} episodes, last 20: {learner.success_rate:.0%} successful')
-        finally:
-            sys.setswitchinterval(interval)
-            self._trainer.shutdown()
-            self._loop.close()
-            if bag:
-                bag.close()
-            self._spool.close()
-            self._metrics.close()
-            learner.save(self.job.run.file('learner'))
+
+    def _open(self, ends: ExitStack) -> BagWriter | None:
+        """The bag of this sitting, where one is wanted; everything that must be closed goes to `ends`."""
+        ends.callback(self._metrics.close)
+        ends.callback(self._spool.close)
+        bag = BagWriter(self._folder) if self._record else None
+        if bag:
+            ends.callback(bag.close)
+        ends.callback(self._loop.close)
+        ends.callback(self._save)
+        ends.callback(self._trainer.shutdown)
+        ends.callback(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(_SWITCH)
+        return bag
+
+    def _save(self) -> None:
+        if self.learner.updates > self._saved:
+            self.learner.save(self.job.run.file('learner'))
+            self._saved = self.learner.updates
 
     def _take(self, transition: Transition) -> None:
         """A new transition: act with what was learned from those before it, keep it, and begin to learn from it."""
@@ -182,8 +201,7 @@ class OnlineSession:
             version, data, sha256 = weights
             self._brain.residual.load_weights(data, version, sha256)
         if learner.updates - self._saved >= _SAVE_EVERY:
-            learner.save(self.job.run.file('learner'))
-            self._saved = learner.updates
+            self._save()
 
 
 def learn_online(job: Job, steps: int = 0, presence: float = 0.0, record: bool = False) -> Learner:

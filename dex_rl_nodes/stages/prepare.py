@@ -102,7 +102,8 @@ def _short(value: object) -> str:
 
 _INPUTS = {
     'settings': 'its settings in config/methods', 'seed': 'the seed', 'demos': 'the demonstrations',
-    'interface': 'the interface', 'encoder': 'the encoder', 'prior': 'the prior', 'reward': 'the reward sessions',
+    'crops': 'the crops of the task', 'interface': 'the interface', 'encoder': 'the encoder', 'prior': 'the prior',
+    'reward': 'the reward sessions',
 }  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def encoder_stage(job: Job, tell: Tell, again: bool = False) -> dict:
     """The frozen visual encoder: pretrained ResNet-18 where its file is found, else trained on the recordings."""
     if kept := _kept(job, 'encoder', again):
         return kept
-    others = job.episodes('reward') if job.has('reward') else []
+    others = job.finished('reward')
     encoder, metrics = build_encoder(job.demonstrations(), others, job.encoder_settings, job.settings.seed, tell)
     save_encoder(job.run.file('encoder.safetensors'), encoder, {**_about(job, 'encoder'), **metrics})
     return metrics

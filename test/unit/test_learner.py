@@ -156,6 +156,24 @@ def test_a_discarded_episode_is_not_learned_from_any_more():
     assert again.update() == learner.update()
 
 
+def test_a_success_makes_its_episode_worth_imitating_also_in_a_rebuilt_learner():
+    stream = online(160)
+    stream[70] = replace(stream[70], source=Origin.INTERVENTION_ARM)
+    stream[79] = replace(stream[79], truncated=False, mask=0.0, success=True, reward=1.0)
+    stream[85] = replace(stream[85], source=Origin.INTERVENTION)  # in an episode that fails
+    learner = make()
+    learner.extend(stream)
+    own, shown = SMALL.own_worth, len(DEMONSTRATIONS)
+    worth = learner.online._worth[learner.online._valid]
+    assert worth[:70].max() == 0 and worth[80:].max() == 0
+    assert np.allclose(worth[70], (1, own)) and np.allclose(worth[71:80], own)
+    worth = learner.demonstrations._worth[learner.demonstrations._valid]
+    assert (worth[:shown] == 1).all() and np.allclose(worth[shown:], [(1, own), (0, 0)])
+    rebuilt = make()
+    rebuilt.extend(stream)
+    assert rebuilt.update() == learner.update()
+
+
 def test_bad_transitions_are_counted_or_refused():
     learner = make()
     good, bad, foreign = online(3)

@@ -215,6 +215,14 @@ def test_repair_keeps_finished_files(tmp_path):
         assert other.message_count == expected == len(list(other.messages()))
 
 
+def test_repair_removes_a_bag_of_which_nothing_was_written(tmp_path):
+    write(tmp_path / '00000')
+    (tmp_path / '00001').mkdir()
+    (tmp_path / '00001/00001_0.mcap').touch()
+    assert repair_all(tmp_path) == [f'removed bag {tmp_path / "00001"}: nothing had been written']
+    assert bag_folders(tmp_path) == [tmp_path / '00000'] and next_folder(tmp_path).name == '00001'
+
+
 def test_not_a_bag(tmp_path):
     with pytest.raises(UserError, match='holds no .mcap file'):
         BagReader(tmp_path)

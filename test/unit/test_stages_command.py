@@ -42,6 +42,7 @@ def runs(tmp_path, monkeypatch):
         ('evaluate residual:=both', 'residual must be one of learned, none'),
         ('train policy data:=x.npz', 'is for "train prior", not for "train policy"'),
         ('train prior --data nowhere.npz', 'cannot read nowhere.npz'),
+        ('train prior latent:=3', 'latent:= goes with data:=; for a run set prior.latent_dim'),
         ('online robot:=fr3_ruiyan', 'online in one process is simulated; with robot:=fr3_ruiyan use the launch files'),
         ('bench warp', 'no bench "warp"; choose one of: sim'),
         ('bench table tasks:=juggle', 'unknown task "juggle"; choose from: assemble_box'),
@@ -89,8 +90,8 @@ def test_nothing_is_made_again_below_what_was_learned(runs, capsys, monkeypatch)
     run.file('policy.json').write_text(json.dumps(policy))
     run.file('learner').mkdir()
     run.file('learner/step_50.safetensors').touch()
-    for command in ('prepare', 'check'):
-        assert main([command, 'run:=learned', 'method:=smoke', 'task:=pull_tissue']) == 2
+    for command in (['prepare'], ['check'], ['train', 'policy'], ['train', 'prior']):
+        assert main([*command, 'run:=learned', 'method:=smoke', 'task:=pull_tissue']) == 2
         error = capsys.readouterr().err
         assert 'run "learned" has learned online, and policy (the prior changed) would have to be made again' in error
         assert 'new run:=NAME' in error

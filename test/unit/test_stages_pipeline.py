@@ -10,8 +10,9 @@ import torch
 
 from dex_rl_nodes.recording.history import read_history
 from dex_rl_nodes.recording.spool import read_transitions
-from dex_rl_nodes.records import HAND_DIM, Mark, OperatorInput, Origin, Outcome
-from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json
+from dex_rl_nodes.recording.writer import BagWriter
+from dex_rl_nodes.records import HAND_DIM, EpisodeState, Mark, OperatorInput, Origin, Outcome, Phase
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json, write_json
 from dex_rl_nodes.stages import inputs
 from dex_rl_nodes.stages.bench.pictures import draw_run
 from dex_rl_nodes.stages.evaluate import evaluate
@@ -20,6 +21,7 @@ from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.online import OnlineSession
 from dex_rl_nodes.stages.prepare import preparation_works
 from dex_rl_nodes.stages.recordings import ended_episodes
+from dex_rl_nodes.stages.train import encoder_stage
 
 AMOUNTS = Amounts(demonstrations=2, shown=1, near_misses=1, rollouts=1, strays=1)
 SETTINGS = RunSettings('pull_tissue', 'sim', 'latent_prior', 'smoke', 7)
@@ -73,6 +75,28 @@ def test_what_is_out_of_date_is_noticed(prepared, tmp_path):
     assert inputs.missing(job.run, SETTINGS, AMOUNTS) == ['policy']
     shutil.rmtree(next(job.run.bags('demos').iterdir()))
     assert inputs.missing(job.run, SETTINGS, AMOUNTS) == ['demos', 'encoder', 'prior', 'policy', 'reward']
+
+
+def test_other_crops_are_noticed_but_not_in_a_run_that_never_noted_them(prepared, tmp_path, monkeypatch):
+    job, task = copy_of(prepared, tmp_path), prepared.task
+    changed = task.model_copy(update={'crops': {**task.crops, 'wrist': [0.1, 0.1, 0.9, 0.9]}})
+    monkeypatch.setattr(inputs.config, 'load_task', lambda name: changed)
+    assert inputs.missing(job.run, SETTINGS, AMOUNTS) == ['encoder', 'policy', 'reward']
+    assert inputs.outdated(job.run, SETTINGS)['policy'] == ['crops']
+    for stage in inputs.TRAINED:
+        content = read_json(job.run.file(f'{stage}.json'))
+        content['inputs'].pop('crops', None)
+        write_json(job.run.file(f'{stage}.json'), content)
+    assert inputs.missing(job.run, SETTINGS, AMOUNTS) == []
+
+
+def test_reward_sessions_that_were_all_broken_off_are_no_hindrance(prepared, tmp_path):
+    job = copy_of(prepared, tmp_path)
+    shutil.rmtree(job.run.bags('reward'))
+    with BagWriter(job.run.bags('reward') / '00000') as bag:
+        bag.write('/episode', EpisodeState(1, 1, Phase.RUNNING))
+    assert job.has('reward') and job.finished('reward') == []
+    assert encoder_stage(job, lambda done, total: None)['other_frames'] == 0
 
 
 def test_an_interrupted_collection_goes_on(prepared, tmp_path):
@@ -136,6 +160,21 @@ def test_online_learning_goes_on_where_it_stopped(prepared, tmp_path):
     lines = [json.loads(line) for line in job.run.file('metrics.jsonl').read_text().splitlines()]
     assert {'time', 'env_steps', 'updates', 'episodes', 'successes', 'interventions'} <= set(lines[-1])
     assert lines[-1]['env_steps'] == 60
+
+
+def test_a_session_without_an_update_leaves_no_checkpoint(prepared, tmp_path):
+    job = copy_of(prepared, tmp_path)
+    assert learn(job, 20).learner.updates == 0 and not job.run.file('learner').exists()
+
+
+def test_lost_recordings_are_said_and_learning_goes_on(prepared, tmp_path, capsys):
+    job = copy_of(prepared, tmp_path)
+    learn(job, 70)
+    shutil.rmtree(job.run.bags('online'))
+    session = learn(job, 60)
+    assert session.learner.updates == 130, 'one more for every transition of this session'
+    error = capsys.readouterr().err
+    assert 'step_70.safetensors was learned from 70 online transitions, of which 0 are in' in error
 
 
 class Discarder:

@@ -34,6 +34,7 @@ from dex_rl_nodes.stages.train import policy_stage, prior_stage
 from dex_rl_nodes.stages.workers import Tell, Work, core_count, run_all
 
 _DECIDES = ('learning', 'sim', 'robot', 'evaluation', 'recording', 'stages')  # rooms whose code decides a result
+_MODULES = ('records', 'config', 'seeds')  # beside the rooms
 _SCORES = {'imitation': 'none', 'learned': 'learned'}
 _SHARED = ('encoder', 'reward')
 _OWN = ('prior', 'policy')  # shared only with the cell that has the interface and seed of the recordings
@@ -92,6 +93,7 @@ def version(plan: Plan) -> str:
     root, digest = share_directory(), hashlib.sha256()
     package = Path(__file__).resolve().parents[2]
     files = [path for room in _DECIDES for path in (package / room).rglob('*.py') if path.parent.name != 'bench']
+    files += [package / f'{name}.py' for name in _MODULES]
     files += [root / 'config' / 'tasks' / f'{task}.yaml' for task in config.names('tasks')]
     files += [root / 'config' / 'methods' / f'{plan.method}.yaml', root / 'config' / 'robots' / 'sim.yaml']
     for path in sorted(files):
@@ -143,6 +145,10 @@ def run_table(values: Mapping[str, Value], folder: Path) -> None:
             seconds = results.cells.get(cell, {}).get('seconds', {}) | result['seconds']
             results.cells[cell] = {**result, 'seconds': seconds}
             results.save()
+            if name.endswith(_LEARNING):  # gigabytes, and the cell is done
+                task, interface, seed = cell.split('/')
+                online = RunDirectory(f'{interface}_{seed}', runs / task).bags('online')
+                shutil.rmtree(online, ignore_errors=True)
             left = sum(STAGES[-1] not in results.cells.get(other, ()) for other in wanted)
             board.say(f'{cell}: {_line(result)}; {left} of {len(wanted)} cells left')
 
@@ -205,9 +211,7 @@ def learn(plan: Plan, shared: Job, interface: str, seed: int, tell: Tell) -> dic
     total = round(budget * (1 + _EVALUATION_SHARE))
     OnlineSession(job, plan.presence).learn(budget, lambda done, note: tell(done, total))
     evaluate(job, 'learned', plan.episodes)
-    found = {**cell_of(job.run, job.settings), 'seconds': {STAGES[1]: round(time.monotonic() - started)}}
-    shutil.rmtree(job.run.bags('online'), ignore_errors=True)  # gigabytes, and the cell is done
-    return found
+    return {**cell_of(job.run, job.settings), 'seconds': {STAGES[1]: round(time.monotonic() - started)}}
 
 
 def cell_of(run: RunDirectory, settings: RunSettings) -> dict:
