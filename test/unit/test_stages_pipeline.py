@@ -96,7 +96,7 @@ def test_reward_sessions_that_were_all_broken_off_are_no_hindrance(prepared, tmp
     with BagWriter(job.run.bags('reward') / '00000') as bag:
         bag.write('/episode', EpisodeState(1, 1, Phase.RUNNING))
     assert job.has('reward') and job.finished('reward') == []
-    assert encoder_stage(job, lambda done, total: None)['other_frames'] == 0
+    assert encoder_stage(job, lambda done, total: None, again=True)['other_frames'] == 0
 
 
 def test_an_interrupted_collection_goes_on(prepared, tmp_path):
