@@ -4,15 +4,19 @@ And what makes TF of the descriptions of arm and hand.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
 
 from dex_rl_nodes.config import Robot, is_simulated
-from dex_rl_nodes.drivers.settings import device_settings
+from dex_rl_nodes.drivers.settings import ArmDevice, device_settings
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.parameters import Value
 from dex_rl_nodes.paths import config_directory
 from dex_rl_nodes.process import Process, is_installed
 from dex_rl_nodes.robot.urdf import arm_urdf, hand_urdf
 
+_FLANGE = ('_link8', '_flange')  # ends of its names in the manufacturer's description
 _PATIENCE = '120'  # s, of the spawner with the controller manager: the arm may have to be unlocked first
 
 
@@ -20,7 +24,8 @@ def arm_bringup(robot: Robot, namespace: str) -> list[Process]:
     """What starts the arm; nothing where `devices.arm.bringup` is empty, for the arm is started elsewhere.
 
     Raises:
-        UserError: the file of the controllers does not exist.
+        UserError: the file of the controllers does not exist, or its controller moves another frame than the robot's
+            file says.
     """
     arm = device_settings(robot).arm
     if not arm.bringup:
@@ -28,6 +33,7 @@ def arm_bringup(robot: Robot, namespace: str) -> list[Process]:
     controllers = config_directory() / 'controllers' / arm.controllers
     if not controllers.is_file():
         raise UserError(f'config/robots/{robot.name}.yaml: devices.arm.controllers: there is no file {controllers}')
+    _check_frame(robot, arm, controllers)
     package, launch_file = arm.bringup.split('/')
     # Never the manufacturer's gripper: with a dexterous hand on the flange its mass and its TCP would be wrong.
     arguments = {
@@ -50,6 +56,24 @@ def arm_bringup(robot: Robot, namespace: str) -> list[Process]:
             may_end=True,
         ),
     ]
+
+
+def _check_frame(robot: Robot, arm: ArmDevice, controllers: Path) -> None:
+    """UserError when the controller would move the flange where the TCP shall be, or the other way round."""
+    try:
+        blocks = yaml.safe_load(controllers.read_text())
+        own = next(block[arm.controller] for block in blocks.values() if arm.controller in block)
+        frame = str(own['ros__parameters']['end_effector_frame'])
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, StopIteration):
+        raise UserError(
+            f'{controllers} gives no end_effector_frame to {arm.controller}; what it moves to target_pose must be known'
+        ) from None
+    moves = 'flange' if frame.endswith(_FLANGE) else 'tcp'
+    if moves != arm.controller_frame:
+        raise UserError(
+            f'{controllers} moves {frame} to target_pose, but config/robots/{robot.name}.yaml says '
+            f'devices.arm.controller_frame: {arm.controller_frame}; the arm would go wrong by the length of the hand'
+        )
 
 
 def frame_publishers(values: Mapping[str, Value]) -> list[Process]:

@@ -21,9 +21,9 @@ INTERFACES = ('latent_prior', 'raw', 'pca', 'vq', 'latent_prior_no_bottleneck', 
 
 
 class Model(BaseModel):
-    """A frozen record that refuses unknown fields."""
+    """A frozen record that refuses unknown fields, and numbers that are none."""
 
-    model_config = ConfigDict(frozen=True, extra='forbid')
+    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
 
 
 class Camera(Model):

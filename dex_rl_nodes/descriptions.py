@@ -240,7 +240,11 @@ COMMAND_MUX = NodeDescription(
     serves=('command_mux/reset_stop', 'command_mux/stop'),
     parameters=(
         _DRY_RUN,
-        Parameter('teleop_required', True, 'lockstep: every tick waits for the teleop command with its stamp'),
+        Parameter(
+            'teleop_required',
+            True,
+            'the robot holds while nobody could take over; lockstep: every tick waits for the command with its stamp',
+        ),
         Parameter('watch_rate', 50.0, 'how often silence and second publishers are looked for', 'Hz', 10.0, 200.0),
         _REALTIME,
     ),
@@ -372,8 +376,9 @@ SPACEMOUSE_DRIVER = NodeDescription(
 
 KEYBOARD_NODE = NodeDescription(
     'keyboard',
-    'Keys for success, failure, discard and pause; runs in a terminal of its own: ./dexrl keyboard.',
+    'Keys for stop, success, failure, discard and pause; runs in a terminal of its own: ./dexrl keyboard.',
     publishes=(KEYBOARD,),
+    calls=('command_mux/stop',),
 )
 
 CAMERA_DRIVER = NodeDescription(

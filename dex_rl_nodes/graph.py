@@ -220,7 +220,7 @@ def _episodes(values: dict[str, Value], purpose: str) -> list[Process]:
     if not config.is_simulated(str(values['robot'])):
         manager['reset_deadline'] = _RESET_DEADLINE
     return [
-        _node('command_mux', values, parameters={'teleop_required': operated, 'dry_run': values['dry_run']}),
+        _node('command_mux', values, parameters={'teleop_required': operated, 'dry_run': bool(values.get('dry_run'))}),
         _node('replay_recorder', values, parameters={'purpose': purpose}),
         _node('episode_manager', values, parameters=manager, ends_graph=True),
     ]
@@ -245,6 +245,9 @@ def _collect_demos(values: dict[str, Value]) -> list[Process]:
     purpose = str(values['purpose'])
     if values['operator'] == 'none':
         raise UserError('recording needs somebody who shows the task; use operator:=scripted or operator:=human')
+    if values['dry_run'] and not str(values['run']).endswith(_DRY):
+        # nothing shall ever be learned from a robot that stood still
+        values = {**values, 'run': f'{values["run"]}_{_DRY}'}
     mode = 'demonstrate' if purpose == 'demos' else 'examples'
     policy = _node('policy', values, parameters={'source': 'zero', 'recorded': True})
     return [*_robot(values), *_operator(values, mode), policy, *_episodes(values, purpose)]
@@ -316,13 +319,20 @@ _PREPARE = Parameter('prepare', True, 'run the missing stages first (simulation)
 _VIEWER = Parameter('viewer', 'rviz', 'program to look with', choices=('rviz', 'rqt', 'foxglove'))
 _RESIDUAL = next(parameter for parameter in NODES['residual_actor'].parameters if parameter.name == 'residual')
 _PRESENCE = next(parameter for parameter in NODES['scripted_operator'].parameters if parameter.name == 'presence')
+_DRY = 'dry'  # ends the name of the run of a dry run
 _DRY_RUN = next(parameter for parameter in NODES['command_mux'].parameters if parameter.name == 'dry_run')
-_GRAPH = (*SETTINGS, DEVICES, CAMERAS, LOCKSTEP, NAMESPACE, PARAMETER_FILE, _DRY_RUN)
+_DRY_RUN = replace(_DRY_RUN, description=f'{_DRY_RUN.description}; records to run <run>_{_DRY}')
+_GRAPH = (*SETTINGS, DEVICES, CAMERAS, LOCKSTEP, NAMESPACE, PARAMETER_FILE)
 
 APPLICATIONS = {
     application.name: application
     for application in (
-        Application('collect_demos', 'Record demonstrations.', (*_GRAPH, OPERATOR, EPISODES, _PURPOSE), _collect_demos),
+        Application(
+            'collect_demos',
+            'Record demonstrations.',
+            (*_GRAPH, _DRY_RUN, OPERATOR, EPISODES, _PURPOSE),
+            _collect_demos,
+        ),
         Application(
             'train',
             'Train prior, base policy and reward classifier from bags.',

@@ -11,10 +11,7 @@ Value = bool | int | float | str
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a node. Its type is that of the default.
-
-    Read-only parameters are fixed at start; the others can be set while the node runs.
-    """
+    """One parameter of a node, fixed when the node starts. Its type is that of the default."""
 
     name: str
     default: Value
@@ -23,7 +20,6 @@ class Parameter:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
-    read_only: bool = True
 
     def refusal(self, value: Value) -> str:
         """Why the value is not allowed, one clause; empty when it is."""

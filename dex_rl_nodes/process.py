@@ -10,6 +10,7 @@ from typing import Literal
 from dex_rl_nodes.parameters import Value
 
 PACKAGE = 'dex_rl_nodes'
+_STEADY = 60.0  # s; a process that ran for longer had no trouble with its start
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,18 @@ class Process:
     runs_first: bool = False  # the others start when it has ended with code 0
     ends_graph: bool = False  # its end with code 0 ends the graph, also with code 0
     may_end: bool = False  # its end with code 0 is nothing unexpected
+
+
+class Restarts:
+    """Counts how often a process is started again; forgets it once the process has run for a while."""
+
+    def __init__(self, most: int):
+        self.most, self.count = most, 0
+
+    def allow(self, ran: float) -> bool:
+        """Whether a process that ended after `ran` seconds may be started again."""
+        self.count = (0 if ran > _STEADY else self.count) + 1
+        return self.count <= self.most
 
 
 def end_of(code: int) -> str:

@@ -22,12 +22,11 @@ from circus.watcher import Watcher
 from tornado.ioloop import IOLoop, PeriodicCallback
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.process import PACKAGE, Process, end_of, was_stopped
+from dex_rl_nodes.process import PACKAGE, Process, Restarts, end_of, was_stopped
 
 GRACE = 4.5  # s between SIGINT and SIGKILL, so that everything is gone within 5 s
 CHECK_PERIOD = 0.1  # s between two looks for ended processes
 RESTART_DELAY = 1.0  # s before the first restart; doubles with each
-STEADY = 60.0  # s after which a process counts as healthy again
 STARTING = 5.0  # s in which a process may still be on its way to handle SIGINT
 USER_ERROR = 2  # exit code: a person has to act, starting again cannot help
 
@@ -91,7 +90,7 @@ class Supervisor:
         self.variables = variables
         self.log = log
         self.exit_code: int | None = None  # set when the graph ends
-        self._restarts = dict.fromkeys(self.processes, 0)
+        self._restarts = {name: Restarts(process.max_restarts) for name, process in self.processes.items()}
         self._started = dict.fromkeys(self.processes, 0.0)
         self._lines = {name: _Lines(name) for name in self.processes}
 
@@ -193,13 +192,10 @@ class Supervisor:
                 self._loop.add_callback(watcher._start)
 
     def _may_restart(self, process: Process) -> bool:
-        if time.monotonic() - self._started[process.name] > STEADY:
-            self._restarts[process.name] = 0
-        self._restarts[process.name] += 1
-        return self._restarts[process.name] <= process.max_restarts
+        return self._restarts[process.name].allow(time.monotonic() - self._started[process.name])
 
     def _restart(self, process: Process, code: int) -> None:
-        number = self._restarts[process.name]
+        number = self._restarts[process.name].count
         delay = RESTART_DELAY * 2 ** (number - 1)
         self.log(
             f'{process.name} ended with {end_of(code)}; starting it again in {delay:g} s '

@@ -25,7 +25,9 @@ class HandDevice(Model):
     largest_step: float = Field(
         0.05, gt=0, le=1, description='largest change of the target per exchange, normalised travel'
     )
-    command_timeout: float = Field(0.2, gt=0, description='silence of hand/command after which the hand stops (s)')
+    command_timeout: float = Field(
+        0.2, gt=0, le=1, description='silence of hand/command after which the hand stops (s)'
+    )
 
 
 class GloveDevice(Model):
@@ -65,7 +67,7 @@ class ArmDevice(Model):
     controllers: str = Field('fr3_impedance.yaml', description='file in config/controllers/: controllers and gains')
     controller: str = Field('cartesian_impedance_controller', description='the controller that follows target_pose')
     controller_frame: Literal['flange', 'tcp'] = Field(
-        'tcp', description='what that controller moves to target_pose: the TCP, or the flange (poses are converted)'
+        'flange', description='what that controller moves to target_pose: the TCP, or the flange (poses are converted)'
     )
 
 

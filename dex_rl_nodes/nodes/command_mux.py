@@ -41,7 +41,10 @@ _SILENCE = {
 }
 _SILENCE |= dict.fromkeys(IMAGES.values(), SafetyEvent.CAMERA_SILENT)
 _TICK_DEADLINE = 20.0  # s, lockstep: longest wait for what belongs to a command
+_TELEOP_SILENCE = 0.5  # s; it speaks fifty times a second, and only a person's hands wait for it
+_FRAMES = 1.5  # camera periods that must fit into the longest silence
 _REACTION = 0.02  # s, from noticing a silence to the target that ends the motion
+_GOODBYE = 0.5  # s; longest wait at the end for the robot to hear its last targets
 _GHOST = 25.0  # s; DDS forgets a killed process after 20 s
 _LOOK_AROUND = 0.15  # s, between two looks for somebody else who commands the robot
 _DRIVERS = ('hand_driver', 'glove_driver', 'spacemouse_driver')  # whose faults count
@@ -75,7 +78,19 @@ class CommandMuxNode(EpisodeNode):
         # Silence must be noticed early enough for the motion to stop in time.
         watch_period = 1 / self.setting('watch_rate')
         self._longest = self._mux.limits.timing.stop_periods / self.robot.control_rate - watch_period - _REACTION
+        if not self.lockstep:
+            self._check_rates()
         self._connect(watch_period)
+
+    def _check_rates(self) -> None:
+        """UserError when a camera that works would be taken for a silent one."""
+        rate = min(camera.rate for camera in self.robot.cameras.values())
+        if self._longest < _FRAMES / rate:
+            raise UserError(
+                f'command_mux: with control_rate {self.robot.control_rate:g} Hz a camera may be silent '
+                f'for {max(0.0, self._longest):.3f} s, but a frame comes every {1 / rate:.3f} s; lower control_rate, or '
+                f'raise the rate of the cameras or limits.timing.stop_periods, in config/robots/{self.robot.name}.yaml'
+            )
 
     def _connect(self, watch_period: float) -> None:
         self.advertise('executed_action', *(() if self._dry_run else _TARGETS))
@@ -107,6 +122,9 @@ class CommandMuxNode(EpisodeNode):
         if self.lockstep:
             return
         self._expect(*_SILENCE)
+        if self._teleop_required:  # nobody could take over
+            heard = self._heard.get('teleop_command', 0)
+            self._mux.watch.watch('teleop_command', SafetyEvent.TELEOP_SILENT, _TELEOP_SILENCE, heard)
 
     def _expect(self, *topics: str) -> None:
         for topic in topics:  # what fell silent before counts, too
@@ -119,7 +137,7 @@ class CommandMuxNode(EpisodeNode):
         if not self._fresh and not self.lockstep:
             self._mux.hold()  # before the watches are forgotten: it must know whether the arm is heard
             self._publish_targets()
-        for topic in ('action_command', 'reset_command', *_SILENCE):
+        for topic in ('action_command', 'reset_command', 'teleop_command', *_SILENCE):
             self._mux.watch.forget(topic)
         self._fresh = True
 
@@ -147,6 +165,8 @@ class CommandMuxNode(EpisodeNode):
 
     def _on_teleop(self, teleop: TeleopCommand) -> None:
         self._teleop = teleop
+        self._heard['teleop_command'] = time.monotonic_ns()
+        self._mux.watch.seen('teleop_command', self._heard['teleop_command'])
         self.arrived(self._awaited('teleop_command'))
         self._try()
 
@@ -337,6 +357,14 @@ class CommandMuxNode(EpisodeNode):
         self._report_safety()
         response.success = True
         return response
+
+    def close(self) -> None:
+        """The arm stays where it is, and not at a target ahead of it."""
+        if self._moving and not self.lockstep:
+            self._mux.hold()
+            self._publish_targets()
+            for topic in () if self._dry_run else _TARGETS:
+                self.flush(topic, _GOODBYE)
 
     # Diagnostics
 

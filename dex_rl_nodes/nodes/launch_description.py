@@ -1,9 +1,9 @@
 """Turns an application of graph.py into a standard launch description; the files in launch/ are made of it."""
 
 import contextlib
-import inspect
 import os
 import sys
+import time
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from launch import LaunchContext, LaunchDescription
@@ -11,7 +11,6 @@ from launch.action import Action
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
-    ExecuteLocal,
     ExecuteProcess,
     IncludeLaunchDescription,
     LogInfo,
@@ -31,7 +30,7 @@ from launch_ros.substitutions import ExecutableInPackage
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.graph import APPLICATIONS, Application, check_parameter_file, environment, sole_graph
 from dex_rl_nodes.parameters import Parameter, Value, split_argument
-from dex_rl_nodes.process import Process
+from dex_rl_nodes.process import Process, Restarts
 
 RESTART_DELAY = 1.0  # s
 _held = contextlib.ExitStack()  # the domain, as long as this process lives
@@ -101,9 +100,8 @@ def _start(process: Process, parameter_file: str = '', then: list[Action] | None
         return [_include(process)]
     options = {'name': process.name, 'output': 'screen'}
     if process.on_exit == 'restart':
+        # counted in `ended`: launch would go on without the process, and that of Humble restarts it for ever
         options |= {'respawn': True, 'respawn_delay': RESTART_DELAY}
-        if 'respawn_max_retries' in inspect.signature(ExecuteLocal.__init__).parameters:  # Humble does not have it
-            options['respawn_max_retries'] = process.max_restarts
     parameters = {name: _typed(value) for name, value in process.parameters.items()}
     if process.is_node:
         started: ExecuteProcess = Node(
@@ -119,9 +117,16 @@ def _start(process: Process, parameter_file: str = '', then: list[Action] | None
         executable = ExecutableInPackage(package=process.package, executable=process.executable)
         started = ExecuteProcess(cmd=[executable, *process.arguments], emulate_tty=True, **options)
 
+    restarts, began = Restarts(process.max_restarts), time.monotonic()
+
     def ended(event: ProcessExited, event_context: LaunchContext) -> list[Action]:
-        if event_context.is_shutdown or (process.on_exit == 'restart' and event.returncode != 2):
+        nonlocal began
+        if event_context.is_shutdown:
             return []
+        if process.on_exit == 'restart' and event.returncode != 2:
+            ran, began = time.monotonic() - began, time.monotonic() + RESTART_DELAY
+            if restarts.allow(ran):
+                return []
         if event.returncode == 0 and (process.may_end or then is not None):
             return then or []
         if event.returncode == 0 and process.ends_graph:

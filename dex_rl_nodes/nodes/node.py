@@ -21,7 +21,6 @@ from rcl_interfaces.msg import (
     IntegerRange,
     ParameterDescriptor,
     ParameterType,
-    SetParametersResult,
 )
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
@@ -59,7 +58,7 @@ def _descriptor(parameter: Parameter) -> ParameterDescriptor:
         type=_TYPES[type(parameter.default)],
         description=description,
         additional_constraints=f'one of: {", ".join(parameter.choices)}' if parameter.choices else '',
-        read_only=parameter.read_only,
+        read_only=True,
     )
     if parameter.minimum is not None and parameter.maximum is not None:
         if isinstance(parameter.default, float):
@@ -92,7 +91,6 @@ class Node(rclpy.node.Node):
         self._declared = {parameter.name: parameter for parameter in (*COMMON, *self.description.parameters)}
         for parameter in self._declared.values():
             self._declare(parameter)
-        self.add_on_set_parameters_callback(self._check_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.PROFILES['DIAGNOSTICS'])
         self.every(_DIAGNOSTICS_PERIOD, self._publish_diagnostics)
         self.every(_DEADLINE_PERIOD, self._check_deadlines)
@@ -107,13 +105,6 @@ class Node(rclpy.node.Node):
             raise UserError(f'{self.get_name()}: {parameter.refusal(given) or error}') from None
         if refusal := parameter.refusal(value):
             raise UserError(f'{self.get_name()}: {refusal}')
-
-    def _check_parameters(self, changes: list[Any]) -> SetParametersResult:
-        for change in changes:
-            declared = self._declared.get(change.name)
-            if declared is not None and (refusal := declared.refusal(change.value)):
-                return SetParametersResult(successful=False, reason=refusal)
-        return SetParametersResult(successful=True)
 
     def setting(self, name: str) -> Value:
         """Value of a parameter."""
@@ -212,7 +203,10 @@ class Node(rclpy.node.Node):
 
     def serve(self, service: str, callback: Callable[[Any, Any], Any]) -> None:
         """Offer a service."""
-        self.create_service(conversions.interface(SERVICES[service]), service, callback)
+        guarded = self._guarded(callback)
+        kind = conversions.interface(SERVICES[service])
+        # whoever asked gets an answer, also from a node that an error has just ended
+        self.create_service(kind, service, lambda request, response: guarded(request, response) or response)
 
     def client(self, service: str) -> Any:
         """Client of a service."""

@@ -33,7 +33,7 @@ class SafetyEvent(Enum):
     COMMAND_SILENT = 116, _HOLD, 'no valid command for two periods', 'see whether policy and decoder run'
     CLOCK_JUMP = 117, _HOLD, 'the clock jumped', 'synchronise clocks before starting'
     TELEOP_INVALID = 121, _WARN, 'a teleop command is malformed', 'check the SpaceMouse and glove drivers'
-    TELEOP_SILENT = 122, _HOLD, 'teleop fell silent while in control', 'check teleop and its devices'
+    TELEOP_SILENT = 122, _HOLD, 'teleop fell silent', 'check teleop and its devices'
     STEP_LIMIT = 201, _LIMIT, 'the TCP would move too fast', 'nothing; it is slowed down'
     ACCELERATION_LIMIT = 202, _LIMIT, 'the TCP would accelerate too fast', 'nothing; it is slowed down'
     WORKSPACE_BOX = 203, _LIMIT, 'the TCP would leave the workspace', 'nothing, or widen the box of the task'

@@ -32,10 +32,10 @@ class ArmLimits(Model):
     )
     leash_translation: float = Field(0.06, gt=0, le=0.2, description='target from measured TCP position, per axis (m)')
     leash_rotation: float = Field(0.30, gt=0, le=1.0, description='target from measured TCP rotation, angle (rad)')
-    table_height: float = Field(0.0, description='height of the table plane in the base frame (m)')
-    table_clearance: float = Field(0.01, ge=0, description='lowest TCP target above the table (m)')
+    table_height: float = Field(0.0, ge=-1, le=1, description='height of the table plane in the base frame (m)')
+    table_clearance: float = Field(0.01, ge=0, le=1, description='lowest TCP target above the table (m)')
     reading_velocity: float = Field(
-        3.0, gt=0, description='a measured TCP that moved faster than this is not believed (m/s)'
+        3.0, gt=0, le=20, description='a measured TCP that moved faster than this is not believed (m/s)'
     )
     joint_low: Vector7 = Field([-2.7437, -1.7837, -2.9007, -3.0421, -2.8065, 0.5445, -3.0159], description='rad')
     joint_high: Vector7 = Field([2.7437, 1.7837, 2.9007, -0.1518, 2.8065, 4.5169, 3.0159], description='rad')
@@ -70,9 +70,9 @@ class HandLimits(Model):
     low: Vector6 = Field([0.0] * 6, description='lowest target, normalised travel')
     high: Vector6 = Field([1.0] * 6, description='highest target, normalised travel')
     step: float = Field(0.25, gt=0, le=1.0, description='change of a target in one control tick (travel)')
-    velocity: float = Field(2.5, gt=0, description='speed of a target (travel/s)')
-    acceleration: float = Field(50.0, gt=0, description='braking to rest is always allowed (travel/s^2)')
-    current: float = Field(0.8, gt=0, description='motor current above which a target may only move back (A)')
+    velocity: float = Field(2.5, gt=0, le=10, description='speed of a target (travel/s)')
+    acceleration: float = Field(50.0, gt=0, le=500, description='braking to rest is always allowed (travel/s^2)')
+    current: float = Field(0.8, gt=0, le=5, description='motor current above which a target may only move back (A)')
 
     @model_validator(mode='after')
     def _ordered(self) -> 'HandLimits':
@@ -89,14 +89,18 @@ class TimingLimits(Model):
     early_fraction: float = Field(
         0.5, ge=0, le=1, description='a command may come this much before it is due (control periods)'
     )
-    future: float = Field(0.05, ge=0, description='a stamp may be this far ahead of now (s)')
-    clock_jump: float = Field(0.5, gt=0, description='the clock jumped when it departs from elapsed time by more (s)')
-    frozen_time: float = Field(
-        0.0, ge=0, description='identical frames for this long: frozen; 0: judge only while moving (s)'
+    future: float = Field(0.05, ge=0, le=1, description='a stamp may be this far ahead of now (s)')
+    clock_jump: float = Field(
+        0.5, gt=0, le=10, description='the clock jumped when it departs from elapsed time by more (s)'
     )
-    frozen_motion: float = Field(0.02, gt=0, description='identical frames while the TCP moved this far: frozen (m)')
-    teleop_age: float = Field(0.2, gt=0, description='an older teleop command does not count (s)')
-    learner_age: float = Field(30.0, gt=0, description='warn when the learner says nothing for this long (s)')
+    frozen_time: float = Field(
+        0.0, ge=0, le=60, description='identical frames for this long: frozen; 0: judge only while moving (s)'
+    )
+    frozen_motion: float = Field(
+        0.02, gt=0, le=1, description='identical frames while the TCP moved this far: frozen (m)'
+    )
+    teleop_age: float = Field(0.2, gt=0, le=1, description='an older teleop command does not count (s)')
+    learner_age: float = Field(30.0, gt=0, le=3600, description='warn when the learner says nothing so long (s)')
 
 
 class Limits(Model):

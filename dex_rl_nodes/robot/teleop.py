@@ -33,8 +33,10 @@ class TeleopSettings(Model):
     mark_buttons: dict[int, Mark] = Field(
         {2: Mark.SUCCESS, 3: Mark.FAILURE, 4: Mark.DISCARD, 5: Mark.PAUSE}, description='buttons that mark the episode'
     )
-    long_press: float = Field(1.0, gt=0, description='holding the left button this long discards the episode (s)')
-    device_age: float = Field(0.2, gt=0, description='a device that was silent for longer is absent (s)')
+    long_press: float = Field(
+        1.0, gt=0, le=10, description='holding the left button this long discards the episode (s)'
+    )
+    device_age: float = Field(0.2, gt=0, le=1, description='a device that was silent for longer is absent (s)')
     glove_low: Vector6 = Field([0.0] * 6, description='lower limit of each finger of the glove, normalised travel')
     glove_high: Vector6 = Field([1.0] * 6, description='upper limit of each finger of the glove, normalised travel')
 

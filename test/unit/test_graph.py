@@ -231,13 +231,21 @@ def test_a_person_needs_a_robot_with_devices(name):
     assert {'spacemouse_driver', 'glove_driver'} <= {process.name for process in processes}
 
 
-@pytest.mark.parametrize('name', ['collect_demos', 'online_rl', 'evaluate'])
-def test_a_dry_run_reaches_whoever_moves_the_robot(name):
-    app = APPLICATIONS[name]
-    for texts in ({}, {'dry_run': 'true'}):
-        started = {p.name: p.parameters for p in app.build(app.values({'robot': 'fr3_ruiyan', **texts}))}
-        for node in ('command_mux', 'arm_adapter'):
-            assert started[node]['dry_run'] is bool(texts)
+def test_a_dry_run_reaches_whoever_moves_the_robot_and_is_recorded_elsewhere():
+    app = APPLICATIONS['collect_demos']
+    for name, found in (('mine', 'mine_dry'), ('dry', 'dry')):
+        for texts in ({}, {'dry_run': 'true'}):
+            values = app.values({'robot': 'fr3_ruiyan', 'run': name, **texts})
+            started = {p.name: p.parameters for p in app.build(values)}
+            for node in ('command_mux', 'arm_adapter'):
+                assert started[node]['dry_run'] is bool(texts)
+            assert started['replay_recorder']['run'] == (found if texts else name)
+
+
+@pytest.mark.parametrize('name', ['online_rl', 'evaluate'])
+def test_nothing_is_learned_or_scored_in_a_dry_run(name):
+    with pytest.raises(UserError, match='has no argument "dry_run"'):
+        APPLICATIONS[name].values({'dry_run': 'true'})
 
 
 def test_only_the_arm_adapter_gives_a_reset_up():
