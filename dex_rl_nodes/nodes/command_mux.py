@@ -89,7 +89,8 @@ class CommandMuxNode(EpisodeNode):
             raise UserError(
                 f'command_mux: with control_rate {self.robot.control_rate:g} Hz a camera may be silent '
                 f'for {max(0.0, self._longest):.3f} s, but a frame comes every {1 / rate:.3f} s; lower control_rate, '
-                f'or raise the rate of the cameras or limits.timing.stop_periods, in config/robots/{self.robot.name}.yaml'
+                'or raise the rate of the cameras or limits.timing.stop_periods, in '
+                f'config/robots/{self.robot.name}.yaml'
             )
 
     def _connect(self, watch_period: float) -> None:
