@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from dex_rl_nodes.records import (
     ActionCommand,
     EpisodeState,
     Phase,
+    TeleopCommand,
 )
 from dex_rl_nodes.robot import kinematics, rotations
 
@@ -127,18 +129,24 @@ class Bench:
 
 
 class Live(Bench):
-    """Real time: states at 50 Hz, cameras and commands at 10 Hz, unless they are told to be silent."""
+    """Real time: states and teleop at 50 Hz, cameras and commands at 10 Hz, unless they are told to be silent."""
 
     def __init__(self, **parameters):
         super().__init__(False, **parameters)
         self.arm, self.command_hand = np.zeros(6, np.float32), HAND.copy()
         self.step, self.pixels, self.moving_pixels = 0, 0, True
-        self.peer.create_timer(0.02, lambda: self.states(self.now()))
+        self.person = TeleopCommand()  # who stands by, with idle hands
+        self.peer.create_timer(0.02, self._state)
         self.peer.create_timer(PERIOD, self._tick)
         self.run_episode(self.now())
 
     def now(self):
         return self.peer.get_clock().now().nanoseconds
+
+    def _state(self):
+        self.states(self.now())
+        if 'teleop_command' not in self.silent:
+            self.send('teleop_command', replace(self.person, stamp=self.now()))
 
     def _tick(self):
         stamp = self.now()

@@ -12,6 +12,7 @@ from mux_bench import FORWARD, HAND, JOINTS, PERIOD, Bench, Live, position, ros 
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 
+from dex_rl_nodes import config
 from dex_rl_nodes.config import load_robot, load_task
 from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
@@ -135,13 +136,8 @@ def test_a_person_takes_over_and_hands_back_without_a_jump(ros):
     bench = ros(Live)
     bench.moving()
     bench.command_hand = HAND + np.float32(0.2)
-    timer = None
     for person in (TeleopCommand(0, True, -FORWARD, True, np.full(6, 0.5, np.float32)), TeleopCommand(0)):
-        if timer:
-            bench.peer.destroy_timer(timer)
-        timer = bench.peer.create_timer(
-            0.02, lambda p=person: bench.send('teleop_command', TeleopCommand(bench.now(), *_fields(p)))
-        )
+        bench.person = person
         source = Source.BOTH if person.arm_active else Source.POLICY
         bench.until(lambda s=source: [e.source for e in bench.executed()[-4:]] == [s] * 4)
     targets = np.array([position(message)[:3] for message in bench.received['target_pose']])
@@ -151,8 +147,41 @@ def test_a_person_takes_over_and_hands_back_without_a_jump(ros):
     assert np.allclose(hands[-1], HAND + np.float32(0.2)), "the hand is the policy's again"
 
 
-def _fields(person):
-    return person.arm_active, person.arm, person.hand_active, person.hand_delta
+def test_a_teleop_that_is_gone_holds_the_robot_also_when_the_policy_drives(ros):
+    bench = ros(Live)
+    bench.moving()
+    bench.silent.add('teleop_command')
+    bench.until(lambda: bench.executed()[-1].limited and not bench.executed()[-1].action[:6].any())
+    bench.until(lambda: bench.safety() and bench.safety()[1].startswith('safety event 122'))
+    assert np.allclose(position(bench.received['target_pose'][-1]), bench.pose, atol=1e-6)
+    bench.silent.clear()
+    bench.until(lambda: not bench.executed()[-1].limited)
+
+
+def test_nobody_is_missed_where_nobody_stands_by(ros):
+    bench = ros(Live, teleop_required=False)
+    bench.silent.add('teleop_command')
+    bench.moving()
+    heard = bench.safety()
+    assert heard is None or '122 teleop_silent' not in heard[2]
+
+
+def test_the_arm_stays_where_it_is_when_the_graph_ends(ros):
+    bench = ros(Live)
+    bench.moving()
+    assert position(bench.received['target_pose'][-1])[0] > bench.pose[0] + 0.005
+    heard = len(bench.received['target_pose'])
+    bench.node.close()
+    bench.executor.remove_node(bench.node)
+    bench.wait_for_message('target_pose', heard)
+    assert np.allclose(position(bench.received['target_pose'][-1]), bench.pose, atol=1e-6)
+
+
+def test_a_rate_at_which_cameras_would_always_be_silent_is_refused(ros, monkeypatch):
+    load = config.load_robot
+    monkeypatch.setattr(config, 'load_robot', lambda name: load(name).model_copy(update={'control_rate': 30.0}))
+    with pytest.raises(UserError, match='control_rate 30 Hz a camera may be silent for 0.027 s, but a frame comes'):
+        CommandMuxNode()
 
 
 def test_a_dry_run_does_everything_but_move(ros):

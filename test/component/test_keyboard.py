@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip('rclpy')
 
 from harness import bench, ros  # noqa: F401
+from std_srvs.srv import Trigger
 
 from dex_rl_nodes.descriptions import KEYBOARD
 from dex_rl_nodes.nodes.keyboard import Keyboard
@@ -63,6 +64,26 @@ def test_a_key_that_nobody_hears_is_said(bench, terminal, capfd):
     os.write(person, b's')
     said = []
     made.until(lambda: said.append(capfd.readouterr().out) or 'nobody listens' in ''.join(said), 'the remark')
+
+
+def test_the_space_bar_stops_the_robot_or_says_that_it_cannot(bench, terminal, capfd):
+    person, program = terminal
+    made = bench(lambda **options: Keyboard(program, **options), lockstep=False)
+    said = []
+    os.write(person, b' ')
+    made.until(lambda: said.append(capfd.readouterr().out) or 'nobody offers command_mux/stop' in ''.join(said), 'it')
+    asked = []
+
+    def stop(request, response):
+        asked.append(request)
+        response.success, response.message = True, 'safety event 503'
+        return response
+
+    made.peer.create_service(Trigger, 'command_mux/stop', stop)
+    made.until(made.node._stop_client.service_is_ready, 'the service')
+    os.write(person, b' ')
+    made.until(lambda: said.append(capfd.readouterr().out) or 'safety event 503; release' in ''.join(said), 'an answer')
+    assert len(asked) == 1 and not made.node.finished
 
 
 def test_the_terminal_is_restored_when_the_node_closes(bench, terminal):
