@@ -10,7 +10,7 @@ import yaml
 from dex_rl_nodes.descriptions import TOPICS
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.graph import APPLICATIONS
-from dex_rl_nodes.process import Process
+from dex_rl_nodes.process import Process, Restarts
 
 ROOT = Path(__file__).parents[2]
 needs_launch = pytest.mark.skipif(importlib.util.find_spec('launch_ros') is None, reason='launch is not installed')
@@ -143,6 +143,28 @@ def test_a_spawner_may_end():
     failed = ProcessExited(action=started, name='', cmd=[], cwd=None, env=None, pid=1, returncode=1)
     with pytest.raises(UserError, match='spawner ended with exit code 1'):
         handler.event_handler.handle(failed, context)
+
+
+@needs_launch
+def test_restarts_are_counted_and_then_the_launch_ends():
+    from launch import LaunchContext
+    from launch.events.process import ProcessExited
+
+    from dex_rl_nodes.nodes import launch_description
+
+    context = LaunchContext()
+    process = Process('learner', 'learner', on_exit='restart', max_restarts=2)
+    started, handler = launch_description._start(process)
+    event = ProcessExited(action=started, name='', cmd=[], cwd=None, env=None, pid=1, returncode=1)
+    for _ in range(2):
+        assert not handler.event_handler.handle(event, context)
+    with pytest.raises(UserError, match='learner ended with exit code 1, so the graph stops'):
+        handler.event_handler.handle(event, context)
+
+
+def test_restarts_of_long_ago_are_forgotten():
+    restarts = Restarts(2)
+    assert [restarts.allow(ran) for ran in (1.0, 1.0, 100.0, 1.0, 1.0)] == [True, True, True, True, False]
 
 
 def test_layouts_show_topics_that_exist():
