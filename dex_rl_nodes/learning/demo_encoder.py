@@ -35,7 +35,10 @@ class DemoEncoderSettings(Model):
     channels: list[PositiveInt] = Field(
         list(CHANNELS), min_length=4, max_length=4, description='of the four convolutions of each view'
     )
-    steps: int = Field(500, ge=1, description='optimiser steps')
+    steps: int = Field(500, ge=1, description='optimiser steps, at least')
+    passes: float = Field(
+        21.0, ge=0, description='how often every observation of the demonstrations is seen; more of them: more steps'
+    )
     batch_size: int = Field(64, ge=1, description='observations per step')
     learning_rate: float = Field(1e-3, gt=0, description='AdamW learning rate after warm-up')
     weight_decay: float = Field(1e-3, ge=0, description='AdamW weight decay')
@@ -165,7 +168,7 @@ def train_demo_encoder(
         _optimise(encoder, heads, steps, targets, fit, other, settings, generator, progress)
     metrics = {
         'seconds': round(time.monotonic() - started, 2),
-        'steps': settings.steps,
+        'steps': _step_count(settings, len(fit), len(other)),
         'frames': len(fit),
         'other_frames': len(other),
         'test': _errors(encoder, heads, steps, targets, np.flatnonzero(groups == 1)),
@@ -188,14 +191,14 @@ def _optimise(
     parameters = [*encoder.parameters(), *heads.parameters()]
     optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     proprioception = _proprioception(steps)
-    unlabelled = round(settings.batch_size * settings.unlabelled_share) if len(other) else 0
+    unlabelled, count = _unlabelled(settings, len(other)), _step_count(settings, len(fit), len(other))
     command = slice(-_SHOWN, -1)
-    for step in range(settings.steps):
-        rate = settings.learning_rate * warmup_cosine(step, settings.warmup_steps, settings.steps)
+    for step in range(count):
+        rate = settings.learning_rate * warmup_cosine(step, settings.warmup_steps, count)
         optimiser.param_groups[0]['lr'] = rate
         rows = torch.cat([
-            torch.from_numpy(pool)[torch.randint(len(pool), (count,), generator=generator)]
-            for pool, count in ((fit, settings.batch_size - unlabelled), (other, unlabelled)) if count
+            torch.from_numpy(pool)[torch.randint(len(pool), (share,), generator=generator)]
+            for pool, share in ((fit, settings.batch_size - unlabelled), (other, unlabelled)) if share
         ])  # fmt: skip
         views = [
             to_tensor(augment(steps.images[view], settings.augmentation, generator, rows.tolist())) for view in VIEWS
@@ -213,8 +216,18 @@ def _optimise(
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
         optimiser.step()
-        if step % 20 == 19 or step + 1 == settings.steps:
-            progress(step + 1, settings.steps)
+        if step % 20 == 19 or step + 1 == count:
+            progress(step + 1, count)
+
+
+def _unlabelled(settings: DemoEncoderSettings, other: int) -> int:
+    """Observations of a batch that come from recordings which do not show the task."""
+    return round(settings.batch_size * settings.unlabelled_share) if other else 0
+
+
+def _step_count(settings: DemoEncoderSettings, shown: int, other: int) -> int:
+    """Optimiser steps, for so many observations of demonstrations and of other recordings."""
+    return max(settings.steps, round(settings.passes * shown / (settings.batch_size - _unlabelled(settings, other))))
 
 
 def _proprioception(steps: Steps) -> Tensor:
