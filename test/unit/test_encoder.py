@@ -291,6 +291,13 @@ def test_ways_are_asked_until_the_hand_is_there_and_to_the_right_release_alone(o
         assert value[:event, first] == pytest.approx(0.01 * (event - np.arange(event)), abs=1e-6)
 
 
+@pytest.mark.parametrize(('shown', 'steps'), [(12, 4), (120, 15)])
+def test_more_demonstrations_are_seen_as_often(shown, steps):
+    settings = DemoEncoderSettings(steps=4, passes=2, batch_size=16, unlabelled_share=0, warmup_steps=1)
+    _, metrics = train_demo_encoder(blob_episodes(shown // 12 + 1), settings=settings)  # one is held out
+    assert (metrics['frames'], metrics['steps']) == (shown, steps)
+
+
 def test_demo_encoder_learns_where_the_hand_is_relative_to_its_goal():
     settings = DemoEncoderSettings(steps=60, passes=0, batch_size=32, warmup_steps=10)
     encoder, metrics = train_demo_encoder(blob_episodes(20), blob_episodes(5, seed=9), settings, seed=0)
