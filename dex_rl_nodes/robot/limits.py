@@ -56,7 +56,7 @@ class ArmLimits(Model):
                     'another robot?'
                 )
             offset, deceleration = self.joint_velocity_offset[index], self.joint_deceleration[index]
-            if not 0 <= offset < math.inf or not 0 < deceleration < math.inf:
+            if offset < 0 or deceleration <= 0:
                 raise ValueError(
                     f'joint {index + 1} has the velocity offset {offset} rad/s and the deceleration {deceleration} '
                     'rad/s^2; the first must be 0 or more, the second more than 0'
@@ -113,7 +113,7 @@ class Limits(Model):
 
 def _check_order(what: str, low: list[float], high: list[float]) -> None:
     for index, (lowest, highest) in enumerate(zip(low, high)):
-        if not math.isfinite(lowest) or not math.isfinite(highest) or lowest >= highest:
+        if lowest >= highest:
             raise ValueError(f'{what} {index + 1} has the range {lowest} to {highest}; low must be below high')
 
 

@@ -255,8 +255,12 @@ def test_an_impossible_reading_is_named(change, named):
         ({'hand': {'high': [2.0] * 6}}, 'must lie in'),
         ({'arm': {'joint_high': [-3.0] * 7}}, 'low must be below high'),
         ({'arm': {'joint_deceleration': [1.0] * 6 + [-1.0]}}, 'joint 7 has the velocity offset'),
-        ({'arm': {'joint_velocity_offset': [float('nan')] * 7}}, 'joint 1 has the velocity offset'),
+        ({'arm': {'joint_velocity_offset': [float('nan')] * 7}}, 'limits.arm.joint_velocity_offset.0: .* finite'),
         ({'arm': {'translation_velocity': float('nan')}}, 'limits.arm.translation_velocity'),
+        ({'arm': {'table_height': -12.0}}, 'limits.arm.table_height'),  # mm
+        ({'arm': {'table_height': float('nan')}}, 'limits.arm.table_height'),
+        ({'hand': {'velocity': float('inf')}}, 'limits.hand.velocity'),
+        ({'timing': {'teleop_age': 60.0}}, 'limits.timing.teleop_age'),
     ],
 )
 def test_wrong_limits_are_refused_by_name(limits, said):
