@@ -132,8 +132,8 @@ def test_a_discarded_episode_is_taken_back_also_after_a_kill(bench, run):
     answer = second.call('fetch_transitions', first=1, count=9)
     assert [t.source for t in answer.transitions] == [
         Origin.POLICY,
-        Origin.INTERVENTION,
-        Origin.POLICY,
+        Origin.INTERVENTION_ARM,
+        Origin.INTERVENTION_HAND,
         Origin.RETRACTION,
     ]
     for part in episode_parts(1, 2, Outcome.DISCARDED):
@@ -146,10 +146,12 @@ def test_a_discarded_episode_is_taken_back_also_after_a_kill(bench, run):
 def test_a_retraction_follows_soon_although_a_message_was_lost(bench, run):
     table = bench(ReplayRecorder, purpose='online')
     heard = table.listen('transitions')
-    for part in episode_parts(0, 4, Outcome.DISCARDED):
+    *parts, end = episode_parts(0, 4, Outcome.DISCARDED)
+    for part in parts:
         if not (type(part).__name__ == 'CoreAction' and part.step == 2):
             table.send(TOPIC_OF[type(part).__name__], part)
     table.until(lambda: len(heard) >= 2, 'those before the lost message')
+    table.send(TOPIC_OF[type(end).__name__], end)  # had it come before them, nobody would hear of the episode at all
 
     def retracted():
         table.send('learner_state', LearnerState())  # whatever comes next
