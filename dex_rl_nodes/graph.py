@@ -4,12 +4,9 @@ The files in launch/ (through nodes/launch_description.py) and the runner of `./
 An application has typed arguments; from their values it builds the list of its processes.
 """
 
-import fcntl
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +19,8 @@ from dex_rl_nodes.namespace import parse_namespace
 from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all
 from dex_rl_nodes.paths import config_directory
 from dex_rl_nodes.process import Process, is_installed
-from dex_rl_nodes.stages.command import COMMANDS
+from dex_rl_nodes.sole_graph import device_folder, sole_graph
+from dex_rl_nodes.stages.command import COMMANDS, EPISODES, STEPS
 
 STAGES = 'stages'  # the executable that runs one stage in one process
 
@@ -51,6 +49,10 @@ class Application:
                 raise UserError('robot:=sim has no devices to emulate; use devices:=emulated with robot:=fr3_ruiyan')
             values['robot'] = f'{values["robot"]}{config.EMULATED}'
         return values
+
+    def alone(self, namespace: str, variables: Mapping[str, str]) -> AbstractContextManager[None]:
+        """Hold domain and namespace while it runs, where it drives a robot; UserError when another graph holds them."""
+        return sole_graph(self.name, namespace, variables) if self.drives_robot else nullcontext()
 
 
 _common = {parameter.name: parameter for parameter in COMMON}
@@ -82,7 +84,6 @@ WATCHER = replace(
     description='who stands by to stop, pause, discard and mark; auto: nobody in simulation, human on a robot',
     choices=('auto', 'human', 'none'),
 )
-EPISODES = Parameter('episodes', 0, 'number of episodes; 0: as the task says', minimum=0, maximum=100000)
 PARAMETER_FILE = Parameter('parameter_file', '', 'YAML file of node parameters, read after the ones given here')
 SETTINGS = (TASK, ROBOT, INTERFACE, METHOD, RUN, SEED)
 
@@ -115,11 +116,6 @@ def _node(name: str, values: dict[str, Value], **options) -> Process:
         if values['namespace']:
             remaps = (('/clock', 'clock'),)  # two simulations keep two clocks
     return Process(name, name, parameters=parameters, remaps=remaps, namespace=str(values['namespace']), **options)
-
-
-def device_folder(values: Mapping[str, Value]) -> str:
-    """Where the emulated devices of a graph appear: only one such graph runs per domain and namespace."""
-    return f'{_place_of(str(values.get("namespace", "")), os.environ)}-devices'
 
 
 def _robot(values: dict[str, Value]) -> list[Process]:
@@ -314,7 +310,6 @@ _PURPOSE = Parameter(
     'demos: demonstrations; reward: successes and near misses for the classifier',
     choices=('demos', 'reward'),
 )
-_STEPS = Parameter('steps', 0, 'number of online transitions; 0: as the task says', minimum=0, maximum=10**9)
 _PREPARE = Parameter('prepare', True, 'run the missing stages first (simulation), or name the missing one (robot)')
 _VIEWER = Parameter('viewer', 'rviz', 'program to look with', choices=('rviz', 'rqt', 'foxglove'))
 _RESIDUAL = next(parameter for parameter in NODES['residual_actor'].parameters if parameter.name == 'residual')
@@ -343,7 +338,7 @@ APPLICATIONS = {
         Application(
             'online_rl',
             'Learn the residual online.',
-            (*_GRAPH, OPERATOR, _PRESENCE, EPISODES, _STEPS, _PREPARE),
+            (*_GRAPH, OPERATOR, _PRESENCE, EPISODES, STEPS, _PREPARE),
             _online_rl,
         ),
         Application(
@@ -373,37 +368,3 @@ def check_parameter_file(values: Mapping[str, Value]) -> None:
     """UserError when a graph is given a parameter file in which something cannot be."""
     if path := str(values.get('parameter_file', '')):
         parameter_file.check(Path(path), str(values['namespace']), _robot(dict(values)))
-
-
-@contextmanager
-def sole_graph(app: Application, namespace: str, variables: Mapping[str, str]) -> Iterator[None]:
-    """Hold the domain and namespace for one graph that drives a robot; UserError when another one holds it."""
-    if not app.drives_robot:
-        yield
-        return
-    domain, place = variables.get('ROS_DOMAIN_ID') or '0', _place_of(namespace, variables)
-    with Path(f'{place}.lock').open('a+') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            where = f'domain {domain}' + (f' and namespace {namespace}' if namespace else '')
-            raise UserError(
-                f'{file.read().strip() or "another graph"} already runs in {where}; '
-                'stop it, or set another ROS_DOMAIN_ID or namespace:=NAME'
-            ) from None
-        file.truncate(0)
-        file.write(f'{app.name}.launch.py (process {os.getpid()})')
-        file.flush()
-        # a killed graph leaves links to terminals that may be somebody else's by now
-        shutil.rmtree(f'{place}-devices', ignore_errors=True)
-        try:
-            yield
-        finally:
-            shutil.rmtree(f'{place}-devices', ignore_errors=True)
-
-
-def _place_of(namespace: str, variables: Mapping[str, str]) -> Path:
-    """Path, without its end, of what belongs to the one graph of a domain and namespace."""
-    domain, name = variables.get('ROS_DOMAIN_ID') or '0', namespace.strip('/').replace('/', '-')
-    return Path(tempfile.gettempdir()) / f'dexrl-{os.getuid()}-domain-{domain}{"-" * bool(name)}{name}'

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.graph import Application, application, check_parameter_file, environment, sole_graph
+from dex_rl_nodes.graph import Application, application, check_parameter_file, environment
 from dex_rl_nodes.parameters import split_argument
 from dex_rl_nodes.paths import share_directory
 
@@ -74,7 +74,7 @@ def run(arguments: list[str]) -> int:
     os.environ.update(environment(os.environ))
     if importlib.util.find_spec('launch_ros'):  # `launch` would also be found as the folder of that name
         return run_with_launch(app, texts)
-    with sole_graph(app, str(values.get('namespace', '')), os.environ):
+    with app.alone(str(values.get('namespace', '')), os.environ):
         return run_with_supervisor(app, values)
 
 

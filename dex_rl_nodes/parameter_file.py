@@ -16,6 +16,7 @@ from dex_rl_nodes.parameters import COMMON, Parameter
 from dex_rl_nodes.process import PACKAGE, Process
 
 _KEY = 'ros__parameters'
+_OF_GRAPH = [parameter.name for parameter in COMMON]
 _OF_ROS = ('use_sim_time', 'start_type_description_service')  # every node has them
 _PARTS = {'*': r'/\w+', '**': r'(/\w+)*'}  # as ROS reads them: one part of a name, any number of them
 
@@ -70,11 +71,13 @@ def _sections(path: Path, content: Any, key: str = '') -> Iterator[tuple[str, di
 
 
 def _check_values(where: str, nodes: list[str], values: dict[str, Any]) -> None:
-    declared = [parameter for node in nodes for parameter in (*COMMON, *NODES[node].parameters)]
+    declared = [parameter for node in nodes for parameter in NODES[node].parameters]
     known = dict.fromkeys(parameter.name for parameter in declared)
     for name, value in values.items():
         if name in _OF_ROS:
             continue
+        if name in _OF_GRAPH:  # nodes of one graph that disagree about their run or task would learn nonsense
+            raise UserError(f'{where}: {name} is the same in all nodes; leave it out, and start with {name}:={value}')
         if name not in known:
             there = f'it has: {", ".join(known)}' if len(nodes) == 1 else 'the README lists those of every node'
             raise UserError(f'{where} has no parameter "{name}"; {there}')

@@ -28,7 +28,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import ExecutableInPackage
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.graph import APPLICATIONS, Application, check_parameter_file, environment, sole_graph
+from dex_rl_nodes.graph import APPLICATIONS, Application, check_parameter_file, environment
 from dex_rl_nodes.parameters import Parameter, Value, split_argument
 from dex_rl_nodes.process import Process, Restarts
 
@@ -62,7 +62,7 @@ def _actions(context: LaunchContext, app: Application) -> list[Action]:
     )
     check_parameter_file(values)
     processes = app.build(values)
-    _held.enter_context(sole_graph(app, str(values.get('namespace', '')), os.environ))
+    _held.enter_context(app.alone(str(values.get('namespace', '')), os.environ))
     parameter_file = str(values.get('parameter_file', ''))
     first = [process for process in processes if process.runs_first]
     then = [action for process in processes if not process.runs_first for action in _start(process, parameter_file)]

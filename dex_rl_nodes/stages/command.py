@@ -22,8 +22,8 @@ def _with_choices(parameter: Parameter) -> Parameter:
 
 SETTINGS = tuple(_with_choices(parameter) for parameter in COMMON if parameter.name != 'lockstep')
 _RESIDUAL = Parameter('residual', 'learned', 'learned, or none: the base policy alone', choices=('learned', 'none'))
-_STEPS = Parameter('steps', 0, 'online transitions in all; 0: as the task says', minimum=0, maximum=10**9)
-_EPISODES = Parameter('episodes', 0, 'episodes; 0: as the task says', minimum=0, maximum=10**6)
+STEPS = Parameter('steps', 0, 'number of online transitions; 0: as the task says', minimum=0, maximum=10**9)
+EPISODES = Parameter('episodes', 0, 'number of episodes; 0: as the task says', minimum=0, maximum=100000)
 _PRESENCE = next(parameter for parameter in NODES['scripted_operator'].parameters if parameter.name == 'presence')
 _RECORD = Parameter('record', False, 'write the episodes to bags, cameras included')
 _DATA = Parameter('data', '', 'train prior: .npz with targets (N, D) and lengths, instead of demonstrations')
@@ -149,9 +149,9 @@ COMMANDS = {
     ),
     'prepare': Command('run the missing stages before online RL (simulation)', _prepare),
     'check': Command('name the first stage that is missing before online RL', _check),
-    'online': Command('online RL in one process', _online, (), (_STEPS, _PRESENCE, _RECORD)),
+    'online': Command('online RL in one process', _online, (), (STEPS, _PRESENCE, _RECORD)),
     'evaluate': Command(
-        'score a run on held-out starts, in one process', _evaluate, (), (_RESIDUAL, _EPISODES, _RECORD)
+        'score a run on held-out starts, in one process', _evaluate, (), (_RESIDUAL, EPISODES, _RECORD)
     ),
 }
 

@@ -17,7 +17,6 @@ from tiny_run import DOMAIN, SETTINGS, make_run, start
 
 from dex_rl_nodes.config import EMULATED
 from dex_rl_nodes.descriptions import GLOVE, HAND_COMMAND, HAND_JOINTS, JOY, TOPICS, TWIST
-from dex_rl_nodes.graph import device_folder
 from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.recording.messages import deserialise
 from dex_rl_nodes.recording.reader import BagReader, bag_folders, next_folder
@@ -28,6 +27,7 @@ from dex_rl_nodes.records import Origin, Phase, Source
 from dex_rl_nodes.seeds import start_seed
 from dex_rl_nodes.sim.hand import TRAVEL
 from dex_rl_nodes.sim.operator import ScriptedOperator
+from dex_rl_nodes.sole_graph import device_folder
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.loop import Loop
 

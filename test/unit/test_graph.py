@@ -17,31 +17,18 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.graph import (
     APPLICATIONS,
     application,
-    check_parameter_file,
-    device_folder,
     environment,
-    sole_graph,
 )
 from dex_rl_nodes.launch_command import run, show_arguments
 from dex_rl_nodes.parameters import COMMON
 from dex_rl_nodes.process import PACKAGE
+from dex_rl_nodes.sole_graph import device_folder
 from dex_rl_nodes.supervisor import command_line
 
 ROOT = Path(__file__).parents[2]
 EXPECTED_REFUSALS = ('operator:=human', 'lockstep:=true needs robot:=sim', 'robot:=sim has no devices to emulate')
+pytestmark = pytest.mark.usefixtures('robots_with_serials')
 FIXED_NAMES = {'collect_demos', 'train', 'online_rl', 'evaluate', 'robot', 'view'}
-
-
-@pytest.fixture(autouse=True)
-def a_robot_that_is_set_up(monkeypatch):
-    """The files of the robots as a lab has them: with the serial numbers of its cameras."""
-
-    def loaded(name):
-        robot = load_robot(name)
-        cameras = {view: camera.model_copy(update={'serial': f'5{view}'}) for view, camera in robot.cameras.items()}
-        return robot.model_copy(update={'cameras': cameras})
-
-    monkeypatch.setattr(config, 'load_robot', loaded)
 
 
 def every_choice(app):
@@ -409,7 +396,7 @@ def test_devices_that_a_killed_graph_left_are_removed(monkeypatch, tmp_path):
     folder = Path(device_folder({}))
     folder.mkdir()
     (folder / 'hand').symlink_to('/dev/pts/0')
-    with sole_graph(APPLICATIONS['robot'], '', os.environ):
+    with APPLICATIONS['robot'].alone('', os.environ):
         assert not folder.exists()
         folder.mkdir()
     assert not folder.exists()
@@ -419,52 +406,6 @@ def test_a_scripted_operator_needs_the_simulation():
     app = APPLICATIONS['collect_demos']
     with pytest.raises(UserError, match='operator:=human'):
         app.build(app.values({'robot': 'fr3_ruiyan', 'operator': 'scripted'}))
-
-
-def test_missing_parameter_file_is_named(tmp_path):
-    with pytest.raises(UserError, match='none.yaml does not exist'):
-        run(['robot.launch.py', f'parameter_file:={tmp_path / "none.yaml"}'])
-
-
-@pytest.mark.parametrize(
-    ('text', 'words'),
-    [
-        ('a: [', 'is not valid YAML'),
-        ('', 'has no parameters; write NODE: {ros__parameters'),
-        ('just words', 'has no parameters'),
-        ('policy: {threads: 2}', '/policy/threads has no parameters'),
-        ('policy: {ros__parameters: 2}', '/policy/ros__parameters has no parameters'),
-        ('polcy: {ros__parameters: {threads: 2}}', 'there is no node /polcy; there are: /sim_robot, '),
-        ('/left/policy: {ros__parameters: {threads: 2}}', 'there is no node /left/policy'),
-        ('policy: {ros__parameters: {thread: 2}}', '/policy has no parameter "thread"; it has: run, '),
-        ('"/**": {ros__parameters: {thread: 2}}', r'/\*\* has no parameter "thread"; the README lists'),
-        ('policy: {ros__parameters: {threads: two}}', '/policy: threads must be a whole number, not "two"'),
-        ('/**/policy: {ros__parameters: {threads: 99}}', 'threads must be at most 64, not 99'),
-        ('teleop: {ros__parameters: {rate: 20}}', r'rate must be written 20\.0, not 20'),
-        ('/**: {ros__parameters: {start_deadline: 0.5}}', 'start_deadline must be at least 1 s'),
-    ],
-)
-def test_a_parameter_file_in_which_something_cannot_be_is_refused(tmp_path, text, words):
-    path = tmp_path / 'p.yaml'
-    path.write_text(text)
-    with pytest.raises(UserError, match=words) as error:
-        check_parameter_file(APPLICATIONS['online_rl'].values({'parameter_file': str(path)}))
-    assert '\n' not in str(error.value) and str(path) in str(error.value)
-
-
-def test_a_parameter_file_may_name_nodes_as_ros_does(tmp_path):
-    path = tmp_path / 'p.yaml'
-    path.write_text(
-        '/**: {ros__parameters: {threads: 2, use_sim_time: true}}\n'
-        'left: {policy: {ros__parameters: {threads: 2}}}\n'
-        '/*/teleop: {ros__parameters: {rate: 20.0}}\n'
-        '/left/camera/front: {ros__parameters: {rgb_camera.gain: 12}}\n'
-    )
-    texts = {'robot': 'fr3_ruiyan', 'cameras': 'realsense2_camera', 'parameter_file': str(path)}
-    for namespace in ('left', '/left/'):
-        check_parameter_file(APPLICATIONS['online_rl'].values({**texts, 'namespace': namespace}))
-    with pytest.raises(UserError, match='there is no node /left/policy; .*/camera/wrist'):
-        check_parameter_file(APPLICATIONS['online_rl'].values(texts))
 
 
 @pytest.mark.parametrize('namespace', ['left-arm', '2nd', 'left//arm', 'left arm', '~left'])
@@ -486,13 +427,13 @@ def test_view_without_a_ros_installation_says_so():
 
 def test_a_second_graph_in_the_same_domain_is_refused():
     app, variables = APPLICATIONS['online_rl'], {'ROS_DOMAIN_ID': '201'}
-    with sole_graph(app, '', variables):
+    with app.alone('', variables):
         with pytest.raises(UserError, match=r'online_rl\.launch\.py .* domain 201; stop it, or set'):
-            with sole_graph(APPLICATIONS['evaluate'], '', variables):
+            with APPLICATIONS['evaluate'].alone('', variables):
                 pass
-        with sole_graph(app, 'left', variables), sole_graph(APPLICATIONS['view'], '', variables):
+        with app.alone('left', variables), APPLICATIONS['view'].alone('', variables):
             pass
-    with sole_graph(app, '', variables):
+    with app.alone('', variables):
         pass
 
 

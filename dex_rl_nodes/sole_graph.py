@@ -1,0 +1,57 @@
+"""The one graph that drives a robot in a domain and namespace: its lock, and the folder of its emulated devices."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.parameters import Value
+
+
+def device_folder(values: Mapping[str, Value]) -> str:
+    """Where the emulated devices of a graph appear: only one such graph runs per domain and namespace."""
+    return f'{_place_of(str(values.get("namespace", "")), os.environ)}-devices'
+
+
+@contextmanager
+def sole_graph(name: str, namespace: str, variables: Mapping[str, str]) -> Iterator[None]:
+    """Hold the domain and namespace for one graph that drives a robot.
+
+    Args:
+        name: of the graph, for whoever is refused.
+        namespace: of its nodes and topics.
+        variables: the environment; the domain is in ROS_DOMAIN_ID.
+
+    Raises:
+        UserError: another graph holds them; names it.
+    """
+    domain, place = variables.get('ROS_DOMAIN_ID') or '0', _place_of(namespace, variables)
+    with Path(f'{place}.lock').open('a+') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            where = f'domain {domain}' + (f' and namespace {namespace}' if namespace else '')
+            raise UserError(
+                f'{file.read().strip() or "another graph"} already runs in {where}; '
+                'stop it, or set another ROS_DOMAIN_ID or namespace:=NAME'
+            ) from None
+        file.truncate(0)
+        file.write(f'{name}.launch.py (process {os.getpid()})')
+        file.flush()
+        # a killed graph leaves links to terminals that may be somebody else's by now
+        shutil.rmtree(f'{place}-devices', ignore_errors=True)
+        try:
+            yield
+        finally:
+            shutil.rmtree(f'{place}-devices', ignore_errors=True)
+
+
+def _place_of(namespace: str, variables: Mapping[str, str]) -> Path:
+    """Path, without its end, of what belongs to the one graph of a domain and namespace."""
+    domain, name = variables.get('ROS_DOMAIN_ID') or '0', namespace.strip('/').replace('/', '-')
+    return Path(tempfile.gettempdir()) / f'dexrl-{os.getuid()}-domain-{domain}{"-" * bool(name)}{name}'
