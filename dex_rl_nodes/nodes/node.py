@@ -313,6 +313,15 @@ def spin(node: Node, stopping: Callable[[], bool]) -> None:
         executor.shutdown()
 
 
+def _init_ros() -> None:
+    """Read the arguments of ROS; UserError says which one it does not accept."""
+    try:
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # what rcl could not parse, and where in its own source that was
+        what = str(error).partition(', at /')[0].removeprefix('failed to initialize rcl: ')
+        raise UserError(f'ROS does not accept what stands after --ros-args: {what}') from None
+
+
 def run_node(node_class: Callable[[], Node]) -> None:
     """Main function of every node.
 
@@ -333,7 +342,7 @@ def run_node(node_class: Callable[[], Node]) -> None:
     code = 0
     try:
         try:
-            rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+            _init_ros()
             node = node_class()
             node.made()
             spin(node, stopping=lambda: stop_requests > 0)

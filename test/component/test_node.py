@@ -96,8 +96,8 @@ def test_diagnostics_come_every_second_and_at_once_when_something_changes(bench)
     assert time.monotonic() - started < 0.5 and heard[-1].status[0].message == 'silent'
 
 
-def _start(name, *parameters):
-    overrides = [word for parameter in parameters for word in ('-p', parameter)]
+def _start(name, *parameters, remaps=()):
+    overrides = [word for flag, pairs in (('-p', parameters), ('-r', remaps)) for pair in pairs for word in (flag, pair)]
     environment = {
         **os.environ,
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
@@ -111,6 +111,13 @@ def test_a_person_s_mistake_is_one_sentence_and_code_2():
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
     assert errors.count('\n') == 1 and 'run "no_such_run" has no prior; run ./dexrl train prior' in errors
+
+
+def test_an_argument_that_ros_does_not_accept_is_said_without_a_traceback():
+    process = _start('teleop', 'robot:=sim', remaps=('__ns:=2nd',))
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2 and 'Traceback' not in errors
+    assert errors.splitlines()[-1].startswith("ROS does not accept what stands after --ros-args: Couldn't parse remap")
 
 
 @pytest.mark.parametrize('which', [signal.SIGINT, signal.SIGTERM])
