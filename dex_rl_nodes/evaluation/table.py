@@ -96,6 +96,38 @@ def interface_table(cells: Sequence[Mapping]) -> str:
     return '\n'.join(lines)
 
 
+def classifier_table(cells: Sequence[Mapping]) -> str:
+    """Markdown table: a row per reward classifier: frames of held-out recordings, and all evaluations of the cells.
+
+    Where the simulation counts no success and the classifier does, that is a false one; the reverse is a missed one.
+    """
+    lines = [
+        '| task | held-out frames: success | other | precision | recall '
+        '| evaluation episodes | false successes | missed |',
+        '|---|---|---|---|---|---|---|---|',
+    ]
+    for task in _ordered(cells, 'task'):
+        part = [cell for cell in cells if cell['task'] == task]
+        found = next((cell['classifier'] for cell in part if cell.get('classifier')), None)
+        if found is None:
+            continue
+        scores = [cell[stage] for cell in part for stage in STAGES if stage in cell]
+        wrong = [_false_and_missed(score) for score in scores if score.get('sim_successes') is not None]
+        false, missed = (sum(column) for column in zip(*wrong, strict=True)) if wrong else ('', '')
+        frames = (found['held_out_positives'], found['held_out_negatives'])
+        quality = (_number(found[key]) for key in ('precision', 'recall'))
+        row = [task, *frames, *quality, sum(score['n'] for score in scores), false, missed]
+        lines.append(f'| {" | ".join(str(value) for value in row)} |')
+    return '\n'.join(lines)
+
+
+def _false_and_missed(score: Mapping) -> tuple[int, int]:
+    """Episodes that the classifier alone, and that the simulation alone called a success."""
+    wrong = round(score['n'] * (1 - score['classifier_agrees']))
+    more = score['successes'] - score['sim_successes']
+    return (wrong + more) // 2, (wrong - more) // 2
+
+
 def normalised_jitter(cells: Sequence[Mapping]) -> dict[str, dict[str, float]]:
     """Jitter per interface and stage, each task in units of its raw imitation; left out where there is none."""
     reference = {}

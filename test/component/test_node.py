@@ -97,7 +97,9 @@ def test_diagnostics_come_every_second_and_at_once_when_something_changes(bench)
 
 
 def _start(name, *parameters, remaps=()):
-    overrides = [word for flag, pairs in (('-p', parameters), ('-r', remaps)) for pair in pairs for word in (flag, pair)]
+    overrides = [
+        word for flag, pairs in (('-p', parameters), ('-r', remaps)) for pair in pairs for word in (flag, pair)
+    ]
     environment = {
         **os.environ,
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',

@@ -17,6 +17,7 @@ def cell(task, interface, successes, noise, seed=0, learned=18):
             'n': 20,
             'successes': count,
             'sim_successes': count - 1,
+            'classifier_agrees': 0.85,
             'failures': {'arm': 20 - count, 'hand': 0, 'stall': 0},
             'jitter': noise,
         }
@@ -49,6 +50,14 @@ def test_a_robot_has_no_count_of_the_simulation():
     robot['imitation']['sim_successes'] = None
     row = table.success_table([robot]).splitlines()[-1]
     assert '| 10% (2/20, 3% to 30%) | 90% (18/20, 70% to 97%; sim 17) |' in row
+
+
+def test_a_classifier_is_shown_with_what_it_got_wrong_in_the_evaluations():
+    quality = {'precision': 0.975, 'recall': 1.0, 'held_out_positives': 117, 'held_out_negatives': 3675}
+    shown = [{**CELLS[0], 'classifier': quality}, {**CELLS[1], 'classifier': quality}, CELLS[3]]
+    rows = table.classifier_table(shown).splitlines()
+    # of 20 episodes 3 are judged differently and the classifier counts one more: 2 false, 1 missed, in 4 evaluations
+    assert rows[2:] == ['| pull_tissue | 117 | 3675 | 0.975 | 1.000 | 80 | 8 | 4 |']
 
 
 def test_learning_curve_tells_success_and_help_of_every_episode(tmp_path):

@@ -34,11 +34,13 @@ from dex_rl_nodes.stages.train import policy_stage, prior_stage
 from dex_rl_nodes.stages.workers import Tell, Work, core_count, run_all
 
 _DECIDES = ('learning', 'sim', 'robot', 'evaluation', 'recording', 'stages')  # rooms whose code decides a result
+_SHOW = ('figures.py', 'table.py')  # of these rooms, but they only show results
 _MODULES = ('records', 'config', 'seeds')  # beside the rooms
 _SCORES = {'imitation': 'none', 'learned': 'learned'}
 _SHARED = ('encoder', 'reward')
 _OWN = ('prior', 'policy')  # shared only with the cell that has the interface and seed of the recordings
 _PRIOR_FIGURES = ('test_rmse_mean', 'active_units', 'off_manifold_ratio', 'kl_per_unit')
+_CLASSIFIER_FIGURES = ('precision', 'recall', 'held_out_positives', 'held_out_negatives')
 _EVALUATION_SHARE = 0.1  # of the progress of online learning, for its evaluation
 _LEARNING = ' learning'  # ends the name of the second half of a cell
 
@@ -92,7 +94,8 @@ def version(plan: Plan) -> str:
     """Short hash of all code and configuration that decides a result."""
     root, digest = share_directory(), hashlib.sha256()
     package = Path(__file__).resolve().parents[2]
-    files = [path for room in _DECIDES for path in (package / room).rglob('*.py') if path.parent.name != 'bench']
+    files = [path for room in _DECIDES for path in (package / room).rglob('*.py')]
+    files = [path for path in files if path.parent.name != 'bench' and path.name not in _SHOW]
     files += [package / f'{name}.py' for name in _MODULES]
     files += [root / 'config' / 'tasks' / f'{task}.yaml' for task in config.names('tasks')]
     files += [root / 'config' / 'methods' / f'{plan.method}.yaml', root / 'config' / 'robots' / 'sim.yaml']
@@ -217,12 +220,14 @@ def learn(plan: Plan, shared: Job, interface: str, seed: int, tell: Tell) -> dic
 def cell_of(run: RunDirectory, settings: RunSettings) -> dict:
     """What a run that was prepared and evaluated has to say in the table; without what was not evaluated yet."""
     prior, curve = read_json(run.file('prior.json')), learning_curve(run.file('metrics.jsonl'))
+    classifier = read_json(run.file('reward.json')) if run.file('reward.json').exists() else {}
     files = {stage: run.file(FILES[residual]) for stage, residual in _SCORES.items()}
     scores = {stage: read_json(file) for stage, file in files.items() if file.exists()}
     return {
         'task': settings.task, 'interface': settings.interface, 'seed': settings.seed,
         **{stage: {key: score[key] for key in score if key != 'episodes'} for stage, score in scores.items()},
         'prior': {key: prior.get(key) for key in _PRIOR_FIGURES},
+        'classifier': {key: classifier.get(key) for key in _CLASSIFIER_FIGURES} if classifier else None,
         'env_steps': int(curve[-1][0]) if curve else 0, 'curve': curve,
     }  # fmt: skip
 
@@ -270,6 +275,7 @@ def write_table(results: Results, folder: Path, runs: Path) -> Path:
     cells = list(results.cells.values())
     parts = ['# Tasks and action interfaces', table.success_table(cells)]
     parts += ['## Over all tasks', table.interface_table(cells)]
+    parts += ['## Reward classifiers', table.classifier_table(cells)]
     if results.failed:
         parts += ['## Failed', '\n'.join(f'- {name}: {reason}' for name, reason in results.failed.items())]
     parts += [f'![{path.stem}]({path.name})' for path in draw(cells, folder, runs)]
