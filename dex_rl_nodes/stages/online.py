@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -104,19 +104,30 @@ def make_learner(job: Job) -> Learner:
     return learner
 
 
+class _InPlace(Executor):
+    """Does at once, in the thread of the caller, what it is given."""
+
+    def submit(self, function, /, *args, **kwargs) -> Future:
+        future: Future = Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+
 class OnlineSession:
     """One sitting of online learning: one learner iteration per transition, bit for bit repeatable.
 
     The iteration for a transition runs in a second thread while the next tick is decided and simulated, and has ended
     before that tick's transition is learned from: two cores are used, and no result depends on how fast they are.
+    Where other work keeps the cores busy, one thread does more in the same time.
 
     Args:
         job: its transitions and checkpoints are continued.
         presence: share of the episodes in which a scripted person watches and takes over when the policy is stuck.
         record: write the episodes to bags, cameras included; the transitions are always written.
+        second_thread: False: iterate in the caller's thread.
     """
 
-    def __init__(self, job: Job, presence: float = 0.0, record: bool = False):
+    def __init__(self, job: Job, presence: float = 0.0, record: bool = False, second_thread: bool = True):
         self.job, self._record = job, record
         self.learner = make_learner(job)
         self._episode = read_history(job.run, 'online').next_episode
@@ -129,7 +140,9 @@ class OnlineSession:
             self._spool.append(owed)
         self.learner.extend(read_transitions(job.run))
         self._metrics, self._saved = MetricsWriter(job.run.path), self.learner.updates
-        self._trainer = ThreadPoolExecutor(1, 'training', torch.set_num_threads, (torch.get_num_threads(),))
+        self._trainer: Executor = _InPlace()
+        if second_thread:
+            self._trainer = ThreadPoolExecutor(1, 'training', torch.set_num_threads, (torch.get_num_threads(),))
         self._training: Future[list[dict[str, float]]] | None = None
         operator = ScriptedOperator(job.task, job.robot, 'assist') if presence else None
         self._loop = Loop(

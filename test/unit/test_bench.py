@@ -5,6 +5,7 @@ import json
 import pytest
 
 from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.stages.bench import table
 from dex_rl_nodes.stages.bench.measurement import Measurement
 from dex_rl_nodes.stages.bench.report import note_runs, write_report
 from dex_rl_nodes.stages.bench.table import Plan, Results, make_plan, version
@@ -60,6 +61,16 @@ def test_the_version_follows_what_decides_a_result():
     assert version(plan) == version(more), 'more cells do not change the others'
     assert version(plan) != version(Plan(('pull_tissue',), ('raw',), (0,), steps=100))
     assert version(plan) != version(Plan(('pull_tissue',), ('raw',), (0,), method='smoke'))
+
+
+@pytest.mark.parametrize(('cells', 'parallel', 'spare'), [(2, 2, False), (1, 2, True), (2, 1, True), (3, 4, False)])
+def test_a_cell_learns_with_a_second_thread_where_a_core_is_left(tmp_path, monkeypatch, cells, parallel, spare):
+    monkeypatch.setattr(table, 'core_count', lambda: 2)
+    plan = Plan(('pull_tissue',), ('raw', 'pca', 'vq', 'latent_prior')[: cells + 1], (0,))
+    results = Results(tmp_path, 'aaa')
+    results.cells['pull_tissue/raw/0'] = {'imitation': {}, 'learned': {}}  # done: counts no more
+    works = [work for work in table._works(plan, tmp_path, results, parallel) if work.function is table.learn]
+    assert [work.arguments[-1] for work in works] == [spare] * cells
 
 
 def test_a_plan_holds_every_cell():

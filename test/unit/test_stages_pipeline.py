@@ -110,18 +110,18 @@ def test_an_interrupted_collection_goes_on(prepared, tmp_path):
     assert len(successes) == 2
 
 
-def learn(job: Job, steps: int) -> OnlineSession:
-    session = OnlineSession(job)
+def learn(job: Job, steps: int, second_thread: bool = True) -> OnlineSession:
+    session = OnlineSession(job, second_thread=second_thread)
     session.learn(steps, lambda done, note: None)
     return session
 
 
-def test_online_learning_is_repeatable_bit_by_bit(prepared, tmp_path):
+def test_online_learning_is_repeatable_bit_by_bit_with_and_without_a_second_thread(prepared, tmp_path):
     sessions, transitions = [], []
     for name in ('a', 'b'):
         (tmp_path / name).mkdir()
         job = copy_of(prepared, tmp_path / name)
-        sessions.append(learn(job, 80))
+        sessions.append(learn(job, 80, second_thread=name == 'a'))
         transitions.append(list(read_transitions(job.run)))
     first, second = transitions
     assert [t.sequence for t in first] == list(range(1, 81))

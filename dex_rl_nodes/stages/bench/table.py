@@ -139,7 +139,8 @@ def run_table(values: Mapping[str, Value], folder: Path) -> None:
     key, board = version(plan), ProgressBoard()
     results = Results(folder, key, board.say)
     runs = folder / key
-    works = _works(plan, runs, results)
+    parallel = int(values['parallel']) or core_count()
+    works = _works(plan, runs, results, parallel)
     started = time.monotonic()
 
     def done(name: str, result: object) -> None:
@@ -161,7 +162,7 @@ def run_table(values: Mapping[str, Value], folder: Path) -> None:
 
     wanted = {cell_name(*cell) for cell in plan.cells}
     try:
-        run_all(works, board, int(values['parallel']) or core_count(), done, failed)
+        run_all(works, board, parallel, done, failed)
     finally:
         board.close()
         results.save()
@@ -178,23 +179,22 @@ def cell_name(task: str, interface: str, seed: int) -> str:
     return f'{task}/{interface}/{seed}'
 
 
-def _works(plan: Plan, runs: Path, results: Results) -> list[Work]:
+def _works(plan: Plan, runs: Path, results: Results, parallel: int) -> list[Work]:
     """What is missing: recordings, then imitation of every cell, then online learning."""
     preparation, imitation, learning = [], [], []
     shared = {}
-    for task, interface, seed in plan.cells:
+    missing = [cell for cell in plan.cells if STAGES[-1] not in results.cells.get(cell_name(*cell), ())]
+    second_thread = min(parallel, len(missing)) < core_count()
+    for task, interface, seed in missing:
         name = cell_name(task, interface, seed)
-        found = results.cells.get(name, {})
-        if STAGES[-1] in found:
-            continue
         if task not in shared:
             settings = RunSettings(task, 'sim', 'latent_prior', plan.method, 0)
             shared[task] = Job(RunDirectory('shared', runs / task).create(settings), settings, plan.amounts)
             preparation += preparation_works(shared[task], f'{task} ')
         arguments = (plan, shared[task], interface, seed)
-        if STAGES[0] not in found:
+        if STAGES[0] not in results.cells.get(name, ()):
             imitation.append(Work(name, imitate, arguments, (f'{task} reward',)))
-        learning.append(Work(f'{name}{_LEARNING}', learn, arguments, (f'{task} reward', name)))
+        learning.append(Work(f'{name}{_LEARNING}', learn, (*arguments, second_thread), (f'{task} reward', name)))
     return preparation + imitation + learning
 
 
@@ -207,12 +207,13 @@ def imitate(plan: Plan, shared: Job, interface: str, seed: int, tell: Tell) -> d
     return {**cell_of(job.run, job.settings), 'seconds': {STAGES[0]: round(time.monotonic() - started)}}
 
 
-def learn(plan: Plan, shared: Job, interface: str, seed: int, tell: Tell) -> dict:
+def learn(plan: Plan, shared: Job, interface: str, seed: int, second_thread: bool, tell: Tell) -> dict:
     """Second half of a cell: online learning, final score."""
     job, started = cell_job(plan, shared, interface, seed), time.monotonic()
     budget = plan.steps or job.task.online_steps
     total = round(budget * (1 + _EVALUATION_SHARE))
-    OnlineSession(job, plan.presence).learn(budget, lambda done, note: tell(done, total))
+    session = OnlineSession(job, plan.presence, second_thread=second_thread)
+    session.learn(budget, lambda done, note: tell(done, total))
     evaluate(job, 'learned', plan.episodes)
     return {**cell_of(job.run, job.settings), 'seconds': {STAGES[1]: round(time.monotonic() - started)}}
 
