@@ -86,5 +86,9 @@ COMMON = (
     Parameter('interface', 'latent_prior', 'action interface of the hand', choices=INTERFACES),
     Parameter('method', 'lamp', 'learning method, a file of config/methods/'),
     Parameter('seed', 0, 'seed of the run', minimum=0, maximum=999),
-    Parameter('lockstep', False, 'simulation waits for every command: repeatable, and as fast as the machine'),
+    Parameter(
+        'lockstep',
+        False,
+        'simulation waits for every command, not for the learner: repeatable without one, and as fast as the machine',
+    ),
 )

@@ -76,24 +76,41 @@ def success_table(cells: Sequence[Mapping]) -> str:
 
 
 def interface_table(cells: Sequence[Mapping]) -> str:
-    """Markdown table: a row per interface, over all tasks: mean success, jitter, and what the prior measures."""
+    """Markdown table: a row per interface: mean success, jitter, and what the prior measures.
+
+    Success is pooled over the tasks that every interface has which was scored at that stage, so that all rows of a
+    column are about the same episodes. The test error is that of what an interface is fitted to: the next target
+    from the history for a prior, the target from its own code for the others.
+    """
     lines = [
-        '| interface | tasks | imitation | after RL | jitter J / J of raw imitation: imitation | after RL '
-        '| off-manifold ratio | reconstruction error | active units |',
+        '| interface | cells | imitation | after RL | jitter J / J of raw imitation: imitation | after RL '
+        '| off-manifold ratio | test error of the interface | active units |',
         '|---|---|---|---|---|---|---|---|---|',
     ]
     jitter, measured = normalised_jitter(cells), ('off_manifold_ratio', 'test_rmse_mean', 'active_units')
+    common = {stage: _common_tasks(cells, stage) for stage in STAGES}
     for interface in _ordered(cells, 'interface'):
         part = [cell for cell in cells if cell['interface'] == interface]
+        same = {stage: [cell for cell in part if cell['task'] in common[stage]] for stage in STAGES}
+        tasks = ', '.join(str(sum(stage in cell for cell in same[stage])) for stage in STAGES)
         prior = {key: _known_mean([cell['prior'].get(key) for cell in part]) for key in measured}
         scores = jitter.get(interface, {})
         row = [
-            interface, str(len(_ordered(part, 'task'))), *(_success(part, stage) for stage in STAGES),
+            interface, tasks, *(_success(same[stage], stage) for stage in STAGES),
             *(_number(scores.get(stage), 2) for stage in STAGES), _number(prior['off_manifold_ratio']),
             _number(prior['test_rmse_mean'], 4), _number(prior['active_units'], 1),
         ]  # fmt: skip
         lines.append(f'| {" | ".join(row)} |')
     return '\n'.join(lines)
+
+
+def _common_tasks(cells: Sequence[Mapping], stage: str) -> set[str]:
+    """Tasks in which every interface was scored that has any score of a stage."""
+    scored: dict[str, set[str]] = {}
+    for cell in cells:
+        if stage in cell:
+            scored.setdefault(cell['interface'], set()).add(cell['task'])
+    return set.intersection(*scored.values()) if scored else set()
 
 
 def classifier_table(cells: Sequence[Mapping]) -> str:

@@ -67,7 +67,9 @@ class ResidualSettings(Model):
         False, description='entropy in the target value (Eq. 9); off, because it can exceed a sparse reward'
     )
     clip_target: bool = Field(
-        True, description='keep target values in [0, 1], the range for a reward of 1 that ends the episode'
+        True,
+        description='keep target values in [0, 1], the range for a reward of 1 that ends the episode; with '
+        'backup_entropy they leave it, and are not kept',
     )
     precision: Literal['auto', 'float32', 'bfloat16'] = Field(
         'auto', description='of the matrix products; auto: bfloat16 where the processor multiplies it natively'
@@ -171,7 +173,8 @@ class ResidualSac:
         if self.settings.backup_entropy:
             values = values - self.temperature * log_probability
         targets = batch.reward + self.settings.discount * batch.mask * values
-        return targets.clamp_(0, 1) if self.settings.clip_target else targets
+        bounded = self.settings.clip_target and not self.settings.backup_entropy
+        return targets.clamp_(0, 1) if bounded else targets
 
     def values(self, batch: Batch) -> Tensor:
         """Q of the actions of a batch, (E, B)."""

@@ -55,6 +55,17 @@ def test_results_of_another_version_are_set_aside(tmp_path):
     assert json.loads((tmp_path / 'results_aaa.json').read_text())['cells'] == first.cells
 
 
+def test_results_of_a_version_that_comes_back_are_taken_up_again(tmp_path):
+    said = []
+    for key, cell in (('aaa', 'pull_tissue/raw/0'), ('bbb', 'pull_tissue/pca/0')):
+        results = Results(tmp_path, key, said.append)
+        results.cells[cell] = {'task': 'pull_tissue'}
+        results.save()
+    assert set(Results(tmp_path, 'aaa', said.append).cells) == {'pull_tissue/raw/0'}
+    assert '1 cells of this version were made before' in said[-1]
+    assert set(Results(tmp_path, 'bbb').cells) == {'pull_tissue/pca/0'}
+
+
 def test_the_version_follows_what_decides_a_result():
     plan = Plan(('pull_tissue',), ('raw',), (0,))
     more = Plan(('pull_tissue', 'open_drawer'), ('raw', 'vq'), (0, 1))

@@ -60,6 +60,17 @@ def test_a_classifier_is_shown_with_what_it_got_wrong_in_the_evaluations():
     assert rows[2:] == ['| pull_tissue | 117 | 3675 | 0.975 | 1.000 | 80 | 8 | 4 |']
 
 
+def test_interfaces_are_compared_over_the_tasks_that_all_of_them_have():
+    more = [*CELLS, cell('grasp_place', 'latent_prior', 20, 0.01, learned=20)]
+    rows = {line.split(' | ')[0]: line for line in table.interface_table(more).splitlines()}
+    assert '| 3, 3 | 50% (30/60,' in rows['| latent_prior'] and '| 2, 2 | 12% (5/40,' in rows['| raw']
+    alone = [{**one, 'learned': {}} if one['interface'] == 'raw' else one for one in more]
+    for one in alone:
+        if not one['learned']:
+            del one['learned']
+    assert '| 3, 4 | 50% (30/60,' in table.interface_table(alone), 'after learning only the prior was scored'
+
+
 def test_learning_curve_tells_success_and_help_of_every_episode(tmp_path):
     counts = [(40, 0, 0, 10), (50, 1, 1, 20), (60, 1, 1, 20), (150, 2, 1, 20)]  # the third is a line between episodes
     keys = ('env_steps', 'episodes', 'successes', 'interventions')

@@ -184,6 +184,11 @@ def test_target_value_masks_terminal_steps_and_takes_the_minimum():
     assert clipped.target_values(batch).amin() >= 0
 
 
+def test_an_entropy_bonus_is_not_cut_out_of_the_target():
+    sac, batch = make(backup_entropy=True, clip_target=True, initial_temperature=1.0)
+    assert sac.target_values(batch).amax() > 1
+
+
 def test_value_of_a_chain_is_the_discounted_reward():
     """T25: three steps to the reward; success ends the chain, truncation does not. The smaller critic counts."""
     sac, batch = make(discount=0.9, learning_rate=3e-3, target_rate=0.05)

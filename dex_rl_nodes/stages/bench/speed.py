@@ -13,8 +13,6 @@ from dex_rl_nodes.config import load_robot, load_task
 from dex_rl_nodes.stages.bench.measurement import Measurement
 from dex_rl_nodes.stages.progress import ProgressBoard
 
-_VIEW = 128  # px
-
 
 def percentiles(seconds: list[float]) -> dict[str, float]:
     """Median, 99th percentile and maximum in ms."""

@@ -122,6 +122,11 @@ class Results:
             aside = self.path.with_name(f'results_{old.get("version", "unknown")}.json')
             os.replace(self.path, aside)
             say(f'{self.path} is of another version of code or configuration; it was set aside as {aside.name}')
+            earlier = self.path.with_name(f'results_{key}.json')
+            if earlier.exists():  # its runs are there still, and must not learn a second time
+                os.replace(earlier, self.path)
+                self.cells = read_json(self.path)['cells']
+                say(f'{len(self.cells)} cells of this version were made before and are taken up again')
 
     def save(self) -> None:
         """Write the file."""
