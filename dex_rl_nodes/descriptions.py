@@ -141,8 +141,8 @@ SCRIPTED_OPERATOR = NodeDescription(
             'mode',
             'demonstrate',
             'demonstrate: does the task; examples: in turn does it after a look around, and nearly does it; '
-            'intervene: takes over when the policy gets nowhere; idle: hands off',
-            choices=('demonstrate', 'examples', 'intervene', 'idle'),
+            'intervene: takes over when the policy gets nowhere',
+            choices=('demonstrate', 'examples', 'intervene'),
         ),
         Parameter(
             'presence', 1.0, 'intervene: share of the episodes in which somebody watches', minimum=0.0, maximum=1.0
@@ -369,7 +369,7 @@ GLOVE_DRIVER = NodeDescription(
 
 SPACEMOUSE_DRIVER = NodeDescription(
     'spacemouse_driver',
-    'Driver of the SpaceMouse, for machines without spacenavd.',
+    'Driver of the SpaceMouse.',
     publishes=(TWIST, JOY),
     parameters=(_PORT, _REALTIME),
 )

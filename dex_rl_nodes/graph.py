@@ -5,6 +5,7 @@ An application has typed arguments; from their values it builds the list of its 
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -149,7 +150,8 @@ def _cameras(values: dict[str, Value]) -> list[Process]:
         fields = ' and '.join(f'cameras.{view}.serial' for view in unknown)
         raise UserError(
             'without serial numbers one RealSense may be taken for the other; '
-            f'set {fields} in config/robots/{values["robot"]}.yaml (rs-enumerate-devices -s lists them)'
+            f'set {fields} in {config_directory() / "robots" / str(values["robot"])}.yaml '
+            '(rs-enumerate-devices -s lists them)'
         )
     ours = [view for view in cameras if who == 'camera_driver' or cameras[view].driver != 'realsense']
     parameters = {'views': ','.join(ours)}
@@ -177,7 +179,7 @@ def _who(values: dict[str, Value]) -> str:
     return auto if values['operator'] == 'auto' else str(values['operator'])
 
 
-def _operator(values: dict[str, Value], mode: str) -> list[Process]:
+def _operator(values: dict[str, Value], mode: str = '') -> list[Process]:
     """Whoever holds SpaceMouse and glove, and the node that reads them."""
     who = _who(values)
     simulated, ports = config.is_simulated(str(values['robot'])), {}
@@ -190,7 +192,9 @@ def _operator(values: dict[str, Value], mode: str) -> list[Process]:
         raise UserError(
             'robot:=sim has no SpaceMouse and glove; use robot:=fr3_ruiyan devices:=emulated operator:=human'
         )
-    scripted = {'mode': mode} | ({'presence': values['presence']} if 'presence' in values else {})
+    scripted: dict[str, Value] = ({'mode': mode} if mode else {}) | (
+        {'presence': values['presence']} if 'presence' in values else {}
+    )
     if who == 'scripted' and values['robot'] != 'sim':
         folder = scripted['device_folder'] = device_folder(values)
         ports = {name: {'port': f'{folder}/{name}'} for name in ('spacemouse', 'glove')}
@@ -241,7 +245,7 @@ def _collect_demos(values: dict[str, Value]) -> list[Process]:
     purpose = str(values['purpose'])
     if values['operator'] == 'none':
         raise UserError('recording needs somebody who shows the task; use operator:=scripted or operator:=human')
-    if values['dry_run'] and not str(values['run']).endswith(_DRY):
+    if values['dry_run'] and not re.search(rf'(^|_){_DRY}$', str(values['run'])):
         # nothing shall ever be learned from a robot that stood still
         values = {**values, 'run': f'{values["run"]}_{_DRY}'}
     mode = 'demonstrate' if purpose == 'demos' else 'examples'
@@ -279,7 +283,7 @@ def _evaluate(values: dict[str, Value]) -> list[Process]:
         )
     return [
         *_robot(values),
-        *_operator(values, 'idle'),
+        *_operator(values),
         *_learned_action(values, str(values['residual'])),
         *_episodes(values, 'evaluation'),
     ]

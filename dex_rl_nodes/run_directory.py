@@ -12,6 +12,8 @@ from dex_rl_nodes import __version__
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.paths import runs_directory
 
+_UMASK = os.umask(0)  # can only be read by setting it
+os.umask(_UMASK)
 PURPOSES = ('demos', 'reward', 'online', 'evaluation')
 
 
@@ -32,6 +34,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
     try:
         with os.fdopen(handle, 'wb') as file:
+            os.fchmod(handle, 0o666 & ~_UMASK)  # mkstemp lets nobody else read it
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

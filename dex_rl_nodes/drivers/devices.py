@@ -83,6 +83,8 @@ class SpaceMouseReader:
                 f'no permission to open {path}; copy config/udev/99-dex-rl-nodes.rules to /etc/udev/rules.d/ '
                 'and plug the device in again'
             ) from None
+        except OSError as error:
+            raise UserError(f'cannot open {path}: {error.strerror}; plug the SpaceMouse in again') from None
         self._state = spacemouse.MouseState()
         self._lost = ''
         self._stop = threading.Event()
@@ -122,7 +124,11 @@ class SpaceMouseReader:
 def find_spacemouse(sysfs: Path = Path('/sys/class/hidraw')) -> tuple[str, str]:
     """Device path and model of the first SpaceMouse; UserError without one."""
     for entry in sorted(sysfs.glob('hidraw*')):
-        for line in (entry / 'device' / 'uevent').read_text().splitlines():
+        try:
+            lines = (entry / 'device' / 'uevent').read_text().splitlines()
+        except OSError:  # it went away meanwhile
+            continue
+        for line in lines:
             if line.startswith('HID_ID='):
                 _, vendor, product = line.removeprefix('HID_ID=').split(':')
                 model = spacemouse.MODELS.get((int(vendor, 16), int(product, 16)))

@@ -30,7 +30,7 @@ class SerialLink:
         self.baud = baud
         try:
             self._serial = serial.Serial(port, baud, timeout=timeout, write_timeout=0.1, exclusive=True)
-        except serial.SerialException as error:
+        except _GONE as error:  # a plug that bounces can fail each of the calls behind an open
             raise _explain(port, error) from None
 
     def write(self, data: bytes) -> None:
@@ -62,7 +62,7 @@ class SerialLink:
             pass  # it is gone already
 
 
-def _explain(port: str, error: serial.SerialException) -> UserError:
+def _explain(port: str, error: Exception) -> UserError:
     code = getattr(error, 'errno', None)
     if code == errno.ENOENT or not os.path.exists(port):
         return UserError(f'{port} does not exist; check the cable, or set the port of this device in config/robots/')

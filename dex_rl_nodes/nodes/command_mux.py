@@ -18,6 +18,7 @@ from dex_rl_nodes.nodes.node import ERROR, OK, WARN, run_node
 from dex_rl_nodes.nodes.publishers import other_publisher
 from dex_rl_nodes.nodes.robot_reports import REPORTS, RobotReports
 from dex_rl_nodes.nodes.timing import Timing
+from dex_rl_nodes.paths import config_directory
 from dex_rl_nodes.records import (
     HAND_JOINTS,
     ActionCommand,
@@ -81,6 +82,7 @@ class CommandMuxNode(EpisodeNode):
         if not self.lockstep:
             self._check_rates()
         self._connect(watch_period)
+        self.get_logger().info(f'limits of {config_directory() / "robots" / self.robot.name}.yaml')
 
     def _check_rates(self) -> None:
         """UserError when a camera that works would be taken for a silent one."""

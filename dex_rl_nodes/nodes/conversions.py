@@ -67,6 +67,12 @@ def joint_state(
     return message
 
 
+def by_joint(message: JointState, names: Sequence[str], values: Sequence[float]) -> np.ndarray:
+    """Values that a message has for each of its joints, such as `effort`, in the order of `names`; 0 without them."""
+    found = dict(zip(message.name, values)) if len(values) == len(message.name) else {}
+    return np.array([found.get(name, 0.0) for name in names])
+
+
 def joint_positions(message: JointState, names: Sequence[str]) -> np.ndarray:
     """Positions in the order of `names`, float64.
 

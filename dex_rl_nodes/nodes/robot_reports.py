@@ -55,13 +55,14 @@ class RobotReports:
     def _on_joints(self, message: JointState) -> None:
         position = self._positions(MEASURED_JOINTS, message, ARM_JOINTS)
         if position is not None:
-            self._keep(MEASURED_JOINTS, message, (position, np.array(message.velocity)))
+            self._keep(
+                MEASURED_JOINTS, message, (position, conversions.by_joint(message, ARM_JOINTS, message.velocity))
+            )
 
     def _on_hand(self, message: JointState) -> None:
         position = self._positions(HAND_JOINTS, message, MOTORS)
         if position is not None:
-            measured = len(message.effort) == len(MOTORS)
-            current = np.array(message.effort) if measured else np.zeros(len(MOTORS))
+            current = conversions.by_joint(message, MOTORS, message.effort)
             self._keep(HAND_JOINTS, message, (position.astype(np.float32), current.astype(np.float32)))
 
     def _positions(self, topic: str, message: JointState, names: tuple[str, ...]) -> np.ndarray | None:

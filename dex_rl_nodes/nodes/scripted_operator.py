@@ -22,7 +22,6 @@ _SKILLS = {
     'demonstrate': ('demonstrate',),
     'examples': ('survey', 'negative'),
     'intervene': ('assist',),
-    'idle': ('assist',),
 }  # what is done in one episode after the other, by mode
 
 

@@ -62,6 +62,7 @@ class Teleop(EpisodeNode):
         except ValueError as error:
             self._refused = f'{GLOVE}: {error}'
             return
+        self._refused = ''
         self._hear(GLOVE, message, fingers, self._mapper.glove)
 
     def _hear(self, device: str, message: Any, value: Any, take: Any) -> None:

@@ -1,6 +1,7 @@
 """What the operator's devices mean: SpaceMouse and glove to a TeleopCommand (LAMP, appendix D).
 
-Buttons, by index in `spacenav/joy`; a keyboard says those from 2 on in `keyboard/joy`:
+Buttons, by index in `spacenav/joy`, where the robot's file does not say otherwise; a keyboard says those from 2 on in
+`keyboard/joy`, and there they always mean this:
 
 | button | meaning |
 |---|---|
@@ -10,6 +11,8 @@ Buttons, by index in `spacenav/joy`; a keyboard says those from 2 on in `keyboar
 """
 
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from pydantic import Field, ValidationError, field_validator
@@ -17,6 +20,8 @@ from pydantic import Field, ValidationError, field_validator
 from dex_rl_nodes.config import Model, Robot, Vector6
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.records import ARM_DIM, HAND_DIM, Mark, OperatorInput, TeleopCommand
+
+KEY_MARKS = {2: Mark.SUCCESS, 3: Mark.FAILURE, 4: Mark.DISCARD, 5: Mark.PAUSE}  # index in `keyboard/joy`
 
 
 class TeleopSettings(Model):
@@ -31,7 +36,7 @@ class TeleopSettings(Model):
     success_or_discard_button: int = Field(0, ge=0, description='index of the left button')
     hand_button: int = Field(1, ge=0, description='index of the button that gives the hand to the glove')
     mark_buttons: dict[int, Mark] = Field(
-        {2: Mark.SUCCESS, 3: Mark.FAILURE, 4: Mark.DISCARD, 5: Mark.PAUSE}, description='buttons that mark the episode'
+        KEY_MARKS, description='buttons that mark the episode: success, failure, discard or pause'
     )
     long_press: float = Field(
         1.0, gt=0, le=10, description='holding the left button this long discards the episode (s)'
@@ -39,6 +44,14 @@ class TeleopSettings(Model):
     device_age: float = Field(0.2, gt=0, le=1, description='a device that was silent for longer is absent (s)')
     glove_low: Vector6 = Field([0.0] * 6, description='lower limit of each finger of the glove, normalised travel')
     glove_high: Vector6 = Field([1.0] * 6, description='upper limit of each finger of the glove, normalised travel')
+
+    @field_validator('mark_buttons', mode='before')
+    @classmethod
+    def _by_name(cls, marks: Any) -> Any:
+        if not isinstance(marks, dict):
+            return marks
+        names = {mark.name.lower(): mark for mark in Mark}
+        return {index: names.get(str(mark).lower(), mark) for index, mark in marks.items()}
 
     @field_validator('axes')
     @classmethod
@@ -107,17 +120,17 @@ class TeleopMapper:
         self._pressed, self._joy_stamp = pressed, stamp
         if self.settings.hand_button in up:
             self._released = True
-        self._mark(down)
+        self._mark(down, self.settings.mark_buttons)
         self._left_button(down, up, stamp)
 
     def keys(self, buttons: list[int]) -> None:
         """Buttons of a keyboard: they only mark, so that a key neither moves a hand nor lets go of one."""
         pressed = _pressed(buttons)
-        self._mark(pressed - self._keys)
+        self._mark(pressed - self._keys, KEY_MARKS)
         self._keys = pressed
 
-    def _mark(self, down: set[int]) -> None:
-        self._marks.extend(mark for index, mark in self.settings.mark_buttons.items() if index in down)
+    def _mark(self, down: set[int], marks: Mapping[int, Mark]) -> None:
+        self._marks.extend(mark for index, mark in marks.items() if index in down)
 
     def _left_button(self, down: set[int], up: set[int], stamp: int) -> None:
         button = self.settings.success_or_discard_button

@@ -17,7 +17,8 @@ USAGE = """usage: ./dexrl COMMAND ...
 
 Commands (each sets everything up when it is first used):
   launch FILE.launch.py [arg:=value ...]    start a graph; --show-args lists its arguments
-  keyboard [namespace:=NAME] [robot:=NAME]  keys for success, failure, discard and pause beside a running graph
+  keyboard [namespace:=NAME]                keys for stop, release and marks beside a running graph
+  tensorboard [arguments]                   learning curves of all runs, in a browser
   train STAGE [arg:=value ...]              one offline stage, from bags: encoder, prior, policy, reward
   online [arg:=value ...]                   online RL in simulation, in one process without ROS
   evaluate [arg:=value ...]                 score a run in simulation, in one process without ROS
@@ -38,6 +39,7 @@ MODULES = {
     'bench': ('dex_rl_nodes.stages', 'bench'),
     'test': ('pytest',),
     'keyboard': ('dex_rl_nodes.nodes', 'keyboard'),
+    'tensorboard': ('tensorboard.main',),
 }
 DOMAINS = range(1, 102)  # those whose ports lie below the range of ephemeral ones on Linux
 
@@ -67,9 +69,9 @@ def keyboard_arguments(arguments: list[str]) -> list[str]:
     words = ['--ros-args']
     for text in arguments:
         name, separator, value = text.partition(':=')
-        if not separator or name not in ('namespace', 'robot'):
-            raise UserError(f'keyboard takes namespace:=NAME and robot:=NAME, not "{text}"')
-        words += ['-r', f'__ns:=/{parse_namespace(value)}'] if name == 'namespace' else ['-p', text]
+        if not separator or name != 'namespace':
+            raise UserError(f'keyboard takes namespace:=NAME, not "{text}"')
+        words += ['-r', f'__ns:=/{parse_namespace(value)}']
     return words
 
 
@@ -84,6 +86,8 @@ def hand_over(places: Places, command: str, arguments: list[str]) -> int:
         os.chdir(CHECKOUT)
         if not arguments:
             arguments = ['-n', str(len(os.sched_getaffinity(0))), '--dist', 'loadgroup']  # groups: test/conftest.py
+    if command == 'tensorboard' and not any(word.startswith('--logdir') for word in arguments):
+        arguments = ['--logdir', os.environ.get('DEXRL_RUNS') or 'runs', *arguments]
     sys.stdout.flush()
     os.execv(places.python, [str(places.python), '-m', *MODULES[command], *arguments])
 

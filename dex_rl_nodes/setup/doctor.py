@@ -14,6 +14,8 @@ from dex_rl_nodes.setup import system
 from dex_rl_nodes.setup.build import run_variables
 from dex_rl_nodes.setup.places import CHECKOUT, Places, home
 
+_DEADLINE = 120  # s for everything that is looked at from inside the environment
+
 MINIMUM_DISK = 5  # GiB: environment 2, build and logs, a run's bags
 MINIMUM_MEMORY = 4  # GiB: eleven nodes, a replay buffer of cached features
 MINIMUM_SHARED_MEMORY = 512  # MiB: a segment of 32 MB for each participant
@@ -140,9 +142,14 @@ def _environment(places: Places, robot: str) -> Iterator[Finding]:
         return
     variables = {**os.environ, **run_variables(places)}
     command = [places.python, '-m', 'dex_rl_nodes.diagnosis', robot]
-    result = subprocess.run(
-        command, env=variables, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=120
-    )
+    try:
+        result = subprocess.run(
+            command, env=variables, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=_DEADLINE
+        )
+    except subprocess.TimeoutExpired:
+        text = f'no answer within {_DEADLINE} s: a device hangs'
+        yield Finding('bad', 'environment and devices', text, 'unplug the devices and plug them in again, one by one')
+        return
     try:
         for row in json.loads(result.stdout.splitlines()[-1]):
             yield Finding(*row)

@@ -11,9 +11,9 @@ from mux_bench import FORWARD, HAND, Bench, Live, position, ros  # noqa: F401
 
 from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
-from dex_rl_nodes.nodes import qos
+from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.publishers import other_publisher
-from dex_rl_nodes.records import ActionCommand, EpisodeState, Phase
+from dex_rl_nodes.records import HAND_JOINTS, ActionCommand, EpisodeState, Phase
 from dex_rl_nodes.robot.events import SafetyEvent
 
 
@@ -79,6 +79,14 @@ def test_a_motor_with_too_much_current_is_not_pushed_further(ros):
     bench.command_hand = HAND + np.float32(0.1)
     bench.until(lambda: bench.executed() and bench.executed()[-1].limited)
     assert np.allclose(bench.executed()[-1].hand_target, HAND + np.array([0.1, 0.1, 0, 0.1, 0.1, 0.1]), atol=1e-6)
+
+
+def test_currents_belong_to_the_motors_that_are_named_beside_them():
+    message = conversions.joint_state(HAND_JOINTS[::-1], HAND[::-1], 1)
+    message.effort = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    found = conversions.by_joint(message, HAND_JOINTS, message.effort)
+    assert found.tolist() == [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    assert not conversions.by_joint(message, HAND_JOINTS, []).any(), 'a driver that measures no current'
 
 
 class Quiet(Bench):

@@ -80,10 +80,19 @@ def test_the_space_bar_stops_the_robot_or_says_that_it_cannot(bench, terminal, c
         return response
 
     made.peer.create_service(Trigger, 'command_mux/stop', stop)
-    made.until(made.node._stop_client.service_is_ready, 'the service')
+    made.until(made.node._clients_by_key[' '].service_is_ready, 'the service')
     os.write(person, b' ')
-    made.until(lambda: said.append(capfd.readouterr().out) or 'safety event 503; release' in ''.join(said), 'an answer')
+    made.until(lambda: said.append(capfd.readouterr().out) or 'safety event 503' in ''.join(said), 'an answer')
     assert len(asked) == 1 and not made.node.finished
+
+    def release(request, response):
+        response.success, response.message = True, 'released'
+        return response
+
+    made.peer.create_service(Trigger, 'command_mux/reset_stop', release)
+    made.until(made.node._clients_by_key['r'].service_is_ready, 'the other service')
+    os.write(person, b'r')
+    made.until(lambda: said.append(capfd.readouterr().out) or 'released' in ''.join(said), 'the release')
 
 
 def test_the_terminal_is_restored_when_the_node_closes(bench, terminal):

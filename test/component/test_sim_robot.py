@@ -175,8 +175,8 @@ def test_examples_for_the_classifier_are_successes_and_near_misses_in_turn(bench
         assert [stage.name for stage in core._plan] == [stage.name for stage in reference._plan]
 
 
-def test_idle_operator_keeps_hands_off(bench):
-    table = bench(ScriptedOperatorNode, mode='idle')
+def test_an_operator_who_is_not_there_keeps_hands_off(bench):
+    table = bench(ScriptedOperatorNode, mode='intervene', presence=0.0)
     twists, joys = table.listen(TWIST), table.listen(JOY)
     table.run_episode(stamp=5, seed=SEED)
     table.send('sim_state', SimState(5, 0, ['success'], np.zeros(1)))

@@ -16,6 +16,7 @@ from dex_rl_nodes.learning.checkpoint import (
     save_checkpoint,
     to_bytes,
 )
+from dex_rl_nodes.run_directory import write_atomic
 
 
 @pytest.fixture
@@ -24,6 +25,12 @@ def saved(tmp_path):
     path = tmp_path / 'policy.safetensors'
     save_checkpoint(path, tensors, {'trained_from': 'abc', 'rmse': 0.5})
     return path, tensors
+
+
+def test_a_written_file_can_be_read_by_everybody_the_umask_allows(tmp_path):
+    write_atomic(tmp_path / 'run.json', b'{}')
+    (tmp_path / 'other').touch(0o666)
+    assert (tmp_path / 'run.json').stat().st_mode == (tmp_path / 'other').stat().st_mode
 
 
 def test_round_trip_keeps_numbers_and_meta(saved):

@@ -1,11 +1,13 @@
 """Glove and SpaceMouse readers against emulated devices."""
 
+import termios
 import time
 
 import numpy as np
 import pytest
 
 from dex_rl_nodes.config import load_robot
+from dex_rl_nodes.drivers import link
 from dex_rl_nodes.drivers.devices import GloveReader, Reconnecting, SpaceMouseReader, find_spacemouse
 from dex_rl_nodes.drivers.emulators.hands import RuiyanEmulator
 from dex_rl_nodes.drivers.emulators.operator_devices import GloveEmulator, OperatorDevices, SpaceMouseEmulator
@@ -31,6 +33,17 @@ def test_glove_reads_its_channels(tmp_path):
         reader = GloveReader(str(device.path))
         assert reader.read().tolist() == [1003, 1002, 1007, 1011, 1015, 1019]
         reader.close()
+
+
+@pytest.mark.parametrize('error', [OSError(5, 'Input/output error'), termios.error(5, 'Input/output error')])
+def test_a_plug_that_bounces_while_it_is_opened_is_no_crash(monkeypatch, tmp_path, error):
+    def bounce(*_, **__):
+        raise error
+
+    (tmp_path / 'port').touch()
+    monkeypatch.setattr(link.serial, 'Serial', bounce)
+    with pytest.raises(UserError, match='cannot open .*Input/output error'):
+        link.SerialLink(str(tmp_path / 'port'), 115200, 0.1)
 
 
 def test_glove_of_zeros_is_no_pose(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.setup import build, command, environment, places, system
+from dex_rl_nodes.setup import build, command, doctor, environment, places, system
 from dex_rl_nodes.setup.environment import Environment, correct_exports
 from dex_rl_nodes.setup.places import Places, build_hash, find_places
 from dex_rl_nodes.setup.steps import Progress, Runner, exclusive, last_words
@@ -284,12 +284,36 @@ def test_pytorch_falls_back_when_the_cpu_index_cannot_be_reached(monkeypatch, ru
 
 
 def test_keyboard_arguments_are_those_of_ros():
-    words = command.keyboard_arguments(['namespace:=/left', 'robot:=fr3_ruiyan'])
-    assert words == ['--ros-args', '-r', '__ns:=/left', '-p', 'robot:=fr3_ruiyan']
-    with pytest.raises(UserError, match='keyboard takes namespace:=NAME and robot:=NAME, not "task:=x"'):
+    words = command.keyboard_arguments(['namespace:=/left'])
+    assert words == ['--ros-args', '-r', '__ns:=/left']
+    with pytest.raises(UserError, match='keyboard takes namespace:=NAME, not "task:=x"'):
         command.keyboard_arguments(['task:=x'])
     with pytest.raises(UserError, match='namespace "left-arm" is not one of ROS; use letters, digits and _'):
         command.keyboard_arguments(['namespace:=left-arm'])
+
+
+def test_a_device_that_hangs_is_a_finding_of_the_doctor(monkeypatch, tmp_path):
+    def hang(*_, timeout, **__):
+        raise subprocess.TimeoutExpired('diagnosis', timeout)
+
+    monkeypatch.setattr(doctor, 'run_variables', lambda _: {})
+    monkeypatch.setattr(doctor.subprocess, 'run', hang)
+    places = Places(tmp_path, tmp_path, '')
+    monkeypatch.setattr(Places, 'is_complete', lambda _: True)
+    (finding,) = doctor._environment(places, 'fr3_ruiyan')
+    assert finding.level == 'bad' and 'no answer within 120 s: a device hangs' in finding.text
+
+
+def test_tensorboard_shows_the_runs(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr(command.os, 'execv', lambda _, words: started.append(words))
+    monkeypatch.setattr(command, 'run_variables', lambda _: {})
+    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    for words in ([], ['--logdir', 'mine']):
+        command.hand_over(Places(tmp_path, tmp_path, ''), 'tensorboard', words)
+    assert [words[2:] for words in started] == [
+        ['tensorboard.main', '--logdir', str(tmp_path)], ['tensorboard.main', '--logdir', 'mine'],
+    ]  # fmt: skip
 
 
 def test_usage_names_every_command():

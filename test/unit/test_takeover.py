@@ -175,6 +175,19 @@ def test_a_wrong_permutation_is_refused(axes):
         read_teleop(ROBOT.model_copy(update={'teleop': {'axes': axes}}))
 
 
+def test_buttons_are_named_by_what_they_mark_and_keys_stay_what_they_are():
+    robot = ROBOT.model_copy(update={'teleop': {'mark_buttons': {12: 'success', 5: 'failure'}}})
+    mapper = TeleopMapper(read_teleop(robot))
+    marks = []
+    for buttons in ([0] * 12 + [1], [0, 0, 0, 0, 0, 1]):
+        mapper.buttons(buttons, PERIOD)
+        marks.append(mapper.command(PERIOD).mark)
+    mapper.keys([0, 0, 0, 0, 0, 1])
+    assert [*marks, mapper.command(PERIOD).mark] == [Mark.SUCCESS, Mark.FAILURE, Mark.PAUSE]
+    with pytest.raises(UserError, match='teleop.mark_buttons'):
+        read_teleop(ROBOT.model_copy(update={'teleop': {'mark_buttons': {12: 'hooray'}}}))
+
+
 def test_the_glove_drives_the_hand_as_a_change_since_the_press():
     mapper = TeleopMapper()
     assert not mapper.update(REST, [], GLOVE, PERIOD).hand_active
