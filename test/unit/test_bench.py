@@ -44,6 +44,22 @@ def test_a_report_needs_measurements(tmp_path, monkeypatch):
         note_runs(['mine'], tmp_path / 'bench')
 
 
+def test_a_report_shows_every_table_with_its_figures(tmp_path):
+    Measurement('sim_speed', 'steps', 'dexrl bench sim', '60', '50', True).save(tmp_path / 'bench')
+    for name, steps in (('table', 0), ('table_5000', 5000)):
+        folder = tmp_path / 'bench' / name
+        folder.mkdir()
+        results = Results(folder, 'aaa', steps=steps)
+        results.save()
+        assert json.loads((folder / 'results.json').read_text())['steps'] == steps
+        path = table.write_table(results, folder, tmp_path)
+        path.write_text(path.read_text() + '![curve](curve.png)')
+    text = write_report(tmp_path / 'bench').read_text()
+    assert text.index('\n## Tasks and action interfaces\n') < text.index('(bench/table/curve.png)')
+    assert text.index('(bench/table/curve.png)') < text.index('\n## Tasks and action interfaces, 5,000 online steps\n')
+    assert '(bench/table_5000/curve.png)' in text
+
+
 def test_results_of_another_version_are_set_aside(tmp_path):
     said = []
     first = Results(tmp_path, 'aaa', said.append)

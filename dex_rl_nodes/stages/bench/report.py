@@ -28,7 +28,7 @@ def write_report(folder: Path) -> Path:
     found, runs = measurements(folder), folder / _RUNS
     if not found and not runs.exists():
         raise UserError(f'there are no measurements in {folder}; make some, for example with ./dexrl bench sim')
-    parts = [_HEAD, *_whole_table(folder), '## Speed and reliability']
+    parts = [_HEAD, *_whole_tables(folder), '## Speed and reliability']
     machines: dict[str, list[dict]] = {}
     for content in found:
         about = content['machine']
@@ -52,13 +52,13 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def _whole_table(folder: Path) -> list[str]:
-    """What `bench table` wrote; its figures lie beside it, one folder down from the report."""
-    whole = folder / 'table' / 'results.md'
-    if not whole.exists():
-        return []
-    text = whole.read_text().replace('](', f']({folder.name}/table/')
-    return [text.replace('## ', '### ').replace('# Tasks', '## Tasks', 1)]
+def _whole_tables(folder: Path) -> list[str]:
+    """What `bench table` wrote, into `table` or copied to `table_NAME`; figures lie beside, one folder down from here."""
+    parts = []
+    for path in sorted(folder.glob('table*/results.md')):
+        text = path.read_text().replace('](', f']({folder.name}/{path.parent.name}/')
+        parts.append(text.replace('## ', '### ').replace('# Tasks', '## Tasks', 1))
+    return parts
 
 
 def _pictures(folder: Path) -> list[str]:

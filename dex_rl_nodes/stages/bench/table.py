@@ -106,13 +106,21 @@ def version(plan: Plan) -> str:
 
 
 class Results:
-    """results.json: the cells of one version."""
+    """results.json: the cells of one version.
 
-    def __init__(self, folder: Path, key: str, say=print):
+    Args:
+        folder: where it is.
+        key: the version.
+        say: told what became of results of another version.
+        steps: online transitions of every cell; 0: the budget of its task.
+    """
+
+    def __init__(self, folder: Path, key: str, say=print, steps: int = 0):
         self.path = folder / 'results.json'
         self.cells: dict[str, dict] = {}
         self.failed: dict[str, str] = {}
-        self._about = {'version': key, 'code': code_version(), 'machine': machine()}
+        self.steps = steps
+        self._about = {'version': key, 'code': code_version(), 'machine': machine(), 'steps': steps}
         if not self.path.exists():
             return
         old = read_json(self.path)
@@ -142,7 +150,7 @@ def run_table(values: Mapping[str, Value], folder: Path) -> None:
     plan = make_plan(values)
     folder = folder / ('smoke' if values['smoke'] else 'table')
     key, board = version(plan), ProgressBoard()
-    results = Results(folder, key, board.say)
+    results = Results(folder, key, board.say, plan.steps)
     runs = folder / key
     parallel = int(values['parallel']) or core_count()
     works = _works(plan, runs, results, parallel)
@@ -279,7 +287,8 @@ def _line(result: Mapping) -> str:
 def write_table(results: Results, folder: Path, runs: Path) -> Path:
     """Write results.md and the figures beside results.json."""
     cells = list(results.cells.values())
-    parts = ['# Tasks and action interfaces', table.success_table(cells)]
+    title = '# Tasks and action interfaces' + (f', {results.steps:,} online steps' if results.steps else '')
+    parts = [title, table.success_table(cells)]
     parts += ['## Over all tasks', table.interface_table(cells)]
     parts += ['## Reward classifiers', table.classifier_table(cells)]
     if results.failed:
