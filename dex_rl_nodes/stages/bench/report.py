@@ -53,7 +53,7 @@ def write_report(folder: Path) -> Path:
 
 
 def _whole_tables(folder: Path) -> list[str]:
-    """What `bench table` wrote, into `table` or copied to `table_NAME`; figures lie beside, one folder down from here."""
+    """What `bench table` wrote, into `table` or copied to `table_NAME`; its figures lie beside it."""
     parts = []
     for path in sorted(folder.glob('table*/results.md')):
         text = path.read_text().replace('](', f']({folder.name}/{path.parent.name}/')
