@@ -16,7 +16,7 @@ from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import Mark, OperatorInput, Outcome, RobotReading
 from dex_rl_nodes.seeds import start_seed
 from dex_rl_nodes.sim.operator import ScriptedOperator
-from dex_rl_nodes.stages.inputs import ROLLOUTS
+from dex_rl_nodes.stages.inputs import ROLLOUTS, is_current
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.loop import Loop
 from dex_rl_nodes.stages.recordings import ended_episodes
@@ -110,10 +110,13 @@ def reward_works(job: Job, kinds: Sequence[str], needs: tuple[str, ...] = (), pr
         prefix: of the names of the works.
     """
     ended = ended_episodes(job.run, 'reward')
+    renewed = not all(is_current(job.run, job.settings, stage) for stage in ('encoder', 'prior', 'policy'))
     works = []
     for kind in kinds:
         first, count = _FIRST[kind], getattr(job.amounts, kind)
-        numbers = [number for number in range(first, first + count) if number not in ended]
+        # rollouts of a policy that is about to be replaced will be gone by then, see train.policy_stage
+        kept = {} if kind in _OF_POLICY and renewed else ended
+        numbers = [number for number in range(first, first + count) if number not in kept]
         bar = prefix + ('policy rollouts' if kind in _OF_POLICY else 'reward sessions')
         for part in range(_SIDE_BY_SIDE):
             if mine := numbers[part::_SIDE_BY_SIDE]:
@@ -124,6 +127,7 @@ def reward_works(job: Job, kinds: Sequence[str], needs: tuple[str, ...] = (), pr
 def record_reward(job: Job, kind: str, numbers: Sequence[int], tell: Tell) -> int:
     """Record reward episodes of one kind; returns how many show success."""
     if kind in _OF_POLICY:
+        numbers = [number for number in numbers if number not in ended_episodes(job.run, 'reward')]
         loop = Loop(job.task, job.robot, job.brain(reward=False, residual=_OF_POLICY[kind]), Watcher())
     else:
         skill = 'survey' if kind == 'shown' else 'negative'

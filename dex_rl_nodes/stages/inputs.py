@@ -63,7 +63,8 @@ def report(run: RunDirectory, purpose: str) -> dict:
     return content
 
 
-def _identity(run: RunDirectory, name: str) -> str:
+def identity(run: RunDirectory, name: str) -> str:
+    """SHA-256 of what a training stage has made; empty: nothing yet."""
     path = run.file(f'{name}.json')
     return str(read_json(path).get('sha256', '')) if path.exists() else ''
 
@@ -78,9 +79,9 @@ def stage_inputs(run: RunDirectory, settings: RunSettings, stage: str) -> dict[s
     if stage == 'prior':
         inputs['interface'] = settings.interface
     elif stage == 'policy':
-        inputs |= {'encoder': _identity(run, 'encoder'), 'prior': _identity(run, 'prior')}
+        inputs |= {'encoder': identity(run, 'encoder'), 'prior': identity(run, 'prior')}
     elif stage == 'reward':
-        inputs |= {'encoder': _identity(run, 'encoder'), 'reward': bags_fingerprint(run, 'reward')}
+        inputs |= {'encoder': identity(run, 'encoder'), 'reward': bags_fingerprint(run, 'reward')}
     return inputs
 
 

@@ -3,6 +3,7 @@
 A stage whose result was made from what there is now does nothing; `again` makes it run all the same.
 """
 
+import shutil
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from dex_rl_nodes.learning.prior import train_prior, train_prior_from_npz
 from dex_rl_nodes.learning.reward import RewardExamples, RewardSettings, choose_held_out, save_reward, train_reward
 from dex_rl_nodes.learning.vision import augment
 from dex_rl_nodes.run_directory import RunDirectory, file_hash, read_json
-from dex_rl_nodes.stages.inputs import is_current, stage_inputs
+from dex_rl_nodes.stages.inputs import ROLLOUTS, identity, is_current, stage_inputs
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.workers import Tell
 
@@ -63,20 +64,36 @@ def encoder_stage(job: Job, tell: Tell, again: bool = False) -> dict:
     """The frozen visual encoder: pretrained ResNet-18 where its file is found, else trained on the recordings."""
     if kept := _kept(job, 'encoder', again):
         return kept
-    others = job.finished('reward')
+    # rollouts come later than the first encoder, and made again it shall be the same
+    others = [episode for episode in job.finished('reward') if episode.episode < ROLLOUTS]
     encoder, metrics = build_encoder(job.demonstrations(), others, job.encoder_settings, job.settings.seed, tell)
     save_encoder(job.run.file('encoder.safetensors'), encoder, {**_about(job, 'encoder'), **metrics})
     return metrics
 
 
 def policy_stage(job: Job, tell: Tell, again: bool = False) -> dict:
-    """Behaviour cloning in the action interface; policy.safetensors, policy.json."""
+    """Behaviour cloning in the action interface; policy.safetensors, policy.json.
+
+    Where another policy comes out, simulated rollouts of the one before are deleted: the classifier shall know the
+    policy that it judges.
+    """
     if kept := _kept(job, 'policy', again):
         return kept
+    before = identity(job.run, 'policy')
     interface, encoder, settings = job.interface(), job.encoder(), job.policy_settings
     policy, metrics = train_policy(job.demonstrations(), encoder, interface, settings, job.settings.seed, tell)
     save_policy(job.run.file('policy.safetensors'), policy, settings, {**_about(job, 'policy'), **metrics})
+    if before not in ('', identity(job.run, 'policy')):
+        _forget_rollouts(job.run)
     return metrics
+
+
+def _forget_rollouts(run: RunDirectory) -> None:
+    if run.bags('reward').is_symlink():
+        return  # of the run that shares its recordings, and of its policy
+    for folder in run.bags('reward').glob('e*'):  # those of a graph have numbers alone
+        if int(folder.name[1:]) >= ROLLOUTS:
+            shutil.rmtree(folder)
 
 
 def reward_examples(

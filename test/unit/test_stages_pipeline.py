@@ -77,6 +77,30 @@ def test_what_is_out_of_date_is_noticed(prepared, tmp_path):
     assert inputs.missing(job.run, SETTINGS, AMOUNTS) == ['demos', 'encoder', 'prior', 'policy', 'reward']
 
 
+def test_rollouts_of_another_policy_are_recorded_again(prepared, tmp_path):
+    job = copy_of(prepared, tmp_path)
+    rollouts = sorted(path.name for path in job.run.bags('reward').glob('e*') if int(path.name[1:]) >= inputs.ROLLOUTS)
+    policy = job.run.file('policy.json')
+    policy.write_text(policy.read_text().replace(read_json(policy)['sha256'], '0' * 64))  # as of another one
+    write_json(policy, {**read_json(policy), 'inputs': {**read_json(policy)['inputs'], 'prior': 'another'}})
+    works = {work.name: work for work in preparation_works(job)}
+    assert len(rollouts) == 2 and {'rollouts 0', 'strays 0'} <= set(works)
+    run_here([works['policy']])
+    assert not any((job.run.bags('reward') / name).exists() for name in rollouts)
+    assert sorted(path.name for path in job.run.bags('reward').iterdir()) == ['e00500', 'e01000']
+    run_here([works['rollouts 0'], works['strays 0']])
+    assert inputs.missing(job.run, SETTINGS, AMOUNTS) == ['reward']
+    run_here([works['rollouts 0']])  # nothing is left to do
+    assert all((job.run.bags('reward') / name).exists() for name in rollouts)
+
+
+def test_an_encoder_that_is_trained_again_is_the_same(prepared, tmp_path):
+    job = copy_of(prepared, tmp_path)
+    before = read_json(job.run.file('encoder.json'))['sha256']
+    encoder_stage(job, lambda done, total: None, again=True)
+    assert read_json(job.run.file('encoder.json'))['sha256'] == before
+
+
 def test_other_crops_are_noticed_but_not_in_a_run_that_never_noted_them(prepared, tmp_path, monkeypatch):
     job, task = copy_of(prepared, tmp_path), prepared.task
     changed = task.model_copy(update={'crops': {**task.crops, 'wrist': [0.1, 0.1, 0.9, 0.9]}})
