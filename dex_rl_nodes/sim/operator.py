@@ -26,6 +26,7 @@ _PATIENCE = (0.33, 0.62)  # of the time limit: so long a person watches who sees
 _NEXT_STAGE, _ROUGHLY = 0.6, 2.0  # of that, for what a policy does after each stage; of the tolerances of the plan
 _LOOKS = (3, 6)  # places from which a survey looks, at least and fewer than
 _LOOK_REACH, _LOOK_SHIFT = np.array([0.05, 0.05, 0.04, 0.3]), np.array([0, 0, 0.03, 0])  # m, m, m, rad
+_MISPLACED = 0.6  # share of near misses, of tasks in which something is put down
 _NEARLY_SUCCESS = ('offset', 'high', 'half_closed', 'open_hand', 'stop_short')
 
 
@@ -301,6 +302,8 @@ def _look_around(plan: list[Stage], rng: np.random.Generator) -> list[Stage]:
 
 def _spoil(plan: list[Stage], rng: np.random.Generator) -> list[Stage]:
     """A plan that nearly does the task: one thing goes wrong, and the person does not notice."""
+    if plan[-1].closure < _CLOSED and rng.random() < _MISPLACED:
+        return _misplace(plan, rng)
     kind = rng.choice(_NEARLY_SUCCESS)
     shift = np.zeros(4)
     if kind == 'offset':
@@ -324,6 +327,28 @@ def _spoil(plan: list[Stage], rng: np.random.Generator) -> list[Stage]:
             )
         )
     return _cut_short(stages, rng) if kind == 'stop_short' else stages
+
+
+def _misplace(plan: list[Stage], rng: np.random.Generator) -> list[Stage]:
+    """What is held is put down beside its place, turned, or let go above it; the hand goes away as after a success."""
+    angle = rng.uniform(0, 2 * np.pi)
+    beside = rng.uniform(0.010, 0.045) * np.array([np.cos(angle), np.sin(angle)])
+    off = np.array([*beside, 0.0, rng.uniform(-0.7, 0.7)])
+    lower = np.array([0.0, 0.0, rng.uniform(-0.03, 0.0), 0.0])
+    carried = [number for number, stage in enumerate(plan) if stage.needs]
+    stages = list(plan)
+    for number in range(carried[1], len(plan)):  # from where it was lifted on
+        stage = plan[number]
+        shift = off + (lower if number == carried[-1] else 0.0)
+        stages[number] = replace(
+            stage,
+            target=lambda seen, target=stage.target, shift=shift: tuple(np.add(target(seen), shift)),
+            until=None,
+            needs=None,
+            # what lies askew keeps the hand from where it would go
+            tolerance=0.015 if number == carried[1] else max(stage.tolerance, 0.06),
+        )
+    return stages
 
 
 def _stray(rng: np.random.Generator) -> np.ndarray:

@@ -9,6 +9,7 @@ from operate import make, operate
 from dex_rl_nodes.config import load_robot, load_task
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.records import Mark
+from dex_rl_nodes.sim import operator
 from dex_rl_nodes.sim.operator import ScriptedOperator
 from dex_rl_nodes.sim.tasks import TASKS
 
@@ -56,6 +57,30 @@ def test_negative_attempts_come_near_and_are_never_marked_as_success(sim):
     episodes = [operate(sim, 'negative', SEED + i) for i in range(2)]
     assert all(episode.mark in (Mark.FAILURE, Mark.DISCARD) for episode in episodes)
     assert any(not any(episode.successes) for episode in episodes)
+
+
+@pytest.mark.parametrize('name', ['assemble_box', 'grasp_place'])
+def test_what_is_let_go_beside_its_place_is_a_near_miss_too(name, monkeypatch):
+    monkeypatch.setattr(operator, '_MISPLACED', 1.0)
+    sim, thing = make(name), {'assemble_box': 'lid', 'grasp_place': 'bottle'}[name]
+    lifted = []
+    watched = ScriptedOperator.act
+    monkeypatch.setattr(
+        ScriptedOperator, 'act', lambda self, scene, reading: (lifted.append(scene), watched(self, scene, reading))[1]
+    )
+    episode = operate(sim, 'negative', SEED + 2)
+    first, last = lifted[0], lifted[-1]
+    assert episode.mark == Mark.FAILURE and not any(episode.successes)
+    assert any(scene['held'] > 0 for scene in lifted) and not last['held'], 'it was held, and let go'
+    before, after = (np.hypot(s[f'{thing}_x'] - s['box_x'], s[f'{thing}_y'] - s['box_y']) for s in (first, last))
+    assert after < 0.5 * before, 'it came near its place'
+
+
+def test_only_what_is_put_down_can_be_misplaced(monkeypatch):
+    monkeypatch.setattr(operator, '_MISPLACED', 1.0)
+    monkeypatch.setattr(operator, '_misplace', lambda plan, rng: pytest.fail('nothing is put down here'))
+    for name in ('pull_tissue', 'open_drawer'):
+        ScriptedOperator(load_task(name), load_robot('sim'), 'negative')
 
 
 def test_an_assistant_takes_over_when_nothing_happens():
