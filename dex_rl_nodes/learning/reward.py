@@ -37,6 +37,12 @@ class RewardSettings(Model):
     look_every: int = Field(250, ge=1, description='minibatches between two looks at held-out episodes')
     copies: int = Field(2, ge=0, description='changed copies of every training image beside the image itself')
     augmentation: Augmentation = Field(Augmentation(shift=8), description='of these copies')
+    final_ticks: int = Field(15, ge=0, description='last ticks of an episode without success that count more')
+    final_weight: int = Field(
+        9,
+        ge=1,
+        description='how often these are drawn for once of another negative; they are few',
+    )
     held_out: float = Field(0.2, gt=0, lt=1, description='share of the episodes kept for measuring')
     threshold: float = Field(0.9, gt=0, lt=1, description='probability that counts as success (Eq. C.2)')
 
@@ -50,15 +56,18 @@ class RewardExamples:
         success: bool (N,).
         episode: int (N,) episode each came from; whole episodes are held out.
         changed: bool (N,) the image is an augmented copy; trained on, never measured on.
+        final: bool (N,) how an attempt that failed looks when it is over: what must not pass for a success.
     """
 
     features: np.ndarray
     success: np.ndarray
     episode: np.ndarray
     changed: np.ndarray
+    final: np.ndarray
 
     def where(self, mask: np.ndarray) -> 'RewardExamples':
-        return RewardExamples(self.features[mask], self.success[mask], self.episode[mask], self.changed[mask])
+        columns = (self.features, self.success, self.episode, self.changed, self.final)
+        return RewardExamples(*(column[mask] for column in columns))
 
 
 class SpatialEmbedding(nn.Module):
@@ -214,6 +223,8 @@ def _fit(
     model.mean.copy_(features.mean(0))
     model.scale.copy_(features.std(0, correction=0).clamp(min=1e-2))
     positive, negative = np.flatnonzero(train.success), np.flatnonzero(~train.success)
+    final = np.flatnonzero(train.final & ~train.success)
+    negative = np.concatenate((negative, np.tile(final, settings.final_weight - 1)))
     half = settings.batch // 2
     label = torch.cat((torch.ones(half), torch.zeros(half)))
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)

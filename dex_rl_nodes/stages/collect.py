@@ -113,7 +113,7 @@ def reward_works(job: Job, kinds: Sequence[str], needs: tuple[str, ...] = (), pr
     renewed = not all(is_current(job.run, job.settings, stage) for stage in ('encoder', 'prior', 'policy'))
     works = []
     for kind in kinds:
-        first, count = _FIRST[kind], getattr(job.amounts, kind)
+        first, count = _FIRST[kind], job.wanted_examples(kind)
         # rollouts of a policy that is about to be replaced will be gone by then, see train.policy_stage
         kept = {} if kind in _OF_POLICY and renewed else ended
         numbers = [number for number in range(first, first + count) if number not in kept]

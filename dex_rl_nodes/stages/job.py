@@ -99,6 +99,12 @@ class Job:
 
     # What was recorded
 
+    def wanted_examples(self, kind: str) -> int:
+        """Reward episodes of a kind (shown, near_misses, rollouts or strays)."""
+        if kind == 'near_misses' and not self.amounts.near_misses:
+            return self.task.near_misses
+        return getattr(self.amounts, kind)
+
     @property
     def wanted_demonstrations(self) -> int:
         """Successful demonstrations that are learned from."""

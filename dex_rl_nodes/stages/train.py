@@ -110,13 +110,15 @@ def reward_examples(
     parts = []
     for number, (episode, mask) in enumerate(zip(episodes, known, strict=True)):
         images = {view: frames[mask] for view, frames in episode.images.items()}
+        final = np.arange(len(mask))[mask] >= len(mask) - settings.final_ticks
+        final &= not successful[number]
         for copy in range(1 if number in held else 1 + settings.copies):
             seen = images
             if copy:
                 seen = {view: augment(frames, settings.augmentation, generator) for view, frames in images.items()}
             features = encoder.encode_batch(seen)
             count = len(features)
-            parts.append((features, episode.success[mask], np.full(count, number), np.full(count, copy > 0)))
+            parts.append((features, episode.success[mask], np.full(count, number), np.full(count, copy > 0), final))
     return RewardExamples(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 

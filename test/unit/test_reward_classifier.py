@@ -42,7 +42,7 @@ def examples(episodes: int = 40, steps: int = 20, seed: int = 0) -> RewardExampl
     features[success, 20] += 6
     episode = np.repeat(np.arange(episodes), steps)
     rows = features.reshape(-1, FEATURES).astype(np.float16)
-    return RewardExamples(rows, success.reshape(-1), episode, np.zeros(len(rows), bool))
+    return RewardExamples(rows, success.reshape(-1), episode, *np.zeros((2, len(rows)), bool))
 
 
 def shown_episode(number: int, random: np.random.Generator, ticks: int = 6) -> Episode:
@@ -82,7 +82,7 @@ def test_stricter_thresholds_never_call_more(trained):
 def test_overfits_eight_and_eight():
     random = np.random.default_rng(0)
     few = RewardExamples(
-        random.normal(size=(32, FEATURES)), np.arange(32) % 2 == 0, np.arange(32) // 8, np.zeros(32, bool)
+        random.normal(size=(32, FEATURES)), np.arange(32) % 2 == 0, np.arange(32) // 8, *np.zeros((2, 32), bool)
     )
     model, _ = train_reward(few, SHAPE, SETTINGS, seed=0)
     train, _ = hold_out_episodes(few, SETTINGS.held_out, seed=0)
@@ -115,6 +115,30 @@ def test_episodes_to_measure_on_get_no_changed_copies():
     assert len(held.episode) == len(set(held.episode)) * 7
     assert not np.isin(made.episode[made.changed], held.episode).any()
     assert len(train.episode) == len(set(train.episode)) * 7 * 3
+
+
+def test_the_last_ticks_of_failed_attempts_count_more():
+    random = np.random.default_rng(0)
+    episodes = [shown_episode(number, random) for number in range(10)]
+    settings = SETTINGS.model_copy(update={'copies': 1, 'final_ticks': 2})
+    made = reward_examples(DemoEncoder().freeze(), episodes, settings, seed=3)
+    for number in range(10):
+        of_episode = made.final[(made.episode == number) & ~made.changed]
+        assert of_episode.tolist() == [False] * 5 + [number % 2 == 1] * 2
+    assert np.array_equal(
+        made.final[made.changed].reshape(-1, 7).any(1), ~made.success[made.changed].reshape(-1, 7).any(1)
+    )
+    # one frame in twenty of the failed episodes is nearly a success
+    some = examples()
+    some.final[:] = ~some.success & (some.episode % 2 == 1) & (np.arange(800) % 20 == 19)
+    some.features[some.final, 20] += 3
+    probability = []
+    for weight in (1, 20):
+        settings = SETTINGS.model_copy(update={'final_weight': weight, 'steps': 100})
+        model, _ = train_reward(some, SHAPE, settings, seed=0)
+        features = torch.from_numpy(some.features[some.final].astype(np.float32))
+        probability.append(float(torch.sigmoid(model(features)).mean()))
+    assert probability[1] < 0.7 * probability[0]
 
 
 def test_training_repeats_itself(trained):
