@@ -376,9 +376,9 @@ SPACEMOUSE_DRIVER = NodeDescription(
 
 KEYBOARD_NODE = NodeDescription(
     'keyboard',
-    'Keys for stop, success, failure, discard and pause; runs in a terminal of its own: ./dexrl keyboard.',
+    'Keys for stop, release, success, failure, discard and pause; runs in a terminal of its own: ./dexrl keyboard.',
     publishes=(KEYBOARD,),
-    calls=('command_mux/stop',),
+    calls=('command_mux/stop', 'command_mux/reset_stop'),
 )
 
 CAMERA_DRIVER = NodeDescription(

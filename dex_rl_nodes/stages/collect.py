@@ -127,7 +127,8 @@ def reward_works(job: Job, kinds: Sequence[str], needs: tuple[str, ...] = (), pr
 def record_reward(job: Job, kind: str, numbers: Sequence[int], tell: Tell) -> int:
     """Record reward episodes of one kind; returns how many show success."""
     if kind in _OF_POLICY:
-        numbers = [number for number in numbers if number not in ended_episodes(job.run, 'reward')]
+        ended = ended_episodes(job.run, 'reward')
+        numbers = [number for number in numbers if number not in ended]
         loop = Loop(job.task, job.robot, job.brain(reward=False, residual=_OF_POLICY[kind]), Watcher())
     else:
         skill = 'survey' if kind == 'shown' else 'negative'
