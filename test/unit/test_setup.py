@@ -206,20 +206,25 @@ def test_work_done_together_reports_the_failure(runner):
     assert done == [1]
 
 
-def test_a_second_set_up_waits_and_says_so(tmp_path, capsys):
-    path, order = tmp_path / 'lock', []
+def test_a_second_set_up_waits_and_says_so(tmp_path, monkeypatch):
+    path, order, said = tmp_path / 'lock', [], threading.Event()
+
+    class Written(io.StringIO):
+        def write(self, text):
+            count = super().write(text)
+            if 'another set-up is running' in self.getvalue():  # a line may be written in pieces
+                said.set()
+            return count
 
     def second():
         with exclusive(path):
             order.append('second')
 
+    monkeypatch.setattr(sys, 'stderr', Written())
     with exclusive(path):
         thread = threading.Thread(target=second)
         thread.start()
-        deadline, said = time.monotonic() + 10, ''
-        # a line may be written in pieces, and reading takes them away
-        while 'another set-up is running' not in (said := said + capsys.readouterr().err):
-            assert time.monotonic() < deadline
+        assert said.wait(30)
         order.append('first')
     thread.join(10)
     assert order == ['first', 'second']
