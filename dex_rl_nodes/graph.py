@@ -192,9 +192,9 @@ def _operator(values: dict[str, Value], mode: str = '') -> list[Process]:
         raise UserError(
             'robot:=sim has no SpaceMouse and glove; use robot:=fr3_ruiyan devices:=emulated operator:=human'
         )
-    scripted: dict[str, Value] = ({'mode': mode} if mode else {}) | (
-        {'presence': values['presence']} if 'presence' in values else {}
-    )
+    scripted: dict[str, Value] = {'mode': mode} if mode else {}
+    if 'presence' in values:
+        scripted['presence'] = values['presence']
     if who == 'scripted' and values['robot'] != 'sim':
         folder = scripted['device_folder'] = device_folder(values)
         ports = {name: {'port': f'{folder}/{name}'} for name in ('spacemouse', 'glove')}

@@ -207,5 +207,5 @@ def _pressed(buttons: list[int]) -> set[int]:
 
 def joy_buttons(operator: OperatorInput) -> list[int]:
     """Buttons of `spacenav/joy` for what an operator does, in the default order of the table above."""
-    marks = [int(operator.mark == mark) for mark in (Mark.SUCCESS, Mark.FAILURE, Mark.DISCARD, Mark.PAUSE)]
+    marks = [int(operator.mark == mark) for mark in KEY_MARKS.values()]
     return [int(operator.left_button), int(operator.right_button), *marks]

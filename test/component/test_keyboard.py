@@ -74,22 +74,20 @@ def test_the_space_bar_stops_the_robot_or_says_that_it_cannot(bench, terminal, c
     made.until(lambda: said.append(capfd.readouterr().out) or 'nobody offers command_mux/stop' in ''.join(said), 'it')
     asked = []
 
-    def stop(request, response):
-        asked.append(request)
-        response.success, response.message = True, 'safety event 503'
-        return response
+    def answers(message):
+        def answer(request, response):
+            asked.append(request)
+            response.success, response.message = True, message
+            return response
 
-    made.peer.create_service(Trigger, 'command_mux/stop', stop)
+        return answer
+
+    made.peer.create_service(Trigger, 'command_mux/stop', answers('safety event 503'))
     made.until(made.node._clients_by_key[' '].service_is_ready, 'the service')
     os.write(person, b' ')
     made.until(lambda: said.append(capfd.readouterr().out) or 'safety event 503' in ''.join(said), 'an answer')
     assert len(asked) == 1 and not made.node.finished
-
-    def release(request, response):
-        response.success, response.message = True, 'released'
-        return response
-
-    made.peer.create_service(Trigger, 'command_mux/reset_stop', release)
+    made.peer.create_service(Trigger, 'command_mux/reset_stop', answers('released'))
     made.until(made.node._clients_by_key['r'].service_is_ready, 'the other service')
     os.write(person, b'r')
     made.until(lambda: said.append(capfd.readouterr().out) or 'released' in ''.join(said), 'the release')
