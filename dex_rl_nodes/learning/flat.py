@@ -36,8 +36,8 @@ class FlatParameters:
             gradient.mul_(clip / norm)
         return norm < float('inf')
 
-    def descend(self, optimiser: torch.optim.Optimizer, loss: Tensor, clip: float, what: str) -> None:
-        """One step of supervised training, as `backward` and `optimiser` do it.
+    def descend(self, optimiser: torch.optim.Optimizer, loss: Tensor, what: str, clip: float | None = None) -> None:
+        """One step of supervised training of `what`, as `backward` and `optimiser` do it.
 
         Raises:
             UserError: the gradient is not finite, so the step would spoil the weights of `what`.

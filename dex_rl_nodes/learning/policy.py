@@ -182,7 +182,7 @@ def _optimise(
             with low_precision():
                 core = policy(*inputs)
             loss = policy_loss(core, wanted, inputs[-1], interface, settings)
-            parameters.descend(optimiser, loss, settings.gradient_clip, 'the policy')
+            parameters.descend(optimiser, loss, 'the policy', settings.gradient_clip)
             if step % 200 == 199 or step + 1 == settings.steps:
                 progress(step + 1, settings.steps)
             if step % 1000 == 999 or step + 1 == settings.steps:

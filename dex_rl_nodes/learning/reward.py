@@ -17,6 +17,7 @@ from dex_rl_nodes.config import Model
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.checkpoint import load_checkpoint, module_shapes, save_checkpoint
 from dex_rl_nodes.learning.encoder import VisualEncoder
+from dex_rl_nodes.learning.flat import FlatParameters
 from dex_rl_nodes.learning.schedule import Progress, no_progress
 from dex_rl_nodes.learning.vision import VIEWS, Augmentation
 from dex_rl_nodes.records import PolicyStep, Reward
@@ -227,15 +228,14 @@ def _fit(
     negative = np.concatenate((negative, np.tile(final, settings.final_weight - 1)))
     half = settings.batch // 2
     label = torch.cat((torch.ones(half), torch.zeros(half)))
-    optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    parameters = FlatParameters(model)
+    optimiser = torch.optim.Adam([parameters.vector], lr=settings.learning_rate, fused=True)
     checks = []
     for step in range(1, settings.steps + 1):
         model.train()
         rows = np.concatenate((random.choice(positive, half), random.choice(negative, half)))
         loss = nn.functional.binary_cross_entropy_with_logits(model(features[rows]), label)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        parameters.descend(optimiser, loss, 'the reward classifier')
         progress(step, settings.steps)
         if step % settings.look_every == 0 or step == settings.steps:
             measured = _measured(model, held, settings)

@@ -76,7 +76,8 @@ def sac_speed(
         `iterations_per_second`, `bound_iterations_per_second`, `share_of_bound`, `precision`, `threads`.
     """
     transitions = random_transitions(1000, features, context, interface.core_dim)
-    learner = Learner(settings or ResidualSettings(), interface, transitions, seed=0)
+    settings = (settings or ResidualSettings()).model_copy(update={'critic_warmup': 0})  # the actor belongs to it
+    learner = Learner(settings, interface, transitions, seed=0)
     learner.extend(transitions)
     for _ in range(10):
         learner.update()

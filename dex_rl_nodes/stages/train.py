@@ -5,6 +5,7 @@ A stage whose result was made from what there is now does nothing; `again` makes
 
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from dex_rl_nodes.stages.inputs import ROLLOUTS, identity, is_current, stage_inp
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.workers import Tell
 
+_ENCODING = 2  # threads that encode images while others are changed
 UNCERTAIN_TICKS = 12  # before a success mark, a person may have hesitated: these frames have no label
 
 
@@ -107,19 +109,23 @@ def reward_examples(
     known = [_labelled(episode) for episode in episodes]
     successful = np.array([episode.success[mask].any() for episode, mask in zip(episodes, known, strict=True)])
     held = choose_held_out(successful, settings.held_out, seed)
-    parts = []
-    for number, (episode, mask) in enumerate(zip(episodes, known, strict=True)):
-        images = {view: frames[mask] for view, frames in episode.images.items()}
-        final = np.arange(len(mask))[mask] >= len(mask) - settings.final_ticks
-        final &= not successful[number]
-        for copy in range(1 if number in held else 1 + settings.copies):
-            seen = images
-            if copy:
-                seen = {view: augment(frames, settings.augmentation, generator) for view, frames in images.items()}
-            features = encoder.encode_batch(seen)
-            count = len(features)
-            parts.append((features, episode.success[mask], np.full(count, number), np.full(count, copy > 0), final))
-    return RewardExamples(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    features, parts = [], []
+    with ThreadPoolExecutor(_ENCODING, 'encoding', torch.set_num_threads, (torch.get_num_threads(),)) as pool:
+        for number, (episode, mask) in enumerate(zip(episodes, known, strict=True)):
+            images = {view: frames[mask] for view, frames in episode.images.items()}
+            count = int(mask.sum())
+            final = np.arange(len(mask))[mask] >= len(mask) - settings.final_ticks
+            final &= not successful[number]
+            for copy in range(1 if number in held else 1 + settings.copies):
+                seen = images
+                if copy:
+                    seen = {view: augment(frames, settings.augmentation, generator) for view, frames in images.items()}
+                features.append(pool.submit(encoder.encode_batch, seen))
+                parts.append((episode.success[mask], np.full(count, number), np.full(count, copy > 0), final))
+                if len(features) > 2 * _ENCODING:  # images wait for their turn, and are large
+                    features[-2 * _ENCODING].result()
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return RewardExamples(np.concatenate([part.result() for part in features]), *columns)
 
 
 def _labelled(episode: Episode) -> np.ndarray:

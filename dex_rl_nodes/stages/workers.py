@@ -17,7 +17,8 @@ from dex_rl_nodes.stages.progress import ProgressBoard
 Tell = Callable[[int, int], None]  # steps done, steps in all
 _PERIOD = 0.2  # s between two reports of progress
 _GRACE = 8.0  # s a process has to end after Ctrl-C
-_PRELOAD = ['torch', 'mujoco', 'dex_rl_nodes.stages.job']
+# The first optimiser of a process imports torch._dynamo, which takes seconds: once for all of them.
+_PRELOAD = ['torch', 'torch._dynamo', 'mujoco', 'dex_rl_nodes.stages.job']
 
 
 @dataclass(frozen=True)

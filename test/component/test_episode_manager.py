@@ -11,6 +11,7 @@ from harness import bench, ros  # noqa: F401
 from manager_graph import MS, Graph, runs  # noqa: F401
 from std_msgs.msg import Header
 
+from dex_rl_nodes.config import load_task
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.episode_manager import EpisodeManager
@@ -29,10 +30,12 @@ from dex_rl_nodes.records import (
 )
 from dex_rl_nodes.run_directory import RunDirectory
 
+FIRST = load_task('pull_tissue').evaluation.seed
+
 
 def test_evaluation_by_the_classifier(bench, runs):
     graph = Graph(bench, 'evaluation', episodes=2)
-    assert graph.wait_phase(Phase.RUNNING, 0).seed == 900000
+    assert graph.wait_phase(Phase.RUNNING, 0).seed == FIRST
     for step in range(4):
         graph.tick(0, step, probability=0.2 * step, success=step == 3)
     graph.wait_phase(Phase.RUNNING, 1)
@@ -51,7 +54,7 @@ def test_evaluation_by_the_classifier(bench, runs):
     graph.table.node.close()
     last = graph.results[-1]
     assert (last.step, last.terminated, last.truncated, last.reward) == (120, False, True, 0)
-    assert [request.seed for request in graph.resets] == [900000, 900001]
+    assert [request.seed for request in graph.resets] == [FIRST, FIRST + 1]
     report = json.loads((runs / 'default' / 'evaluation.json').read_text())
     assert (report['n'], report['successes'], report['failures']['hand']) == (2, 1, 1)
     assert (report['weights_version'], report['seed']) == (7, 0) and not partial.exists()
@@ -77,7 +80,7 @@ def test_a_takeover_is_no_success_and_a_discarded_start_comes_again(bench, runs)
     graph.tick(2, 1, success=True)
     graph.done()
     graph.table.node.close()
-    assert [request.seed for request in graph.resets] == [900000, 900001, 900001]
+    assert [request.seed for request in graph.resets] == [FIRST, FIRST + 1, FIRST + 1]
     report = json.loads((runs / 'default' / 'evaluation.json').read_text())
     assert (report['n'], report['successes'], report['taken_over']) == (2, 1, 1)
     assert report['failures']['takeover'] == 1
@@ -106,7 +109,7 @@ def test_an_evaluation_after_a_kill_begins_at_its_first_start(bench, runs):
     graph.done()
     graph.table.node.close()
     report = json.loads(final.read_text())
-    assert [(row['seed'], row['steps']) for row in report['episodes']] == [(900000, 2), (900001, 2)]
+    assert [(row['seed'], row['steps']) for row in report['episodes']] == [(FIRST, 2), (FIRST + 1, 2)]
     assert not partial.exists()
 
 

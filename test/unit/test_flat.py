@@ -60,9 +60,9 @@ def test_training_that_diverges_is_one_sentence_and_leaves_the_weights():
     vector = FlatParameters(module)
     optimiser, before = torch.optim.AdamW([vector.vector], 1e-3), vector.vector.detach().clone()
     with pytest.raises(UserError, match='training of the policy has diverged'):
-        vector.descend(optimiser, loss_of(module) * float('inf'), 1.0, 'the policy')
+        vector.descend(optimiser, loss_of(module) * float('inf'), 'the policy', 1.0)
     assert torch.equal(vector.vector, before)
-    vector.descend(optimiser, loss_of(module), 1.0, 'the policy')
+    vector.descend(optimiser, loss_of(module), 'the policy', 1.0)
     assert vector.vector.isfinite().all() and not torch.equal(vector.vector, before)
 
 

@@ -11,7 +11,7 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.checkpoint import load_checkpoint, numbered, save_checkpoint
 from dex_rl_nodes.learning.learner import Learner
 from dex_rl_nodes.learning.residual import ResidualRunner, WanderingResidual
-from dex_rl_nodes.learning.sac import ResidualSettings
+from dex_rl_nodes.learning.sac import ResidualSac, ResidualSettings
 from dex_rl_nodes.learning.speed import random_transitions, sac_speed
 from dex_rl_nodes.recording.transitions import retraction
 from dex_rl_nodes.records import Origin, PolicyStep
@@ -282,3 +282,17 @@ def test_speed_is_measured_against_its_own_products():
     measured = sac_speed(INTERFACE, context=0, features=16, settings=settings, repeats=5)
     assert 0 < measured['share_of_bound'] < 1
     assert measured['iterations_per_second'] < measured['bound_iterations_per_second']
+
+
+def test_measured_iteration_trains_the_actor_too(monkeypatch):
+    trained = []
+    update = ResidualSac.update
+
+    def noted(self, batches, train_actor=True):
+        trained.append(train_actor)
+        return update(self, batches, train_actor)
+
+    monkeypatch.setattr(ResidualSac, 'update', noted)
+    settings = ResidualSettings(width=32, projection=8, batch=32, critic_warmup=1000)
+    sac_speed(INTERFACE, context=0, features=16, settings=settings, repeats=5)
+    assert trained and all(trained)

@@ -120,7 +120,7 @@ class LatentPrior(ActionInterface):
                 decoded = self.decoder(latent)
             weight = self.kl_weight * min(1.0, step / settings.kl_warmup_steps)
             loss = prior_loss(decoded.float(), target[rows], mean, logvar, weight)
-            parameters.descend(optimiser, loss, settings.gradient_clip, 'the prior')
+            parameters.descend(optimiser, loss, 'the prior', settings.gradient_clip)
             if step % 200 == 199 or step + 1 == settings.steps:
                 progress(step + 1, settings.steps)
         self._fit_anchors(windows, settings, generator)

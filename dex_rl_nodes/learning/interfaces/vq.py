@@ -98,7 +98,7 @@ class ResidualVq(ActionInterface):
             quantised = self._quantise(latent, generator, start=step == 0)
             decoded = self.decoder(latent + (quantised - latent).detach())
             loss = F.mse_loss(decoded, target[rows]) + settings.vq_commitment * F.mse_loss(latent, quantised)
-            parameters.descend(optimiser, loss, settings.gradient_clip, 'the residual VQ-VAE')
+            parameters.descend(optimiser, loss, 'the residual VQ-VAE', settings.gradient_clip)
             if step % 200 == 199 or step + 1 == settings.vq_steps:
                 progress(step + 1, settings.vq_steps)
         self._tabulate(target)

@@ -11,9 +11,10 @@ _WALL = 0.003
 _SLOT = (0.0045, 0.052)
 _TOP = 2 * _HALF[2]
 _STACK = 0.022  # height of the tissues below
-# The tissue: vertices along the slot and upwards, and their spacing (m).
-_COUNT = (6, 6)
-_SPACING = (0.016, 0.020)
+# The tissue: vertices along the slot and upwards, and their spacing (m). Its physics takes most of a tick. With five
+# rows upwards it is coarser than a fingertip, and a person misses it now and then.
+_COUNT = (5, 6)
+_SPACING = (0.020, 0.020)
 _LENGTH = _SPACING[1] * (_COUNT[1] - 1)
 _PINCH_DEPTH = 0.012  # a person brings the TCP this far below the upper edge (m)
 _LOWEST = 0.023  # the TCP above the lid when the fingertips touch it (m)
@@ -116,7 +117,7 @@ class PullTissue(SimTask):
         top = float(points[:, 2].max())
         height = max(float(upper[:, 2].mean()) - _PINCH_DEPTH, _TOP + _LOWEST)
         # The person aims at the middle of what is left and right of the fingertips, a little below the TCP.
-        pinch = points[np.argsort(np.abs(points[:, 2] - (height - 0.005)))[:6]].mean(0)
+        pinch = points[np.argsort(np.abs(points[:, 2] - (height - 0.005)))[: _COUNT[0]]].mean(0)
         thumb, finger = self.touching(set(), flex=0)
         lowest = float(points[:, 2].min())
         box = self.data.xpos[self._box]
