@@ -5,7 +5,9 @@ live one are the same number.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from dex_rl_nodes.learning.pretrained import NETWORKS, load_pretrained
 from dex_rl_nodes.learning.vision import IMAGE_SIZE, VIEWS, resize, stack_views, to_tensor
 
 _CHUNK = 64  # images encoded at once
+_THREADS = 2  # that encode batches side by side
 CHANNELS = (32, 64, 64, 32)  # of a DemoEncoder unless it is told others
 
 
@@ -80,6 +83,21 @@ class VisualEncoder(nn.Module):
         """Never to be trained again."""
         self.train(False)
         return self.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def encode_batches(encoder: VisualEncoder, batches: Iterable[Mapping[str, np.ndarray]]) -> Iterator[np.ndarray]:
+    """Features of each batch as `encode_batch` gives them, in order; the next batches are made meanwhile.
+
+    Never more than a few batches are kept, for images are large.
+    """
+    waiting = deque()
+    with ThreadPoolExecutor(_THREADS, 'encoding', torch.set_num_threads, (torch.get_num_threads(),)) as pool:
+        for images in batches:
+            waiting.append(pool.submit(encoder.encode_batch, images))
+            if len(waiting) > _THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 class ResNetEncoder(VisualEncoder):

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.checkpoint import load_checkpoint, module_shapes, save_checkpoint
 from dex_rl_nodes.learning.dataset import Episode
 from dex_rl_nodes.learning.demonstrations import Steps, stack_steps
-from dex_rl_nodes.learning.encoder import VisualEncoder
+from dex_rl_nodes.learning.encoder import VisualEncoder, encode_batches
 from dex_rl_nodes.learning.flat import FlatParameters
 from dex_rl_nodes.learning.interfaces import ActionInterface
 from dex_rl_nodes.learning.schedule import Progress, low_precision, no_progress, split_episodes, warmup_cosine
@@ -137,11 +137,13 @@ def train_policy(
 
 def encode_copies(encoder: VisualEncoder, steps: Steps, settings: PolicySettings, generator: torch.Generator) -> Tensor:
     """Features float16 (copies + 1, N, F): of the frames as they are, then of augmented copies of them."""
-    rounds = [torch.from_numpy(encoder.encode_batch(steps.images)).half()]
-    for _ in range(settings.image_copies):
-        images = {view: augment(frames, settings.augmentation, generator) for view, frames in steps.images.items()}
-        rounds.append(torch.from_numpy(encoder.encode_batch(images)).half())
-    return torch.stack(rounds)
+
+    def rounds() -> Iterator[Mapping[str, np.ndarray]]:
+        yield steps.images
+        for _ in range(settings.image_copies):
+            yield {view: augment(frames, settings.augmentation, generator) for view, frames in steps.images.items()}
+
+    return torch.stack([torch.from_numpy(features).half() for features in encode_batches(encoder, rounds())])
 
 
 def _optimise(

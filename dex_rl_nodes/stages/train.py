@@ -5,7 +5,7 @@ A stage whose result was made from what there is now does nothing; `again` makes
 
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.dataset import Episode
-from dex_rl_nodes.learning.encoder import VisualEncoder, save_encoder
+from dex_rl_nodes.learning.encoder import VisualEncoder, encode_batches, save_encoder
 from dex_rl_nodes.learning.encoder_choice import build_encoder
 from dex_rl_nodes.learning.interfaces import PriorSettings, save_interface
 from dex_rl_nodes.learning.policy import save_policy, train_policy
@@ -25,7 +25,6 @@ from dex_rl_nodes.stages.inputs import ROLLOUTS, identity, is_current, stage_inp
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.workers import Tell
 
-_ENCODING = 2  # threads that encode images while others are changed
 UNCERTAIN_TICKS = 12  # before a success mark, a person may have hesitated: these frames have no label
 
 
@@ -109,23 +108,23 @@ def reward_examples(
     known = [_labelled(episode) for episode in episodes]
     successful = np.array([episode.success[mask].any() for episode, mask in zip(episodes, known, strict=True)])
     held = choose_held_out(successful, settings.held_out, seed)
-    features, parts = [], []
-    with ThreadPoolExecutor(_ENCODING, 'encoding', torch.set_num_threads, (torch.get_num_threads(),)) as pool:
+    about = []  # columns of what is encoded, in its order
+
+    def views() -> Iterator[dict[str, np.ndarray]]:
         for number, (episode, mask) in enumerate(zip(episodes, known, strict=True)):
             images = {view: frames[mask] for view, frames in episode.images.items()}
             count = int(mask.sum())
             final = np.arange(len(mask))[mask] >= len(mask) - settings.final_ticks
             final &= not successful[number]
             for copy in range(1 if number in held else 1 + settings.copies):
-                seen = images
-                if copy:
-                    seen = {view: augment(frames, settings.augmentation, generator) for view, frames in images.items()}
-                features.append(pool.submit(encoder.encode_batch, seen))
-                parts.append((episode.success[mask], np.full(count, number), np.full(count, copy > 0), final))
-                if len(features) > 2 * _ENCODING:  # images wait for their turn, and are large
-                    features[-2 * _ENCODING].result()
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return RewardExamples(np.concatenate([part.result() for part in features]), *columns)
+                about.append((episode.success[mask], np.full(count, number), np.full(count, copy > 0), final))
+                if not copy:
+                    yield images
+                    continue
+                yield {view: augment(frames, settings.augmentation, generator) for view, frames in images.items()}
+
+    features = np.concatenate(list(encode_batches(encoder, views())))
+    return RewardExamples(features, *(np.concatenate(column) for column in zip(*about, strict=True)))
 
 
 def _labelled(episode: Episode) -> np.ndarray:

@@ -17,7 +17,7 @@ from dex_rl_nodes.learning.demo_encoder import (
     release_tick,
     train_demo_encoder,
 )
-from dex_rl_nodes.learning.encoder import DemoEncoder, ResNetEncoder, load_encoder, save_encoder
+from dex_rl_nodes.learning.encoder import DemoEncoder, ResNetEncoder, encode_batches, load_encoder, save_encoder
 from dex_rl_nodes.learning.encoder_choice import EncoderSettings, build_encoder
 from dex_rl_nodes.learning.pretrained import find_pretrained, load_pretrained
 from dex_rl_nodes.learning.resnet import resnet10, resnet18
@@ -152,6 +152,22 @@ def test_features_are_half_precision_numbers_and_one_at_a_time_equals_a_batch(ma
     assert np.allclose(one, batch[1], atol=2e-3, rtol=2e-3)
     channels, height, width = encoder.spatial_shape
     assert encoder.feature_dim == 2 * encoder.view_feature_dim == 2 * channels * height * width
+
+
+def test_batches_encoded_in_threads_keep_their_order_and_their_errors(images):
+    encoder = DemoEncoder().freeze()
+    batches = [{view: np.roll(frames, turn, 0) for view, frames in images.items()} for turn in range(7)]
+    found = list(encode_batches(encoder, iter(batches)))
+    assert len(found) == 7
+    for batch, features in zip(batches, found, strict=True):
+        assert np.array_equal(features, encoder.encode_batch(batch))
+
+    def damaged():
+        yield images
+        raise UserError('no more images')
+
+    with pytest.raises(UserError, match='no more images'):
+        list(encode_batches(encoder, damaged()))
 
 
 def test_views_are_kept_apart(images):
