@@ -1,12 +1,10 @@
 """Networks of the residual agent: actor and critic ensemble over frozen visual features (Table B.2, choice A5).
 
-Every hidden layer is Linear, LayerNorm, tanh. Its forward and backward pass are written out as one autograd function,
-because at batch 256 the book-keeping of the separate operations costs as much as the matrix products.
-Matrix products run in bfloat16 where the processor multiplies it natively; everything else stays float32.
+Every hidden layer is Linear, LayerNorm, tanh: few and large operations, because at batch 256 the others cost as much as
+the matrix products. Those run in bfloat16 where the processor multiplies it natively; everything else stays float32.
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,67 +19,6 @@ _ARM_FLOOR, _HAND_FLOOR = 0.1, 0.02  # smallest spread of an arm command, and of
 def native_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 matrices faster than float32 ones."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-class _Hidden(torch.autograd.Function):
-    """tanh(LayerNorm(x W + b)) of E members that read the same or their own input.
-
-    Shapes: x (B, I) shared or (E, B, I) own; extra (B, A) a second shared input or None; weight (I + A, E * H) for a
-    shared input, (E, I, H) for own inputs; bias, gain, shift (E, 1, H); result (E, B, H).
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, extra: Tensor | None, weight: Tensor, bias: Tensor, gain: Tensor, shift: Tensor, low: bool
-    ) -> Tensor:
-        members, _, width = bias.shape
-        inputs = x if extra is None else torch.cat((x, extra), 1)
-        inputs, weight = (inputs.bfloat16(), weight.bfloat16()) if low else (inputs, weight)
-        linear = inputs @ weight
-        if inputs.dim() == 2:
-            linear = linear.view(-1, members, width).transpose(0, 1)
-        centred = linear + bias  # float32 again
-        centred -= centred.mean(2, keepdim=True)
-        squares = torch.linalg.vector_norm(centred, dim=2, keepdim=True).square_()
-        inverse_std = squares.div_(width).add_(_EPSILON).rsqrt_()
-        normed = centred.mul_(inverse_std)
-        output = torch.addcmul(shift, normed, gain).tanh_()
-        ctx.save_for_backward(inputs, weight, inverse_std, normed, gain, output)
-        ctx.split = x.shape[-1]
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, weight, inverse_std, normed, gain, output = ctx.saved_tensors
-        need_x, need_extra, need_weight = ctx.needs_input_grad[:3]
-        d_x = d_extra = d_weight = d_bias = d_gain = d_shift = None
-        d_affine = torch.ops.aten.tanh_backward(gradient, output)
-        d_linear = _through_norm(d_affine * gain, normed).mul_(inverse_std)
-        if need_weight:
-            d_bias = d_linear.sum(1, keepdim=True)
-            d_gain = (d_affine * normed).sum(1, keepdim=True)
-            d_shift = d_affine.sum(1, keepdim=True)
-        d_linear = d_linear.to(inputs.dtype)
-        if inputs.dim() == 2:
-            d_linear = d_linear.transpose(0, 1).reshape(len(inputs), -1)
-        if need_weight:
-            d_weight = (inputs.transpose(-2, -1) @ d_linear).to(gain.dtype)
-        if need_x:
-            d_x = (d_linear @ weight[..., : ctx.split, :].transpose(-2, -1)).to(gain.dtype)
-        if need_extra:
-            d_extra = (d_linear @ weight[..., ctx.split :, :].transpose(-2, -1)).to(gain.dtype)
-        return d_x, d_extra, d_weight, d_bias, d_gain, d_shift, None
-
-
-def _through_norm(gradient: Tensor, normed: Tensor) -> Tensor:
-    """Gradient (E, B, H) through the normalisation of rows, still to be divided by their spread, in one pass."""
-    shared = not normed.is_contiguous()  # rows of a shared input lie in the order (B, E)
-    if shared:
-        gradient, normed = gradient.transpose(0, 1), normed.transpose(0, 1)
-    mean, scale = normed.new_zeros((*normed.shape[:2], 1)), normed.new_ones((*normed.shape[:2], 1))
-    backward = torch.ops.aten.native_layer_norm_backward
-    through = backward(gradient, normed, normed.shape[2:], mean, scale, None, None, [True, False, False])[0]
-    return through.transpose(0, 1) if shared else through
 
 
 class Hidden(nn.Module):
@@ -104,10 +41,35 @@ class Hidden(nn.Module):
         self.gain = nn.Parameter(torch.ones(members, 1, width))
         self.shift = nn.Parameter(torch.zeros(members, 1, width))
         self.low = low
+        # LayerNorm without gain and shift takes a slower way through PyTorch than with ones and zeros.
+        self.register_buffer('_one', torch.ones(width), persistent=False)
+        self.register_buffer('_zero', torch.zeros(width), persistent=False)
 
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
         """(B, inputs) or (E, B, inputs) -> (E, B, width); `extra` is appended to a shared input."""
-        return _Hidden.apply(x, extra, self.weight, self.bias, self.gain, self.shift, self.low)
+        members, _, width = self.bias.shape
+        shared = x.dim() == 2
+        bias, weight = self.bias.view(-1) if shared else self.bias, self.weight
+        if extra is not None and extra.requires_grad:  # often the only gradient that is wanted, and a short product
+            weight, bias = weight[: x.shape[1]], self._affine(bias, extra, weight[x.shape[1] :])
+        elif extra is not None:
+            x = torch.cat((x, extra), 1)
+        linear = self._affine(bias, x, weight)
+        gain, shift = self.gain, self.shift
+        if shared:
+            linear, gain, shift = linear.view(-1, members, width), gain.view(members, width), shift.view(members, width)
+        if members == 1:
+            affine = nn.functional.layer_norm(linear, (width,), gain.view(-1), shift.view(-1), _EPSILON)
+        else:
+            normed = nn.functional.layer_norm(linear, (width,), self._one, self._zero, _EPSILON)
+            affine = torch.addcmul(shift, normed, gain)
+        output = affine.tanh_()
+        return output.transpose(0, 1) if shared else output
+
+    def _affine(self, bias: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
+        if self.low:
+            return inputs.bfloat16() @ weight.bfloat16() + bias  # float32 again
+        return (torch.addmm if inputs.dim() == 2 else torch.baddbmm)(bias, inputs, weight)
 
 
 class Standardiser(nn.Module):
@@ -183,7 +145,7 @@ class Critic(nn.Module):
 
     def embed(self, features: Tensor, proprioception: Tensor) -> Tensor:
         """Standardised (B, F), (B, P) -> (B, projection + P)."""
-        return torch.cat((self.project(features)[0], proprioception), 1)
+        return torch.cat((self.project(features).squeeze(0), proprioception), 1)
 
     def forward(self, embedding: Tensor, action: Tensor) -> Tensor:
         """(B, projection + P), standardised motion (B, action) -> values (E, B)."""
@@ -211,7 +173,7 @@ class Actor(nn.Module):
 
     def forward(self, projected: Tensor, proprioception: Tensor) -> tuple[Tensor, Tensor]:
         """(B, projection), standardised (B, P) -> mean and log standard deviation before tanh, (B, d) each."""
-        hidden = self.second(self.first(torch.cat((projected, proprioception), 1))[0])[0]
+        hidden = self.second(self.first(torch.cat((projected, proprioception), 1)).squeeze(0)).squeeze(0)
         mean, log_std = self.head(hidden).chunk(2, 1)
         return mean, log_std.clamp(*LOG_STD_RANGE)
 
@@ -244,5 +206,5 @@ class ResidualPolicy(nn.Module):
 
     def forward(self, features: Tensor, proprioception: Tensor) -> tuple[Tensor, Tensor]:
         """Raw (B, F), (B, P) -> mean and log standard deviation before tanh, (B, d) each."""
-        projected = self.project(self.standardiser.features(features))[0]
+        projected = self.project(self.standardiser.features(features)).squeeze(0)
         return self.actor(projected, self.standardiser.proprioception(proprioception))

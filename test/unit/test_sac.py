@@ -86,20 +86,18 @@ def test_hidden_layer_is_linear_layernorm_tanh():
     assert torch.allclose(own(torch.stack((x, 2 * x))), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize('shared', [True, False])
-def test_hidden_layer_gradients(shared):
+@pytest.mark.parametrize('members', [1, 2])
+def test_an_input_that_is_learned_through_gives_the_same_as_one_that_is_data(members):
     torch.manual_seed(0)
-    layer = Hidden(6, 4, members=2, shared=shared).double()
-    x = torch.randn(3, 4).double() if shared else torch.randn(2, 3, 6).double()
-    extra = torch.randn(3, 2).double().requires_grad_() if shared else None
-    parameters = [torch.randn_like(p).requires_grad_() for p in (layer.weight, layer.bias, layer.gain, layer.shift)]
-
-    def function(x, extra, *parameters):
-        from dex_rl_nodes.learning.networks import _Hidden
-
-        return _Hidden.apply(x, extra, *parameters, False)
-
-    assert torch.autograd.gradcheck(function, (x.requires_grad_(), extra, *parameters))
+    layer = Hidden(10, 16, members).double()
+    x, extra = torch.randn(5, 7).double(), torch.randn(5, 3).double()
+    whole = torch.cat((x, extra), 1).requires_grad_()
+    learned = extra.clone().requires_grad_()
+    outputs = [layer(x, extra), layer(x, learned), layer(whole)]
+    assert all(torch.allclose(outputs[0], other, atol=1e-12) for other in outputs[1:])
+    (through,) = torch.autograd.grad(outputs[1].square().sum(), learned)
+    (expected,) = torch.autograd.grad(outputs[2].square().sum(), whole)
+    assert torch.allclose(through, expected[:, 7:], atol=1e-12)
 
 
 def test_low_precision_stays_near_full_precision():
