@@ -20,12 +20,13 @@ from dex_rl_nodes.learning.policy import save_policy, train_policy
 from dex_rl_nodes.learning.prior import train_prior, train_prior_from_npz
 from dex_rl_nodes.learning.reward import RewardExamples, RewardSettings, choose_held_out, save_reward, train_reward
 from dex_rl_nodes.learning.vision import augment
+from dex_rl_nodes.records import Outcome
 from dex_rl_nodes.run_directory import RunDirectory, file_hash, read_json
 from dex_rl_nodes.stages.inputs import ROLLOUTS, identity, is_current, stage_inputs
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.workers import Tell
 
-UNCERTAIN_TICKS = 12  # before a success mark, a person may have hesitated: these frames have no label
+UNCERTAIN_TICKS = 12  # before a success mark or the time limit, a person may have hesitated: these frames have no label
 
 
 def _about(job: Job, stage: str) -> dict:
@@ -100,11 +101,13 @@ def _forget_rollouts(run: RunDirectory) -> None:
 def reward_examples(
     encoder: VisualEncoder, episodes: list[Episode], settings: RewardSettings, seed: int
 ) -> RewardExamples:
-    """Labelled frames: positives from the operator's mark on, negatives the others but for the moments before.
+    """Labelled frames: positives from the operator's mark on, negatives the others but for the moments before it, and
+    before a time limit that may have come while the operator made sure of a success.
 
     Episodes that the training will hold out get no changed copies, for nothing is measured on those.
     """
     generator = torch.Generator().manual_seed(seed)
+    episodes = [episode for episode in episodes if _labelled(episode).any()]
     known = [_labelled(episode) for episode in episodes]
     successful = np.array([episode.success[mask].any() for episode, mask in zip(episodes, known, strict=True)])
     held = choose_held_out(successful, settings.held_out, seed)
@@ -112,10 +115,9 @@ def reward_examples(
 
     def views() -> Iterator[dict[str, np.ndarray]]:
         for number, (episode, mask) in enumerate(zip(episodes, known, strict=True)):
-            images = {view: frames[mask] for view, frames in episode.images.items()}
             count = int(mask.sum())
-            final = np.arange(len(mask))[mask] >= len(mask) - settings.final_ticks
-            final &= not successful[number]
+            images = {view: frames[mask] for view, frames in episode.images.items()}
+            final = (np.arange(count) >= count - settings.final_ticks) & ~successful[number]
             for copy in range(1 if number in held else 1 + settings.copies):
                 about.append((episode.success[mask], np.full(count, number), np.full(count, copy > 0), final))
                 if not copy:
@@ -132,6 +134,8 @@ def _labelled(episode: Episode) -> np.ndarray:
     known = np.ones(len(episode) + 1, bool)
     if (marked := episode.success_step) is not None:
         known[max(0, marked - UNCERTAIN_TICKS) : marked] = False
+    elif episode.outcome == Outcome.TIMEOUT:
+        known[-UNCERTAIN_TICKS:] = False
     return known
 
 
