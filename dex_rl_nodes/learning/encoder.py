@@ -7,7 +7,7 @@ live one are the same number.
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -88,16 +88,21 @@ class VisualEncoder(nn.Module):
 def encode_batches(encoder: VisualEncoder, batches: Iterable[Mapping[str, np.ndarray]]) -> Iterator[np.ndarray]:
     """Features of each batch as `encode_batch` gives them, in order; the next batches are made meanwhile.
 
-    Never more than a few batches are kept, for images are large.
+    Never more than a few batches are kept, for images are large. Whoever stops waits for a few images at most.
     """
-    waiting = deque()
-    with ThreadPoolExecutor(_THREADS, 'encoding', torch.set_num_threads, (torch.get_num_threads(),)) as pool:
+    waiting: deque[list[Future]] = deque()
+    pool = ThreadPoolExecutor(_THREADS, 'encoding', torch.set_num_threads, (torch.get_num_threads(),))
+    try:
         for images in batches:
-            waiting.append(pool.submit(encoder.encode_batch, images))
+            starts = range(0, max(1, len(images[VIEWS[0]])), _CHUNK)
+            parts = [{view: frames[start : start + _CHUNK] for view, frames in images.items()} for start in starts]
+            waiting.append([pool.submit(encoder.encode_batch, part) for part in parts])
             if len(waiting) > _THREADS:
-                yield waiting.popleft().result()
+                yield np.concatenate([part.result() for part in waiting.popleft()])
         while waiting:
-            yield waiting.popleft().result()
+            yield np.concatenate([part.result() for part in waiting.popleft()])
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class ResNetEncoder(VisualEncoder):

@@ -26,7 +26,8 @@ from dex_rl_nodes.stages.inputs import ROLLOUTS, identity, is_current, stage_inp
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.workers import Tell
 
-UNCERTAIN_TICKS = 12  # before a success mark or the time limit, a person may have hesitated: these frames have no label
+UNCERTAIN_TICKS = 12  # before a success mark, a person may have hesitated: these frames have no label
+LATE_TICKS = 10  # before a time limit, nobody may have had the time to mark a success that is there
 
 
 def _about(job: Job, stage: str) -> dict:
@@ -117,7 +118,8 @@ def reward_examples(
         for number, (episode, mask) in enumerate(zip(episodes, known, strict=True)):
             count = int(mask.sum())
             images = {view: frames[mask] for view, frames in episode.images.items()}
-            final = (np.arange(count) >= count - settings.final_ticks) & ~successful[number]
+            final = np.arange(len(mask))[mask] >= len(mask) - settings.final_ticks
+            final &= not successful[number]
             for copy in range(1 if number in held else 1 + settings.copies):
                 about.append((episode.success[mask], np.full(count, number), np.full(count, copy > 0), final))
                 if not copy:
@@ -135,7 +137,7 @@ def _labelled(episode: Episode) -> np.ndarray:
     if (marked := episode.success_step) is not None:
         known[max(0, marked - UNCERTAIN_TICKS) : marked] = False
     elif episode.outcome == Outcome.TIMEOUT:
-        known[-UNCERTAIN_TICKS:] = False
+        known[-LATE_TICKS:] = False
     return known
 
 

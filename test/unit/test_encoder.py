@@ -154,20 +154,40 @@ def test_features_are_half_precision_numbers_and_one_at_a_time_equals_a_batch(ma
     assert encoder.feature_dim == 2 * encoder.view_feature_dim == 2 * channels * height * width
 
 
-def test_batches_encoded_in_threads_keep_their_order_and_their_errors(images):
+def test_batches_encoded_in_threads_keep_their_order(images):
     encoder = DemoEncoder().freeze()
-    batches = [{view: np.roll(frames, turn, 0) for view, frames in images.items()} for turn in range(7)]
+    batches = [{view: np.tile(frames, (1 + 30 * turn, 1, 1, 1)) + turn for view, frames in images.items()}
+               for turn in range(5)]  # fmt: skip
     found = list(encode_batches(encoder, iter(batches)))
-    assert len(found) == 7
+    assert [len(features) for features in found] == [3, 93, 183, 273, 363]
     for batch, features in zip(batches, found, strict=True):
         assert np.array_equal(features, encoder.encode_batch(batch))
 
+
+def test_batches_are_made_only_shortly_before_they_are_encoded(images):
+    made = []
+
+    def endless():
+        while True:
+            made.append(len(made))
+            yield images
+
+    features = encode_batches(DemoEncoder().freeze(), endless())
+    next(features)
+    assert len(made) == 3
+    features.close()
+
+
+def test_errors_of_batches_encoded_in_threads_arrive(images):
     def damaged():
         yield images
         raise UserError('no more images')
 
+    encoder = DemoEncoder().freeze()
     with pytest.raises(UserError, match='no more images'):
         list(encode_batches(encoder, damaged()))
+    with pytest.raises(KeyError, match='wrist'):
+        list(encode_batches(encoder, [images, {'front': images['front']}]))
 
 
 def test_views_are_kept_apart(images):

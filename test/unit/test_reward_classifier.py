@@ -23,7 +23,7 @@ from dex_rl_nodes.learning.reward import (
     train_reward,
 )
 from dex_rl_nodes.records import ACTION_DIM, STATE_DIM, Outcome, PolicyStep
-from dex_rl_nodes.stages.train import UNCERTAIN_TICKS, reward_examples
+from dex_rl_nodes.stages.train import LATE_TICKS, reward_examples
 
 SHAPE = (4, 2, 2)
 FEATURES = 2 * 16
@@ -123,9 +123,11 @@ def test_nothing_is_known_of_the_moments_before_a_time_limit():
     episodes = [shown_episode(number, random, ticks=29) for number in range(10)]
     short, long = (shown_episode(number, random, ticks) for number, ticks in ((11, 5), (13, 29)))
     episodes += [replace(episode, outcome=Outcome.TIMEOUT) for episode in (short, long)]
-    made = reward_examples(DemoEncoder().freeze(), episodes, SETTINGS.model_copy(update={'final_ticks': 3}), seed=3)
+    made = reward_examples(
+        DemoEncoder().freeze(), episodes, SETTINGS.model_copy(update={'final_ticks': LATE_TICKS + 3}), seed=3
+    )
     final = made.final[(made.episode == 10) & ~made.changed]
-    assert final.tolist() == [False] * (27 - UNCERTAIN_TICKS) + [True] * 3
+    assert final.tolist() == [False] * (27 - LATE_TICKS) + [True] * 3  # of 30, without the late ones
     assert made.episode.max() == 10  # of the short one nothing is left
 
 
