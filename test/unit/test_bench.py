@@ -44,6 +44,15 @@ def test_a_report_needs_measurements(tmp_path, monkeypatch):
         note_runs(['mine'], tmp_path / 'bench')
 
 
+def test_scores_on_different_starts_are_not_put_into_one_row(tmp_path, monkeypatch):
+    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    (tmp_path / 'mine').mkdir()
+    for file, seed in (('evaluation.json', 901000), ('evaluation_imitation.json', 900000)):
+        (tmp_path / 'mine' / file).write_text(json.dumps({'episodes': [{'seed': seed}]}))
+    with pytest.raises(UserError, match='run "mine" was scored before and after learning on different starts'):
+        note_runs(['mine'], tmp_path / 'bench')
+
+
 def test_a_report_shows_every_table_with_its_figures(tmp_path):
     Measurement('sim_speed', 'steps', 'dexrl bench sim', '60', '50', True).save(tmp_path / 'bench')
     for name, steps in (('table', 0), ('table_5000', 5000)):

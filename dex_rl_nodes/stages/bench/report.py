@@ -73,7 +73,7 @@ def _pictures(folder: Path) -> list[str]:
 
 
 def note_runs(names: Sequence[str], folder: Path) -> None:
-    """Keep the scores of runs for the report; UserError for one that was not evaluated."""
+    """Keep the scores of runs for the report; UserError for one that was not evaluated before and after on one set."""
     from dex_rl_nodes.stages.bench.table import cell_of
 
     runs = [RunDirectory(name) for name in names]
@@ -81,6 +81,12 @@ def note_runs(names: Sequence[str], folder: Path) -> None:
         for residual, file in FILES.items():
             if not run.file(file).exists():
                 raise UserError(f'run "{run.name}" has no {file}; evaluate it with residual:={residual} first')
+        starts = {tuple(row['seed'] for row in read_json(run.file(file))['episodes']) for file in FILES.values()}
+        if len(starts) > 1:
+            raise UserError(
+                f'run "{run.name}" was scored before and after learning on different starts; evaluate it again, '
+                'with residual:=none and residual:=learned'
+            )
     write_json(folder / _RUNS, {'cells': [cell_of(run, run.settings()) for run in runs]})
 
 
