@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from dex_rl_nodes.records import ACTION_DIM, ARM_DIM, HAND_DIM
 
-_EPSILON = 1e-5  # of LayerNorm
 LOG_STD_RANGE = (-5.0, 2.0)
 _ARM_FLOOR, _HAND_FLOOR = 0.1, 0.02  # smallest spread of an arm command, and of a step of the hand (normalised travel)
 
@@ -22,54 +21,34 @@ def native_bfloat16() -> bool:
 
 
 class Hidden(nn.Module):
-    """One hidden layer of E members: Linear, LayerNorm, tanh.
+    """One hidden layer: Linear, LayerNorm, tanh.
 
     Args:
         inputs, width: lengths.
-        members: E.
-        shared: all members read the same input (B, inputs); else input is (E, B, inputs).
         low: matrix products in bfloat16.
     """
 
-    def __init__(self, inputs: int, width: int, members: int = 1, shared: bool = True, low: bool = False):
+    def __init__(self, inputs: int, width: int, low: bool = False):
         super().__init__()
-        weight = torch.empty(members, inputs, width)
-        bound = math.sqrt(6 / (inputs + width))  # Xavier, per member
-        nn.init.uniform_(weight, -bound, bound)
-        self.weight = nn.Parameter(weight.transpose(0, 1).reshape(inputs, -1).clone() if shared else weight)
-        self.bias = nn.Parameter(torch.zeros(members, 1, width))
-        self.gain = nn.Parameter(torch.ones(members, 1, width))
-        self.shift = nn.Parameter(torch.zeros(members, 1, width))
+        self.linear = nn.Linear(inputs, width)
+        self.norm = nn.LayerNorm(width)
+        nn.init.xavier_uniform_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
         self.low = low
-        # LayerNorm without gain and shift takes a slower way through PyTorch than with ones and zeros.
-        self.register_buffer('_one', torch.ones(width), persistent=False)
-        self.register_buffer('_zero', torch.zeros(width), persistent=False)
 
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
-        """(B, inputs) or (E, B, inputs) -> (E, B, width); `extra` is appended to a shared input."""
-        members, _, width = self.bias.shape
-        shared = x.dim() == 2
-        bias, weight = self.bias.view(-1) if shared else self.bias, self.weight
+        """(B, inputs) -> (B, width); `extra` is appended to the inputs."""
+        weight, bias = self.linear.weight, self.linear.bias
         if extra is not None and extra.requires_grad:  # often the only gradient that is wanted, and a short product
-            weight, bias = weight[: x.shape[1]], self._affine(bias, extra, weight[x.shape[1] :])
+            weight, bias = weight[:, : x.shape[1]], self._affine(extra, weight[:, x.shape[1] :], bias)
         elif extra is not None:
             x = torch.cat((x, extra), 1)
-        linear = self._affine(bias, x, weight)
-        gain, shift = self.gain, self.shift
-        if shared:
-            linear, gain, shift = linear.view(-1, members, width), gain.view(members, width), shift.view(members, width)
-        if members == 1:
-            affine = nn.functional.layer_norm(linear, (width,), gain.view(-1), shift.view(-1), _EPSILON)
-        else:
-            normed = nn.functional.layer_norm(linear, (width,), self._one, self._zero, _EPSILON)
-            affine = torch.addcmul(shift, normed, gain)
-        output = affine.tanh_()
-        return output.transpose(0, 1) if shared else output
+        return self.norm(self._affine(x, weight, bias)).tanh_()
 
-    def _affine(self, bias: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
+    def _affine(self, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if self.low:
-            return inputs.bfloat16() @ weight.bfloat16() + bias  # float32 again
-        return (torch.addmm if inputs.dim() == 2 else torch.baddbmm)(bias, inputs, weight)
+            return nn.functional.linear(inputs.bfloat16(), weight.bfloat16()) + bias  # float32 again
+        return torch.addmm(bias, inputs, weight.t())
 
 
 class Standardiser(nn.Module):
@@ -122,35 +101,51 @@ class Motion(nn.Module):
         return torch.cat((action[:, :ARM_DIM], step), 1)
 
 
+class ActionValue(nn.Module):
+    """One member of the critic: two hidden layers and a value that starts near zero."""
+
+    def __init__(self, inputs: int, width: int, low: bool):
+        super().__init__()
+        self.first = Hidden(inputs, width, low)
+        self.second = Hidden(width, width, low)
+        self.head = nn.Linear(width, 1)
+        nn.init.uniform_(self.head.weight, -0.03, 0.03)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, embedding: Tensor, action: Tensor) -> Tensor:
+        """(B, projection + P), standardised motion (B, action) -> values (B,)."""
+        return self.head(self.second(self.first(embedding, action))).squeeze(1)
+
+
 class Critic(nn.Module):
     """Ensemble of action values Q(s, a) of the executed action, with the feature projection it trains.
+
+    Its members follow one another: what one of them works on stays in the processor's cache, and so does not when all
+    go in step through batched products.
 
     Args:
         features, proprioception, action: lengths of the inputs.
         projection: length of the projected visual features.
         width: of the two hidden layers.
         members: size of the ensemble.
+        low: matrix products in bfloat16.
     """
 
     def __init__(
         self, features: int, proprioception: int, action: int, projection: int, width: int, members: int, low: bool
     ):
         super().__init__()
-        self.project = Hidden(features, projection, low=low)
-        self.first = Hidden(projection + proprioception + action, width, members, low=low)
-        self.second = Hidden(width, width, members, shared=False, low=low)
-        self.value = nn.Parameter(torch.empty(members, 1, width))
-        self.offset = nn.Parameter(torch.zeros(members, 1))
-        nn.init.uniform_(self.value, -0.03, 0.03)
+        self.project = Hidden(features, projection, low)
+        inputs = projection + proprioception + action
+        self.members = nn.ModuleList([ActionValue(inputs, width, low) for _ in range(members)])
 
     def embed(self, features: Tensor, proprioception: Tensor) -> Tensor:
         """Standardised (B, F), (B, P) -> (B, projection + P)."""
-        return torch.cat((self.project(features).squeeze(0), proprioception), 1)
+        return torch.cat((self.project(features), proprioception), 1)
 
     def forward(self, embedding: Tensor, action: Tensor) -> Tensor:
         """(B, projection + P), standardised motion (B, action) -> values (E, B)."""
-        hidden = self.second(self.first(embedding, action))
-        return (hidden * self.value).sum(2) + self.offset
+        return torch.stack([member(embedding, action) for member in self.members])
 
 
 class Actor(nn.Module):
@@ -163,8 +158,8 @@ class Actor(nn.Module):
         self, projection: int, proprioception: int, residual: int, width: int, initial_std: float, low: bool = False
     ):
         super().__init__()
-        self.first = Hidden(projection + proprioception, width, low=low)
-        self.second = Hidden(width, width, low=low)
+        self.first = Hidden(projection + proprioception, width, low)
+        self.second = Hidden(width, width, low)
         self.head = nn.Linear(width, 2 * residual)
         with torch.no_grad():
             self.head.weight.mul_(0.01)
@@ -173,7 +168,7 @@ class Actor(nn.Module):
 
     def forward(self, projected: Tensor, proprioception: Tensor) -> tuple[Tensor, Tensor]:
         """(B, projection), standardised (B, P) -> mean and log standard deviation before tanh, (B, d) each."""
-        hidden = self.second(self.first(torch.cat((projected, proprioception), 1)).squeeze(0)).squeeze(0)
+        hidden = self.second(self.first(torch.cat((projected, proprioception), 1)))
         mean, log_std = self.head(hidden).chunk(2, 1)
         return mean, log_std.clamp(*LOG_STD_RANGE)
 
@@ -206,5 +201,5 @@ class ResidualPolicy(nn.Module):
 
     def forward(self, features: Tensor, proprioception: Tensor) -> tuple[Tensor, Tensor]:
         """Raw (B, F), (B, P) -> mean and log standard deviation before tanh, (B, d) each."""
-        projected = self.project(self.standardiser.features(features)).squeeze(0)
+        projected = self.project(self.standardiser.features(features))
         return self.actor(projected, self.standardiser.proprioception(proprioception))

@@ -61,8 +61,8 @@ class ResidualRunner:
         try:
             features = len(tensors['standardiser.features_mean'])
             proprioception = len(tensors['standardiser.proprioception_mean'])
-            projection = tensors['project.weight'].shape[1]
-            width = tensors['actor.second.weight'].shape[1]
+            projection = len(tensors['project.linear.weight'])
+            width = len(tensors['actor.second.linear.weight'])
         except KeyError as error:
             raise UserError(f'{name} lack {error}, so they belong to another network') from None
         actor = Actor(projection, proprioception, self._core_dim, width, initial_std=1.0)

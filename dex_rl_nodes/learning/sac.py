@@ -193,7 +193,7 @@ class ResidualSac:
     def _update_actor(self, batch: Batch) -> dict[str, float]:
         proprioception = self.standardiser.proprioception(batch.proprioception)
         with torch.no_grad():
-            projected = self.target.project(batch.features)[0]
+            projected = self.target.project(batch.features)
             embedding = self.critic.embed(batch.features, proprioception)
         self._critic.require_gradients(False)
         residual, log_probability, mean = self._propose(projected, proprioception)
