@@ -69,6 +69,7 @@ TOPICS = {
     'executed_action': _own('ExecutedAction'),
     'reset_command': _own('ActionCommand'),
     'arm_state': _own('ArmState', 'STATE'),
+    'safety_stop': Topic('std_msgs/msg/String', 'STATE'),
     'hand_prior': _own('HandPrior'),
     'reward': _own('Reward'),
     'step_result': _own('StepResult'),
@@ -223,7 +224,7 @@ TELEOP = NodeDescription(
 COMMAND_MUX = NodeDescription(
     'command_mux',
     'The only publisher to the robot: chooses between policy and operator, and keeps every command within limits.',
-    publishes=('target_pose', HAND_COMMAND, 'executed_action'),
+    publishes=('target_pose', HAND_COMMAND, 'executed_action', 'safety_stop'),
     subscribes=(
         'action_command',
         'teleop_command',
@@ -261,7 +262,16 @@ EPISODE_MANAGER = NodeDescription(
     'episode_manager',
     'Starts and ends episodes and decides how they ended.',
     publishes=('episode', 'step_result'),
-    subscribes=('policy_step', 'core_action', 'reward', 'teleop_command', 'executed_action', 'sim_state', 'recorded'),
+    subscribes=(
+        'policy_step',
+        'core_action',
+        'reward',
+        'teleop_command',
+        'executed_action',
+        'safety_stop',
+        'sim_state',
+        'recorded',
+    ),
     serves=('episode_manager/pause',),
     calls=('reset_scene',),
     parameters=(
@@ -376,9 +386,9 @@ SPACEMOUSE_DRIVER = NodeDescription(
 
 KEYBOARD_NODE = NodeDescription(
     'keyboard',
-    'Keys for stop, release, success, failure, discard and pause; runs in a terminal of its own: ./dexrl keyboard.',
+    'Keys for stop, release, pause and marks; runs in a terminal of its own: ./dexrl keyboard.',
     publishes=(KEYBOARD,),
-    calls=('command_mux/stop', 'command_mux/reset_stop'),
+    calls=('command_mux/stop', 'command_mux/reset_stop', 'episode_manager/pause'),
 )
 
 CAMERA_DRIVER = NodeDescription(

@@ -12,6 +12,8 @@ from dex_rl_nodes.drivers import glove, spacemouse
 from dex_rl_nodes.drivers.link import LinkLost, SerialLink
 from dex_rl_nodes.errors import UserError
 
+_AT_REST = 0.05  # of full deflection: a cap that nobody touches need not come back to zero
+
 
 class GloveReader:
     """Polls a glove. Silence, a bad CRC or all zeros give None, never a pose: zeros would mean an open hand.
@@ -71,9 +73,11 @@ class SpaceMouseReader:
 
     Args:
         path: hidraw device or a file that behaves like one.
+        patience: s; a pushed cap reports all the time, so one that says nothing for longer is out of reach.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, patience: float = 0.3):
+        self._patience = patience
         try:
             self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -86,16 +90,23 @@ class SpaceMouseReader:
         except OSError as error:
             raise UserError(f'cannot open {path}: {error.strerror}; plug the SpaceMouse in again') from None
         self._state = spacemouse.MouseState()
+        self._reported = time.monotonic()
         self._lost = ''
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._drain, daemon=True)
         self._thread.start()
 
-    def read(self) -> spacemouse.MouseState:
-        """The newest state; at rest the last report stays valid. LinkLost when unplugged."""
+    def read(self) -> spacemouse.MouseState | None:
+        """The newest state; at rest the last report stays valid. LinkLost when unplugged.
+
+        None when a pushed cap has stopped reporting: a wireless one that loses its receiver leaves the device there.
+        """
         if self._lost:
             raise LinkLost(self._lost)
-        return self._state
+        state, reported = self._state, self._reported
+        silent = time.monotonic() - reported > self._patience
+        pushed = any(abs(axis) > _AT_REST for axis in state.axes)
+        return None if silent and pushed else state
 
     def _drain(self) -> None:
         while not self._stop.is_set():
@@ -112,6 +123,7 @@ class SpaceMouseReader:
             if not report:
                 self._lost = 'SpaceMouse: end of input'
                 return
+            self._reported = time.monotonic()
             self._state = spacemouse.decode_report(report, self._state)
 
     def close(self) -> None:

@@ -257,6 +257,20 @@ class HandController:
             return None
         return self.hand.reading
 
+    def close(self) -> None:
+        """Stop where the hand is measured, as after a silence, and give the port back."""
+        if self.hand is None:
+            return
+        try:
+            if self._goal is not None or self._stops_left:
+                position = self.hand.reading.position.astype(np.float64)
+                for _ in range(_STOP_SENDS):
+                    self.hand.exchange(position)
+        except LinkLost:
+            pass  # nobody is there to be stopped
+        self.hand.close()
+        self.hand = None
+
     def _reconnect(self, now: float) -> bool:
         if now - self._tried_at < self._reconnect_interval:
             return False

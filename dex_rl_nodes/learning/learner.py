@@ -60,7 +60,7 @@ class Learner:
         self.dimensions = dimensions
         self._standardiser = _fit_standardiser(dimensions, demonstrations)
         self.online, self.demonstrations = (
-            ReplayBuffer(dimensions, settings.capacity + kept, settings.own_worth)
+            ReplayBuffer(dimensions, settings.capacity + kept, settings.own_worth, settings.shown_worth)
             for kept in (0, len(demonstrations) + _ENDS)
         )
         for transition in demonstrations:

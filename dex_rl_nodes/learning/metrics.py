@@ -1,5 +1,6 @@
 """What online learning measured: metrics.jsonl and the same for TensorBoard."""
 
+import contextlib
 import json
 import math
 import time
@@ -81,6 +82,7 @@ class MetricsWriter:
         return True
 
     def close(self) -> None:
-        """Flush and close both files."""
-        self._file.close()
-        self._board.close()
+        """Flush and close both files; what a full disk does not take is lost."""
+        for file in (self._file, self._board):
+            with contextlib.suppress(OSError):
+                file.close()

@@ -15,6 +15,7 @@ from torch import Tensor
 from dex_rl_nodes.records import ACTION_DIM, HAND_DIM, HISTORY_LENGTH, STATE_DIM, Origin, Transition
 
 CAPACITY = 200_000  # transitions (Table B.2)
+_DRAWS = 10_000  # of a minibatch of slots, before there is too little to sample
 _ARM_SHOWN = (Origin.INTERVENTION, Origin.INTERVENTION_ARM)
 _HAND_SHOWN = (Origin.INTERVENTION, Origin.INTERVENTION_HAND)
 
@@ -94,9 +95,12 @@ class ReplayBuffer:
         dimensions: lengths of the arrays.
         capacity: slots, one per observation.
         own_worth: how much an agent's own action is worth imitating after a success, [0, 1]; a person's: 1.
+        shown_worth: how much an action of a demonstration is, (0, 1].
     """
 
-    def __init__(self, dimensions: Dimensions, capacity: int = CAPACITY, own_worth: float = 0.0):
+    def __init__(
+        self, dimensions: Dimensions, capacity: int = CAPACITY, own_worth: float = 0.0, shown_worth: float = 1.0
+    ):
         if capacity < 2:
             raise ValueError(capacity)
         self.dimensions = dimensions
@@ -104,7 +108,7 @@ class ReplayBuffer:
         self._features = np.zeros((capacity, dimensions.features), np.float16)
         self._proprioception = np.zeros((capacity, dimensions.proprioception), np.float32)
         self._outcome = np.zeros((capacity, ACTION_DIM + 2), np.float32)  # action, reward, mask
-        self._own_worth = own_worth
+        self._own_worth, self._shown_worth = own_worth, shown_worth
         self._worth = np.zeros((capacity, 2), np.float32)  # of arm and hand, to be imitated
         self._origin = np.zeros(capacity, np.uint8)
         self._valid = np.zeros(capacity, bool)  # the slot starts a transition
@@ -142,7 +146,7 @@ class ReplayBuffer:
         shown = t.source == Origin.DEMONSTRATION
         self._episode[slot] = -1 if shown else t.episode
         self._origin[slot] = t.source
-        self._worth[slot] = float(shown)
+        self._worth[slot] = self._shown_worth if shown else 0.0
         self._count += 1
         ended = transition.truncated or transition.mask == 0
         self._open = None if ended else (transition.episode, transition.step + 1)
@@ -190,25 +194,33 @@ class ReplayBuffer:
         self._features[self._head] = features
         np.concatenate(parts, out=self._proprioception[self._head])
 
-    def slots(self, count: int, random: np.random.Generator) -> np.ndarray:
-        """Slots of `count` transitions, uniform with replacement."""
-        if not self._count:
+    def slots(self, count: int, random: np.random.Generator, worthy: bool = False) -> np.ndarray:
+        """Slots of `count` transitions, uniform with replacement; `worthy`: of those worth imitating."""
+        if count and not self._count:
             raise ValueError('the replay buffer is empty')
         found = np.empty(0, np.int64)
-        while len(found) < count:
+        for _ in range(_DRAWS):
+            if len(found) >= count:
+                return found[:count]
             drawn = random.integers(0, self._used, count + 32)
-            found = np.concatenate((found, drawn[self._valid[drawn]]))
-        return found[:count]
+            wanted = self._valid[drawn] & (self._worth[drawn] > 0).any(1) if worthy else self._valid[drawn]
+            found = np.concatenate((found, drawn[wanted]))
+        raise ValueError('hardly anything in the replay buffer can be sampled')
 
     def gather(self, slots: np.ndarray, into: '_Columns', rows: slice, returns: Returns) -> None:
-        """Copy the transitions that start at `slots`, with the returns of the following ticks, to rows of a batch."""
+        """Copy the transitions that start at `slots`, with the returns of the following ticks, to rows of a batch.
+
+        The returns of what an agent did end where a person takes over: what the person achieved is not its merit.
+        """
         outcome = into.outcome[rows]
         np.take(self._worth, slots, axis=0, out=into.worth[rows], mode='clip')
         np.take(self._outcome, slots, axis=0, out=outcome, mode='clip')  # clip: writes straight to out
         following = (slots + 1) % self.capacity
+        alone = self._origin[slots] == Origin.POLICY
         for _ in range(returns.ticks - 1):
             # behind the last transition of an episode lies its last observation, which starts none
-            goes_on = self._valid[following] & (outcome[:, -1] > 0)
+            taken_over = alone & (self._origin[following] != Origin.POLICY)
+            goes_on = self._valid[following] & (outcome[:, -1] > 0) & ~taken_over
             reward, mask = self._outcome[following, ACTION_DIM:].T
             outcome[:, -2] += np.where(goes_on, outcome[:, -1] * returns.discount * reward, 0)
             outcome[:, -1] *= np.where(goes_on, returns.discount * mask, 1)
@@ -267,10 +279,11 @@ class MixedSampler:
         self.returns = returns
 
     def sample(self, size: int, random: np.random.Generator) -> Batch:
-        """A minibatch, online transitions first."""
+        """A minibatch, online transitions first; of people only what led to a success, the rest is online anyway."""
         online = round(size * self.online_share)
         columns = _Columns(size, self.online.dimensions)
         self.online.gather(self.online.slots(online, random), columns, slice(0, online), self.returns)
         demonstrations = self.demonstrations
-        demonstrations.gather(demonstrations.slots(size - online, random), columns, slice(online, size), self.returns)
+        slots = demonstrations.slots(size - online, random, worthy=True)
+        demonstrations.gather(slots, columns, slice(online, size), self.returns)
         return columns.batch(self.online.dimensions, online)

@@ -63,6 +63,9 @@ class ResidualSettings(Model):
         description='share with which own actions of a successful episode are imitated: after the last help, and of '
         'the part that nobody held during it; what a person did counts 1',
     )
+    shown_worth: float = Field(
+        1.0, gt=0, le=1, description='share with which demonstrations are imitated; what a person did online counts 1'
+    )
     backup_entropy: bool = Field(
         False, description='entropy in the target value (Eq. 9); off, because it can exceed a sparse reward'
     )

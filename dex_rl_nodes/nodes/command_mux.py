@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import Image
+from std_msgs.msg import String
 
 from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES, MEASURED_JOINTS
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
@@ -70,6 +71,7 @@ class CommandMuxNode(EpisodeNode):
         self._heard: dict[str, int] = {}  # ns, monotonic, when a topic last came in
         self._teleop_required = self.setting('teleop_required')
         self._fresh = True  # no command of this episode was executed yet
+        self._called_off = -1  # stamp of a RESETTING that a stop has ended, released or not
         self._observed = 0  # stamp of the reading that was last judged between ticks
         self._told_at = 0.0  # s, monotonic, when the robot last heard its targets
         self._intruder = ''  # who else publishes commands to the robot
@@ -96,7 +98,8 @@ class CommandMuxNode(EpisodeNode):
             )
 
     def _connect(self, watch_period: float) -> None:
-        self.advertise('executed_action', *(() if self._dry_run else _TARGETS))
+        self.advertise('executed_action', 'safety_stop', *(() if self._dry_run else _TARGETS))
+        self._tell_stop()
         self._reports = RobotReports(self, self._on_report, partial(self._mux.log.add, SafetyEvent.READING_INVALID))
         self.subscribe('teleop_command', self._on_teleop)
         self.subscribe_ticks('action_command', self._on_command)
@@ -224,10 +227,10 @@ class CommandMuxNode(EpisodeNode):
             return
         if self._fresh and self._intruder and not self._mux.stopped:
             return
-        command, self._command = self._command, None
-        reading = self._reports.reading()
+        command, reading = self._command, self._reports.reading()
         if self._fresh and not self._start(command, reading):
-            return
+            return  # the next report tries again: a policy whose command is not answered sends no other
+        self._command = None
         teleop = None if self.lockstep and not self._teleop_required else self._teleop
         executed = self._execute('action_command', command, teleop, reading)
         if executed is not None:
@@ -250,6 +253,8 @@ class CommandMuxNode(EpisodeNode):
         if self.lockstep or not self._resetting or command.episode != self.episode.episode:
             return
         if self._mux.stopped:
+            self._called_off = self.episode.stamp
+        if self._called_off == self.episode.stamp:
             self._mux.watch.seen('reset_command', time.monotonic_ns())
         elif not self._missing(command.stamp) and (not self._fresh or self._start_reset(command)):
             self._execute('reset_command', command, None, self._reports.reading())
@@ -339,10 +344,16 @@ class CommandMuxNode(EpisodeNode):
         if self._mux.stopped:
             return
         self._mux.stop(event, detail)
+        if self._resetting:
+            self._called_off = self.episode.stamp
         if self._moving and not self.lockstep:
             self._publish_targets()
         self.get_logger().error(self._mux.stop_reason)
+        self._tell_stop()
         self._report_safety()
+
+    def _tell_stop(self) -> None:
+        self.publish('safety_stop', String(data=self._mux.stop_reason))
 
     def _on_stop(self, _request: Any, response: Any) -> Any:
         self._stop(SafetyEvent.OPERATOR_STOP)
@@ -356,6 +367,7 @@ class CommandMuxNode(EpisodeNode):
             return response
         response.message = 'the stop is released' if self._mux.stopped else 'there was no stop'
         self._mux.reset_stop()
+        self._tell_stop()
         self._faults = FaultCounter()
         self._report_safety()
         response.success = True

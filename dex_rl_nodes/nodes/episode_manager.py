@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from rclpy.clock import Clock, ClockType
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
 
 from dex_rl_nodes import config
 from dex_rl_nodes.errors import UserError
@@ -35,9 +35,10 @@ _RECORD_DEADLINE = 60.0  # s, lockstep; a recorder without processor time
 _LINGER = 1.0  # s from DONE to the end, so that the last messages reach the recorder
 _TELEOP_DEADLINE = 20.0  # s, lockstep
 _LET_GO = 1_000_000_000  # ns, for a hand that still moves the arm when its episode is over
-_STOP_REASON = (
-    'safety stop; see command_mux on /diagnostics, call command_mux/reset_stop, then episode_manager/pause with false'
-)
+_STARTLED = 2.0  # s; who wants a pause just after the manager paused by itself does not want to end it
+_SILENCES = 3  # in a row, before a simulation gives up
+_RELEASE = 'call command_mux/reset_stop, then episode_manager/pause with false'
+_STOP_REASON = f'safety stop; see command_mux on /diagnostics, {_RELEASE}'
 
 
 class EpisodeManager(Node):
@@ -59,6 +60,9 @@ class EpisodeManager(Node):
         self._hands_off = False  # since then the operator let go of the arm
         self._pause = False
         self._pause_reason = ''
+        self._paused_at = 0.0  # s, monotonic, when the manager last paused by itself
+        self._latched = ''  # why command_mux has stopped the robot for good; empty when it has not
+        self._silences = 0  # episodes in a row that ended because no tick came
         self._outcomes: dict[str, int] = {}
         self._rows: list[EpisodeRow] = []
         self._weights_version = 0
@@ -66,6 +70,7 @@ class EpisodeManager(Node):
         self._forget_episode()
         self.subscribe('teleop_command', self._on_teleop)
         self.subscribe('executed_action', self._on_executed)
+        self.subscribe('safety_stop', self._on_safety_stop)
         self.subscribe('sim_state', self._on_sim_state)
         if self._operator_decides:
             self.subscribe('policy_step', self._on_verdict)
@@ -161,6 +166,9 @@ class EpisodeManager(Node):
         if self._attended and not self._scene.served:
             self._call_off('arm_adapter does not serve reset_scene; see its log, then end the pause')
             return
+        if self._attended and self._latched:
+            self._call_off(f'{self._latched}; {_RELEASE}')
+            return
         number, seed = self._series.number, self._series.seed
         self._hands_off = False
         self._announce(Phase.RESETTING, episode=number, seed=seed)
@@ -187,8 +195,11 @@ class EpisodeManager(Node):
     def _call_off(self, reason: str) -> None:
         """Pause at once instead of resetting: command_mux and the arm adapter stop when they hear of it."""
         self._scene.call_off()
-        self._pause, self._pause_reason = True, reason
+        self._pause_for(reason)
         self._next_episode()
+
+    def _pause_for(self, reason: str) -> None:
+        self._pause, self._pause_reason, self._paused_at = True, reason, time.monotonic()
 
     def _watch_adapter(self) -> None:
         if self._attended and self._resetting and self._scene.lost():
@@ -224,7 +235,8 @@ class EpisodeManager(Node):
 
     def _on_teleop(self, teleop: TeleopCommand) -> None:
         if teleop.mark == Mark.PAUSE:
-            self._set_pause(not self._pause)
+            startled = self._pause_reason and time.monotonic() - self._paused_at < _STARTLED
+            self._set_pause(bool(startled) or not self._pause)
         elif self._attended and self._resetting and teleop.stamp >= self._state.stamp:
             self._call_off_by_hand(teleop)
         if not self._running or teleop.stamp < self._state.stamp:
@@ -248,6 +260,11 @@ class EpisodeManager(Node):
         if action.episode == self._machine.state.episode and action.stamp >= self._first:
             self._executed[action.step] = action
             self._stopped |= action.stopped
+
+    def _on_safety_stop(self, stop: String) -> None:
+        self._latched = stop.data
+        if self._latched and self._attended and self._resetting:
+            self._call_off(f'{self._latched}; {_RELEASE}')
 
     def _on_core_action(self, action: CoreAction) -> None:
         self._weights_version = action.weights_version
@@ -286,25 +303,36 @@ class EpisodeManager(Node):
         how = f'{outcome} after {state.final_step} ticks ({state.reason})'
         self.get_logger().info(f'episode {state.episode}: {how}; {self._series.progress()}')
         if state.outcome == Outcome.STOPPED:
-            self._pause, self._pause_reason = True, state.reason
+            self._pause_for(state.reason)
+        elif self._stopped or (self._attended and self._latched):  # whatever was marked
+            self._pause_for(_STOP_REASON)
         self._next_episode()
 
     def _watch_silence(self) -> None:
         silence = self.setting('silence')
-        if self._running and time.monotonic() - self._heard_at > silence:
-            reason = f'no control tick for {silence:g} s; see policy on /diagnostics, then end the pause'
-            self._machine.break_off(self.get_clock().now().nanoseconds, max(self._judged, 0), reason)
-            self._end()
+        if self._judged >= 0:
+            self._silences = 0
+        if not self._running or time.monotonic() - self._heard_at <= silence:
+            return
+        self._silences += 1
+        reason = f'no control tick for {silence:g} s; see policy on /diagnostics'
+        if not self._attended and self._silences >= _SILENCES:  # nobody is there who could end a pause
+            raise UserError(f'episode_manager: {reason}')
+        reason += ', then end the pause' if self._attended else ''
+        self._machine.break_off(self.get_clock().now().nanoseconds, max(self._judged, 0), reason)
+        self._end()
 
     # Pause
 
     def _on_pause(self, request: Any, response: Any) -> Any:
         self._set_pause(request.data)
         response.success = True
-        response.message = 'paused after this episode' if self._pause and self._running else ''
+        response.message = 'goes on' if not self._pause else 'paused after this episode' if self._running else 'paused'
         return response
 
     def _set_pause(self, pause: bool) -> None:
+        if pause and self._pause:
+            return
         self._pause, self._pause_reason = pause, ''
         if pause and self._resetting:
             self._call_off('')

@@ -87,9 +87,8 @@ class HandDriver(Node):
             self.report('hand', **values)
 
     def close(self) -> None:
-        """The hand holds its last target."""
-        if self._controller.hand is not None:
-            self._controller.hand.close()
+        """The hand stays where it is, and does not go on pressing towards a target ahead of it."""
+        self._controller.close()
 
 
 def main() -> None:

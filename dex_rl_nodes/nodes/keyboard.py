@@ -1,12 +1,13 @@
 """Marks and stop from a keyboard, for people without the buttons of a SpaceMouse.
 
-Marks are the message of those buttons, on a topic of its own; stop and release are services of command_mux.
+Marks are the message of those buttons, on a topic of its own; the rest are services, so that every key means one thing,
+whatever was done before.
 """
 
 from typing import Any
 
 from sensor_msgs.msg import Joy
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 
 from dex_rl_nodes.descriptions import KEYBOARD
 from dex_rl_nodes.drivers.keyboard import Terminal
@@ -16,8 +17,13 @@ from dex_rl_nodes.nodes.node import Node, run_node
 from dex_rl_nodes.records import Mark
 from dex_rl_nodes.robot.teleop import KEY_MARKS
 
-KEYS = {'s': Mark.SUCCESS, 'f': Mark.FAILURE, 'd': Mark.DISCARD, 'p': Mark.PAUSE}
-SERVICES = {' ': 'command_mux/stop', 'r': 'command_mux/reset_stop'}
+KEYS = {'s': Mark.SUCCESS, 'f': Mark.FAILURE, 'd': Mark.DISCARD}
+SERVICES = {
+    ' ': ('command_mux/stop', Trigger.Request()),
+    'r': ('command_mux/reset_stop', Trigger.Request()),
+    'p': ('episode_manager/pause', SetBool.Request(data=True)),
+    'g': ('episode_manager/pause', SetBool.Request(data=False)),
+}
 _BUTTONS = {mark: index for index, mark in KEY_MARKS.items()}
 _PERIOD = 0.05  # s
 _ANSWER = 1.0  # s
@@ -29,7 +35,7 @@ class Keyboard(Node):
     def __init__(self, descriptor: int = 0, **options: Any) -> None:
         super().__init__('keyboard', **options)
         self.advertise(KEYBOARD)
-        self._clients_by_key = {key: self.client(service) for key, service in SERVICES.items()}
+        self._by_service = {service: self.client(service) for service, _ in SERVICES.values()}
         self._terminal = Terminal(descriptor)
         self._begun = False
         self.every(_PERIOD, self._read)
@@ -39,7 +45,7 @@ class Keyboard(Node):
             self._begun = True
             self._terminal.begin()
             marks = ', '.join(f'{key} {mark.name.lower()}' for key, mark in KEYS.items())
-            self._say(f'space stops the robot, r releases the stop, {marks}, q ends this program')
+            self._say(f'space stops the robot, r releases the stop, p pauses, g goes on, {marks}, q ends this program')
         try:
             keys = self._terminal.read()
         except LinkLost:
@@ -54,7 +60,8 @@ class Keyboard(Node):
                 self._mark(KEYS[key])
 
     def _call(self, key: str) -> None:
-        client, service = self._clients_by_key[key], SERVICES[key]
+        service, request = SERVICES[key]
+        client = self._by_service[service]
         if not client.service_is_ready():
             self._say(f'nobody offers {service}; use the stop of the arm')
             return
@@ -64,7 +71,7 @@ class Keyboard(Node):
             self.arrived(f'the answer of {service}')
             self._say(answer.message)
 
-        self.ask(client, Trigger.Request(), answered)
+        self.ask(client, request, answered)
 
     def _mark(self, mark: Mark) -> None:
         if not self.count_subscribers(KEYBOARD):

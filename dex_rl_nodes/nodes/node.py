@@ -88,6 +88,7 @@ class Node(rclpy.node.Node):
         self._publishers_of: dict[str, tuple[Any, type]] = {}
         self._deadlines: dict[str, float] = {}
         self._statuses: dict[str, tuple[int, str, dict[str, Any]]] = {}
+        self._diagnosing = False
         self._declared = {parameter.name: parameter for parameter in (*COMMON, *self.description.parameters)}
         for parameter in self._declared.values():
             self._declare(parameter)
@@ -244,11 +245,18 @@ class Node(rclpy.node.Node):
         """State of a part of the node, published once a second on /diagnostics, at once when the level changes."""
         previous = self._statuses.get(subcomponent)
         self._statuses[subcomponent] = level, message, values
-        if previous is not None and previous[0] != level:
-            self._publish_diagnostics()
+        if previous is not None and previous[0] != level and not self._diagnosing:
+            self._publish_statuses()
 
     def _publish_diagnostics(self) -> None:
-        self.diagnose()
+        self._diagnosing = True  # what is reported now is published below
+        try:
+            self.diagnose()
+        finally:
+            self._diagnosing = False
+        self._publish_statuses()
+
+    def _publish_statuses(self) -> None:
         array = DiagnosticArray()
         array.header.stamp = self.get_clock().now().to_msg()
         for subcomponent, (level, message, values) in self._statuses.items():
@@ -325,7 +333,7 @@ def _init_ros() -> None:
 def run_node(node_class: Callable[[], Node]) -> None:
     """Main function of every node.
 
-    Ends with code 0 on SIGINT, SIGTERM and `finish()`, with code 2 and one sentence on a `UserError`.
+    Ends with code 0 on SIGINT, SIGTERM, SIGHUP and `finish()`, with code 2 and one sentence on a `UserError`.
     The context stays valid while the node closes, so that it can say good-bye.
     """
     stop_requests = 0
@@ -337,8 +345,8 @@ def run_node(node_class: Callable[[], Node]) -> None:
         if node is None or stop_requests > 1:
             raise _Stop
 
-    signal.signal(signal.SIGINT, request_stop)
-    signal.signal(signal.SIGTERM, request_stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the last: the terminal was closed
+        signal.signal(number, request_stop)
     code = 0
     try:
         try:

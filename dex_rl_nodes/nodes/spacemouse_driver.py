@@ -45,7 +45,9 @@ class SpaceMouseDriver(Node):
         if rate:
             self.report('spacemouse', **values)
         else:
-            self.report('spacemouse', ERROR, self._mouse.problem or 'not read yet', **values)
+            silent = 'it says nothing while it is pushed; look at its battery and its receiver'
+            problem = self._mouse.problem or (silent if self._mouse.device else 'not read yet')
+            self.report('spacemouse', ERROR, problem, **values)
 
     def close(self) -> None:
         """Give the device back."""

@@ -47,6 +47,11 @@ class Teleop(EpisodeNode):
             self._publish_tick()
         else:
             self._mapper.discard_marks()
+            self.end(episode)
+
+    def end(self, episode: EpisodeState) -> None:
+        if not self.lockstep:
+            self._mapper.drop_silent(self.get_clock().now().nanoseconds)
 
     def _on_twist(self, message: TwistStamped) -> None:
         linear, angular = message.twist.linear, message.twist.angular

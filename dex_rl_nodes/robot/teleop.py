@@ -1,6 +1,6 @@
 """What the operator's devices mean: SpaceMouse and glove to a TeleopCommand (LAMP, appendix D).
 
-Buttons, by index in `spacenav/joy`, where the robot's file does not say otherwise; a keyboard says those from 2 on in
+Buttons, by index in `spacenav/joy`, where the robot's file does not say otherwise; a keyboard says 2, 3 and 4 in
 `keyboard/joy`, and there they always mean this:
 
 | button | meaning |
@@ -100,6 +100,19 @@ class TeleopMapper:
         """An episode begins: marks and a half-made press of the left button belonged to the one before."""
         self._marks.clear()
         self._left_since = None
+
+    def drop_silent(self, now: int) -> None:
+        """An episode is over, or begins: a device that fell silent in somebody's hands is in control no longer.
+
+        While it was, commands had the stamp of its last word, and what is marked with such a stamp counts for nothing
+        in what follows.
+        """
+        if self._twist is not None and not self._fresh(self._twist[1], now):
+            self._twist, self._arm_active = None, False
+        sources = (self._joy_stamp, self._glove and self._glove[1])
+        if any(then is not None and not self._fresh(then, now) for then in sources):
+            self._pressed.discard(self.settings.hand_button)
+            self._baseline, self._rebase = None, False
 
     def twist(self, axes: np.ndarray, stamp: int) -> None:
         """SpaceMouse axes (6,), [-1, 1]; what is malformed or not finite is dropped, as if the device were silent."""

@@ -16,6 +16,7 @@ SKILLS = ('demonstrate', 'survey', 'negative', 'assist')
 _DOES_IT = ('demonstrate', 'survey')
 _YAW_TOLERANCE = 0.12  # rad
 _CLOSURE_TOLERANCE = 0.02
+_BEYOND_TICKS = 5  # with something that nobody can bring back before the person who stands by gives up
 _LOST_TICKS = 4  # what a stage needs may be missing for so long before the person starts again
 _UNDONE_TICKS = 15  # in the last stage without success
 _CLOSURES = np.linspace(0.0, 1.0, 21)
@@ -100,7 +101,7 @@ class ScriptedOperator:
         self._stage, self._in_stage, self._attempt = 0, 0, 1
         self._closes_at: np.ndarray | None = None  # where the hand stays while it closes on what it already touches
         self._pause = int(self._rng.integers(2, 6))
-        self._lost = self._still = self._sure = 0
+        self._lost = self._still = self._sure = self._beyond = 0
         self._marked = False
         self._patience = round(self.task.episode_steps * self._rng.uniform(*_PATIENCE)) if self.skill == 'assist' else 0
         self._watching, self._policy_stage, self._let_go = self._patience, 0, 0
@@ -124,6 +125,9 @@ class ScriptedOperator:
         if self._offset is None:
             self._offset = reading.hand - self._hand(0.0)
         self._watch_policy(seen, reading)
+        self._beyond = self._beyond + 1 if seen.get('lost', 0) > 0 else 0
+        if self.skill == 'assist' and self._beyond > _BEYOND_TICKS:
+            return OperatorInput(glove=reading.hand.copy(), mark=self._decide(Mark.FAILURE))
         if self._watching > 0 or (self.skill == 'assist' and scene['success'] > 0):
             self._watching -= 1
             self._in_control = False

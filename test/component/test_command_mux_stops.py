@@ -1,5 +1,7 @@
 """command_mux over DDS: what stops the robot for good, and how it is reset."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -9,11 +11,11 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import PoseStamped
 from mux_bench import FORWARD, HAND, Bench, Live, position, ros  # noqa: F401
 
-from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND
+from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
 from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.publishers import other_publisher
-from dex_rl_nodes.records import HAND_JOINTS, ActionCommand, EpisodeState, Phase
+from dex_rl_nodes.records import HAND_JOINTS, ActionCommand, EpisodeState, Phase, TeleopCommand
 from dex_rl_nodes.robot.events import SafetyEvent
 
 
@@ -157,3 +159,54 @@ def test_another_reset_begins_where_the_robot_is(ros):
         bench.until(lambda: node._reports.reading().tcp_pose[0] == pytest.approx(bench.pose[0]))
         node._on_reset_command(ActionCommand(bench.now(), episode, 0, np.zeros(6, np.float32), HAND))
         assert np.allclose(node._mux.target_pose, bench.pose, atol=1e-6)
+
+
+def test_a_stop_ends_a_reset_for_good_also_when_it_is_released(ros):
+    bench = ros(Quiet)
+    node, told = bench.node, []
+    kind, topic, profile = bench._kind('safety_stop')
+    bench.peer.create_subscription(kind, topic, lambda message: told.append(message.data), profile)
+    bench.announce(Phase.RESETTING, 0)
+    bench.states(bench.now())
+    bench.until(lambda: not node._reports.missing())
+
+    def follows(step):
+        heard = len(bench.received['target_pose'])
+        node._on_reset_command(ActionCommand(bench.now(), node.episode.episode, step, np.zeros(6, np.float32), HAND))
+        bench.call('command_mux/reset_stop')  # whatever was published before has come
+        return len(bench.received['target_pose']) > heard
+
+    assert follows(0)
+    bench.call('command_mux/stop')
+    bench.until(lambda: told and '503' in told[-1])
+    bench.call('command_mux/reset_stop')
+    bench.until(lambda: told[-1] == '')
+    assert not follows(1) and not follows(2)
+    bench.announce(Phase.PAUSED, 0)
+    bench.announce(Phase.RESETTING, 0)
+    bench.states(bench.now())
+    bench.until(lambda: not node._reports.missing())
+    assert follows(0), 'another one is followed again'
+
+
+def test_a_first_command_that_found_the_hand_silent_is_answered_when_it_is_back(ros):
+    """A policy whose command is not answered sends no other."""
+    bench = ros(Quiet)
+    node = bench.node
+    bench.states(bench.now())
+    bench.until(lambda: not node._reports.missing())
+    bench.run_episode(bench.now())
+    bench.until(lambda: node._mux.watch.check(time.monotonic_ns()) or node._mux.watch.causes())
+    node._on_command(ActionCommand(bench.now(), 0, 0, FORWARD, HAND))
+    assert node._fresh and node._command is not None and not bench.executed()
+
+    def answered():
+        stamp = bench.now()
+        bench.states(stamp)
+        bench.send('teleop_command', TeleopCommand(stamp))
+        for topic in IMAGES.values():
+            bench.send(topic, conversions.image_message(np.full((16, 24, 3), stamp % 256, np.uint8), stamp, 'camera'))
+        return bench.executed()
+
+    bench.until(answered)
+    assert (bench.executed()[0].episode, bench.executed()[0].step) == (0, 0)

@@ -226,10 +226,30 @@ def test_safety_stop_ends_the_episode_and_pauses(bench):
     graph.done()  # there are enough, so there is nothing to pause for
 
 
-def test_silence_breaks_the_episode_off(bench):
-    graph = Graph(bench, 'online', episodes=1, lockstep=False, silence=1.0)
+def test_a_discard_does_not_hide_a_safety_stop(bench):
+    graph = Graph(bench, 'online', episodes=1)
     graph.wait_phase(Phase.RUNNING, 0)
-    assert 'no control tick for 1 s' in graph.wait_phase(Phase.PAUSED).reason
+    graph.tick(0, 0)
+    graph.table.send('executed_action', ExecutedAction(graph.first, 0, 0, stopped=True))
+    graph.table.until(lambda: graph.table.node._stopped, 'the stop')
+    graph.mark(Mark.DISCARD, 1)
+    graph.table.send('reward', Reward(graph.first + 100 * MS, 0, 1))
+    assert 'reset_stop' in graph.wait_phase(Phase.PAUSED).reason
+    (ended,) = (state for state in graph.states if state.phase == Phase.ENDED)
+    assert ended.outcome == Outcome.DISCARDED
+
+
+def test_on_a_robot_silence_breaks_the_episode_off_and_waits_for_a_person(bench):
+    graph = Graph(bench, 'online', robot='fr3_ruiyan', episodes=1, lockstep=False, silence=0.5)
+    graph.wait_phase(Phase.RUNNING, 0)
+    assert 'no control tick for 0.5 s' in graph.wait_phase(Phase.PAUSED).reason
+
+
+def test_in_simulation_silence_is_tried_again_and_then_said(bench):
+    graph = Graph(bench, 'online', lockstep=False, silence=0.3)
+    with pytest.raises(UserError, match='no control tick for 0.3 s; see policy'):
+        graph.table.until(lambda: False, 'never')
+    assert [state.phase for state in graph.states].count(Phase.RUNNING) == 3
 
 
 def test_missing_nodes_are_named(bench):

@@ -6,6 +6,7 @@ pytest.importorskip('rclpy')
 
 from harness import bench, ros  # noqa: F401
 from manager_graph import MS, Graph, runs  # noqa: F401
+from std_msgs.msg import String
 
 from dex_rl_nodes.descriptions import TOPICS
 from dex_rl_nodes.errors import UserError
@@ -106,3 +107,33 @@ def test_an_adapter_that_was_started_in_the_place_of_another_is_noticed(bench):
     graph.until_asked(1)
     graph.table.peer.create_publisher(*topic)  # DDS has not noticed yet that the first one was killed
     assert 'arm_adapter went away' in graph.wait_phase(Phase.PAUSED).reason
+
+
+def test_a_safety_stop_calls_a_reset_off_and_the_next_one_waits_for_its_release(bench):
+    graph = Graph(bench, 'online', **ON_A_ROBOT)
+    graph.until_asked(1)
+    graph.wait_phase(Phase.RESETTING)
+    graph.table.send('safety_stop', String(data='safety event 503'))
+    reason = graph.wait_phase(Phase.PAUSED).reason
+    assert reason == 'safety event 503; call command_mux/reset_stop, then episode_manager/pause with false'
+    graph.answer()
+    graph.table.call('episode_manager/pause', data=False)
+    graph.table.until(lambda: [state.phase for state in graph.states].count(Phase.PAUSED) == 2, 'the pause, again')
+    graph.table.send('safety_stop', String())
+    graph.table.until(lambda: not graph.table.node._latched, 'the release')
+    graph.table.call('episode_manager/pause', data=False)
+    graph.until_asked(2)
+    graph.answer()
+    graph.wait_phase(Phase.RUNNING)
+
+
+def test_who_asks_for_a_pause_just_after_the_manager_paused_does_not_end_it(bench):
+    graph = Graph(bench, 'online', **{**ON_A_ROBOT, 'slow': False})
+    graph.refusal = 'the arm is in its user stop; release it'
+    reason = graph.wait_phase(Phase.PAUSED).reason
+    node = graph.table.node
+    node._on_teleop(TeleopCommand(1, mark=Mark.PAUSE))
+    assert node._state.phase == Phase.PAUSED and node._pause_reason in reason
+    node._paused_at -= 3.0  # later
+    node._on_teleop(TeleopCommand(2, mark=Mark.PAUSE))
+    assert node._state.phase == Phase.RESETTING

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip('rclpy')
 
 from harness import bench, ros  # noqa: F401
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 
 from dex_rl_nodes.descriptions import KEYBOARD
 from dex_rl_nodes.nodes.keyboard import Keyboard
@@ -42,7 +42,7 @@ def test_keys_mark_like_the_buttons_of_a_spacemouse(bench, terminal, capfd):
     heard = made.listen(KEYBOARD)
     made.until(lambda: made.node.count_subscribers(KEYBOARD), 'somebody who listens')
     for count, (key, mark) in enumerate(
-        ((b's', Mark.SUCCESS), (b'F', Mark.FAILURE), (b'd', Mark.DISCARD), (b'p', Mark.PAUSE), (b'p', Mark.PAUSE)), 1
+        ((b's', Mark.SUCCESS), (b'F', Mark.FAILURE), (b'd', Mark.DISCARD), (b'd', Mark.DISCARD)), 1
     ):
         os.write(person, key)
         made.until(lambda: len(heard) == 2 * count, f'key {key}')
@@ -51,11 +51,11 @@ def test_keys_mark_like_the_buttons_of_a_spacemouse(bench, terminal, capfd):
             mapper.keys(list(message.buttons))
         assert [mapper.command(0).mark for _ in range(2)] == [mark, Mark.NONE]
     os.write(person, b'x\x1b[Asf')  # two of these mean something
-    made.until(lambda: len(heard) == 14, 'the keys among others')
+    made.until(lambda: len(heard) == 12, 'the keys among others')
     os.write(person, b'q')
     made.until(lambda: made.node.finished, 'the end')
     assert not any(any(message.buttons[:2]) for message in heard), 'no key moves the hand'
-    assert 's success, f failure, d discard, p pause' in capfd.readouterr().out
+    assert 'p pauses, g goes on, s success, f failure, d discard, q' in capfd.readouterr().out
 
 
 def test_a_key_that_nobody_hears_is_said(bench, terminal, capfd):
@@ -83,14 +83,31 @@ def test_the_space_bar_stops_the_robot_or_says_that_it_cannot(bench, terminal, c
         return answer
 
     made.peer.create_service(Trigger, 'command_mux/stop', answers('safety event 503'))
-    made.until(made.node._clients_by_key[' '].service_is_ready, 'the service')
+    made.until(made.node._by_service['command_mux/stop'].service_is_ready, 'the service')
     os.write(person, b' ')
     made.until(lambda: said.append(capfd.readouterr().out) or 'safety event 503' in ''.join(said), 'an answer')
     assert len(asked) == 1 and not made.node.finished
     made.peer.create_service(Trigger, 'command_mux/reset_stop', answers('released'))
-    made.until(made.node._clients_by_key['r'].service_is_ready, 'the other service')
+    made.until(made.node._by_service['command_mux/reset_stop'].service_is_ready, 'the other service')
     os.write(person, b'r')
     made.until(lambda: said.append(capfd.readouterr().out) or 'released' in ''.join(said), 'the release')
+
+
+def test_one_key_pauses_and_another_goes_on_whatever_was_before(bench, terminal):
+    person, program = terminal
+    made = bench(lambda **options: Keyboard(program, **options), lockstep=False)
+    asked = []
+
+    def answer(request, response):
+        asked.append(request.data)
+        return response
+
+    made.peer.create_service(SetBool, 'episode_manager/pause', answer)
+    made.until(made.node._by_service['episode_manager/pause'].service_is_ready, 'the service')
+    for count, key in enumerate((b'p', b'p', b'g'), 1):
+        os.write(person, key)
+        made.until(lambda: len(asked) == count, f'key {key}')
+    assert asked == [True, True, False]
 
 
 def test_the_terminal_is_restored_when_the_node_closes(bench, terminal):

@@ -20,7 +20,7 @@ from rclpy.parameter import Parameter
 from dex_rl_nodes import nodes
 from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.nodes.node import WARN, Node
+from dex_rl_nodes.nodes.node import ERROR, OK, WARN, Node
 from dex_rl_nodes.parameters import COMMON
 
 
@@ -122,7 +122,7 @@ def test_an_argument_that_ros_does_not_accept_is_said_without_a_traceback():
     assert errors.splitlines()[-1].startswith("ROS does not accept what stands after --ros-args: Couldn't parse remap")
 
 
-@pytest.mark.parametrize('which', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('which', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_node_with_code_0(bench, which):
     table = bench(lambda **options: Node('policy', **options))
     process = _start('scripted_operator', 'lockstep:=true')
@@ -133,3 +133,27 @@ def test_a_signal_ends_a_node_with_code_0(bench, which):
     finally:
         process.kill()
     assert (process.returncode, errors) == (0, '')
+
+
+class Counting(Node):
+    """Says how much happened since it was asked last, as the drivers do."""
+
+    def __init__(self, **options):
+        super().__init__('policy', **options)
+        self.happened = 0
+
+    def diagnose(self):
+        count, self.happened = self.happened, 0
+        self.report('rate', OK if count else ERROR, count=count)
+
+
+def test_a_node_that_works_again_says_so(bench):
+    table = bench(Counting)
+    heard = table.listen('/diagnostics')
+
+    def level():
+        return heard[-1].status[0].level if heard else None
+
+    table.until(lambda: level() == ERROR, 'an error')
+    table.node.happened = 100
+    table.until(lambda: level() == OK, 'the news that it works')

@@ -126,6 +126,22 @@ def test_spacemouse_absence_is_not_zeros(tmp_path):
     mouse.close()
 
 
+def test_a_pushed_spacemouse_that_reports_no_more_is_absent_and_one_at_rest_is_not(tmp_path):
+    """A wireless one that loses its receiver leaves the device there: no end of input says so."""
+    device = SpaceMouseEmulator(tmp_path / 'mouse')
+    device.plug_in()
+    mouse = SpaceMouseReader(str(device.path), patience=0.1)
+    device.move([1, 0, 0, 0, 0, 0])
+    wait_for(mouse.read, lambda state: state is not None and state.axes[0] == 1.0)
+    wait_for(mouse.read, lambda state: state is None)
+    device.move([0.01, 0, 0, 0, 0, 0])
+    wait_for(mouse.read, lambda state: state is not None and state.axes[0] < 0.02)
+    reported = mouse._reported
+    assert wait_for(mouse.read, lambda state: time.monotonic() - reported > 0.3) is not None
+    device.unplug()
+    mouse.close()
+
+
 def test_spacemouse_is_found_by_its_ids(tmp_path):
     entry = tmp_path / 'hidraw3' / 'device'
     entry.mkdir(parents=True)

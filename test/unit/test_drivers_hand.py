@@ -68,6 +68,18 @@ def test_silence_stops_the_hand_where_it_is(tmp_path):
         assert controller.target == pytest.approx(controller.hand.reading.position, abs=0.05)
 
 
+def test_a_driver_that_goes_leaves_the_hand_where_it_is(tmp_path):
+    """Else it would press on towards its target, with nobody there to look at the current."""
+    with RuiyanEmulator(tmp_path / 'hand', start=[0.0] * 6) as device:
+        controller = controller_of(RuiyanHand, device.path, largest_step=1.0)
+        cycle_until(controller, lambda r: r.position[0] > 0.1, goal=np.ones(6))
+        controller.close()
+        stopped = device.motors.target.copy()
+        assert controller.hand is None and stopped.max() < 0.9
+        assert stopped == pytest.approx(device.motors.position, abs=0.1)
+        controller.close()  # twice is no harm
+
+
 @pytest.mark.parametrize('hand, emulator', HANDS)
 def test_unplugged_and_plugged_in_again_without_a_restart(tmp_path, hand, emulator):
     device = emulator(tmp_path / 'hand', start=START)

@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.metrics import MetricsWriter
 
 
@@ -56,3 +59,12 @@ def test_tensorboard_holds_the_same(tmp_path):
         if name != 'time':
             (point,) = board.Scalars(name)
             assert (point.step, point.value) == (7, value)
+
+
+def test_a_full_disk_is_said_once_and_nothing_fails_at_the_end(tmp_path):
+    (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
+    writer = MetricsWriter(tmp_path)
+    with pytest.raises(UserError, match='cannot write .*metrics.jsonl: No space left on device; free some space'):
+        for step in range(1000):
+            writer.write({'env_steps': step, 'updates': step}, episode_ended=True)
+    writer.close()

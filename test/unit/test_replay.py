@@ -44,7 +44,11 @@ def episode(number: int, steps: int, success: bool = False, truncated: bool = Fa
 
 
 def sample(buffer: ReplayBuffer, size: int = 512):
-    return MixedSampler(buffer, buffer).sample(size, np.random.default_rng(0))
+    return sampler_of(buffer).sample(size, np.random.default_rng(0))
+
+
+def sampler_of(buffer: ReplayBuffer, returns: Returns = Returns()) -> MixedSampler:  # noqa: B008  (frozen)
+    return MixedSampler(buffer, ReplayBuffer(DIMENSIONS, 2), online_share=1.0, returns=returns)
 
 
 def test_round_trip_keeps_every_field_and_the_executed_action():
@@ -67,7 +71,7 @@ def test_round_trip_keeps_every_field_and_the_executed_action():
 def test_rewards_of_several_ticks_stop_where_the_episode_does():
     discount, buffer = 0.5, ReplayBuffer(DIMENSIONS, 1000)
     buffer.extend(episode(1, 5, success=True) + episode(2, 4, truncated=True) + episode(3, 6)[:3])
-    batch = MixedSampler(buffer, buffer, returns=Returns(3, discount)).sample(512, np.random.default_rng(0))
+    batch = sampler_of(buffer, Returns(3, discount)).sample(512, np.random.default_rng(0))
     found = {}
     for row in range(512):
         at, following = int(batch.features[row, 0]), int(batch.next_features[row, 0])
@@ -78,6 +82,30 @@ def test_rewards_of_several_ticks_stop_where_the_episode_does():
         200: (203, 0, full), 201: (204, 0, full), 202: (204, 0, discount), 203: (204, 0, 1),
         300: (303, 0, full), 301: (303, 0, discount), 302: (303, 0, 1),
     }  # fmt: skip
+
+
+def test_what_a_person_achieves_is_no_merit_of_the_tick_before_the_takeover():
+    sources = (Origin.POLICY, Origin.POLICY, Origin.INTERVENTION_ARM, Origin.INTERVENTION, Origin.POLICY)
+    buffer = ReplayBuffer(DIMENSIONS, 100)
+    shown = zip(episode(1, 5, success=True), sources, strict=True)
+    buffer.extend([replace(transition, source=source) for transition, source in shown])
+    batch = sampler_of(buffer, Returns(3, 0.5)).sample(256, np.random.default_rng(0))
+    pairs = set(zip(batch.features[:, 0].tolist(), batch.next_features[:, 0].tolist(), strict=True))
+    assert pairs == {(100, 102), (101, 102), (102, 105), (103, 105), (104, 105)}
+
+
+def test_of_people_only_what_led_to_a_success_is_in_the_half_of_demonstrations():
+    online, people = ReplayBuffer(DIMENSIONS, 100), ReplayBuffer(DIMENSIONS, 100, shown_worth=0.5)
+    online.extend(episode(1, 5, truncated=True))
+    people.extend([replace(transition, source=Origin.DEMONSTRATION) for transition in episode(2, 4, success=True)])
+    for number in (3, 4):
+        people.extend([replace(t, source=Origin.INTERVENTION) for t in episode(number, 4, truncated=True)])
+    people.praise(4)
+    batch = MixedSampler(online, people).sample(512, np.random.default_rng(0))
+    found = dict(zip(batch.features[256:, 0].tolist(), batch.worth[256:, 0].tolist(), strict=True))
+    assert found == {**{200.0 + n: 0.5 for n in range(4)}, **{400.0 + n: 1.0 for n in range(4)}}
+    with pytest.raises(ValueError, match='hardly anything'):
+        online.slots(10, np.random.default_rng(0), worthy=True)
 
 
 def test_history_of_the_next_observation_is_the_shifted_history_with_the_executed_target():
@@ -178,7 +206,7 @@ def test_half_of_every_batch_is_online():
     """T26."""
     online, demonstrations = ReplayBuffer(DIMENSIONS, 100), ReplayBuffer(DIMENSIONS, 100)
     online.extend(episode(1, 50, truncated=True))
-    demonstrations.extend(episode(9, 5, success=True))
+    demonstrations.extend([replace(t, source=Origin.DEMONSTRATION) for t in episode(9, 5, success=True)])
     random = np.random.default_rng(0)
     for _ in range(20):
         batch = MixedSampler(online, demonstrations).sample(256, random)

@@ -1,6 +1,7 @@
 """Parts of the residual SAC against closed forms, plain torch and finite differences (T4 to T7, T19, T25, T28)."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from dex_rl_nodes.learning.networks import Actor, Critic, Hidden, Motion, Standa
 from dex_rl_nodes.learning.replay import Batch, Dimensions, MixedSampler, ReplayBuffer
 from dex_rl_nodes.learning.sac import ResidualSac, ResidualSettings
 from dex_rl_nodes.learning.speed import random_transitions
-from dex_rl_nodes.records import ARM_DIM, HAND_DIM, HISTORY_LENGTH, STATE_DIM
+from dex_rl_nodes.records import ARM_DIM, HAND_DIM, HISTORY_LENGTH, STATE_DIM, Origin
 
 SMALL = {'width': 32, 'projection': 8, 'batch': 32, 'precision': 'float32'}
 
@@ -22,11 +23,12 @@ def make(interface=None, context=0, seed=0, **settings) -> tuple[ResidualSac, Ba
     interface = interface or toy_interface()
     transitions = random_transitions(200, 5, context, interface.core_dim, seed)
     dimensions = Dimensions.of(transitions[0])
-    buffer = ReplayBuffer(dimensions, 1000)
+    buffer, shown = ReplayBuffer(dimensions, 1000), ReplayBuffer(dimensions, 1000)
     buffer.extend(transitions)
+    shown.extend([replace(transition, source=Origin.DEMONSTRATION) for transition in transitions])
     standardiser = Standardiser(dimensions.features, dimensions.proprioception)
     sac = ResidualSac(ResidualSettings(**SMALL | settings), interface, dimensions, standardiser, seed)
-    batch = MixedSampler(buffer, buffer).sample(32, np.random.default_rng(seed))
+    batch = MixedSampler(buffer, shown).sample(32, np.random.default_rng(seed))
     batch.worth[batch.online :] = 1
     return sac, batch
 

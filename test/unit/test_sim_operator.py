@@ -158,6 +158,16 @@ def test_an_assistant_closes_a_loose_hand_where_it_is_before_it_moves_on():
     assert operator.stage in ('lift', 'carry')
 
 
+def test_an_assistant_gives_up_what_nobody_can_bring_back():
+    sim = make('grasp_place')
+    operator = ScriptedOperator(sim.task, sim.robot, 'assist')
+    operator.reset(SEED)
+    scene, reading = carried(sim, lift=0.0, closed=1.0)
+    marks = [operator.act({**scene, 'lost': float(tick != 4)}, reading).mark for tick in range(40)]
+    assert marks.count(Mark.FAILURE) == 1 and set(marks) == {Mark.FAILURE, Mark.NONE}
+    assert marks.index(Mark.FAILURE) > 9, 'what falls over for a moment is not given up'
+
+
 def test_an_assistant_goes_on_after_a_success_that_did_not_last():
     sim = make('pull_tissue')
     reading, operator = sim.reset(SEED), ScriptedOperator(sim.task, sim.robot, 'assist')

@@ -226,6 +226,26 @@ def test_an_absent_device_is_not_zeros():
     assert not back.arm_active and back.stamp == 21 * PERIOD
 
 
+def test_a_device_that_fell_silent_in_somebodys_hands_does_not_spoil_the_marks_of_later_episodes():
+    mapper = TeleopMapper(TeleopSettings(device_age=0.2))
+    push, second = np.array([0.5, 0, 0, 0, 0, 0]), 1_000_000_000
+    mapper.update(push, [0, 1], np.zeros(6), 0)
+    held = mapper.command(second)
+    assert held.arm_active and held.hand_active and held.stamp == 0, 'it keeps control, and is seen to age'
+    mapper.drop_silent(second)
+    mapper.keys([0, 0, 0, 1])
+    marked = mapper.command(second + 1)
+    assert (marked.arm_active, marked.hand_active, marked.stamp, marked.mark) == (
+        False,
+        False,
+        second + 1,
+        Mark.FAILURE,
+    )
+    mapper.update(push, [0, 1], np.zeros(6), 2 * second)
+    mapper.drop_silent(2 * second)
+    assert mapper.command(2 * second).arm_active, 'one that speaks is left in control'
+
+
 def test_a_glove_that_never_spoke_gives_no_control():
     mapper = TeleopMapper()
     mapper.buttons(RIGHT, PERIOD)

@@ -4,12 +4,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from dex_rl_nodes.config import load_robot, load_task
+from dex_rl_nodes.records import Origin
 from dex_rl_nodes.stages.bench.measurement import Measurement
 from dex_rl_nodes.stages.progress import ProgressBoard
 
@@ -96,7 +98,7 @@ def replay(seed: int = 0, count: int = 20_000) -> Measurement:
     online.extend(transitions)
     rate = count / (time.perf_counter() - started)
     demonstrations = ReplayBuffer(Dimensions.of(transitions[0]), 5000)
-    demonstrations.extend(transitions[:2000])
+    demonstrations.extend(replace(transition, source=Origin.DEMONSTRATION) for transition in transitions[:2000])
     sampler, random = MixedSampler(online, demonstrations), np.random.default_rng(seed)
     sample = percentiles(_timed(lambda: sampler.sample(256, random), 300))
     kib = online.bytes_per_transition / 1024
