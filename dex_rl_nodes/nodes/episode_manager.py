@@ -10,14 +10,13 @@ from std_msgs.msg import Header, String
 from dex_rl_nodes import config
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.evaluation.episodes import EpisodeMachine
-from dex_rl_nodes.evaluation.report import EpisodeRow, save_report
 from dex_rl_nodes.evaluation.series import COLLECTING, EpisodeSeries
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.node import OK, WARN, Node, run_node
 from dex_rl_nodes.nodes.scene_reset import SceneReset
+from dex_rl_nodes.nodes.scores import Scores
 from dex_rl_nodes.recording.history import History, read_history
 from dex_rl_nodes.records import (
-    CoreAction,
     EpisodeState,
     ExecutedAction,
     Mark,
@@ -28,7 +27,6 @@ from dex_rl_nodes.records import (
     SimState,
     TeleopCommand,
 )
-from dex_rl_nodes.run_directory import RunSettings, read_json
 
 _WATCH_PERIOD = 0.1  # s
 _RECORD_DEADLINE = 60.0  # s, lockstep; a recorder without processor time
@@ -64,8 +62,7 @@ class EpisodeManager(Node):
         self._latched = ''  # why command_mux has stopped the robot for good; empty when it has not
         self._silences = 0  # episodes in a row that ended because no tick came
         self._outcomes: dict[str, int] = {}
-        self._rows: list[EpisodeRow] = []
-        self._weights_version = 0
+        self._scores = Scores(self)
         self._recorded = 0  # lockstep: stamp up to which the recorder has everything
         self._forget_episode()
         self.subscribe('teleop_command', self._on_teleop)
@@ -77,7 +74,7 @@ class EpisodeManager(Node):
         else:
             self.subscribe('reward', self._on_verdict)
         if self._purpose == 'evaluation':
-            self.subscribe('core_action', self._on_core_action)
+            self.subscribe('core_action', self._scores.hear)
         if self.lockstep and self.setting('recorded'):
             self.subscribe('recorded', self._on_recorded)
         self.serve('episode_manager/pause', self._on_pause)
@@ -266,9 +263,6 @@ class EpisodeManager(Node):
         if self._latched and self._attended and self._resetting:
             self._call_off(f'{self._latched}; {_RELEASE}')
 
-    def _on_core_action(self, action: CoreAction) -> None:
-        self._weights_version = action.weights_version
-
     def _on_sim_state(self, state: SimState) -> None:
         if self._state.phase in (Phase.RUNNING, Phase.ENDED, Phase.RESETTING):
             self._sim_states[state.stamp] = state
@@ -302,10 +296,9 @@ class EpisodeManager(Node):
         self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
         how = f'{outcome} after {state.final_step} ticks ({state.reason})'
         self.get_logger().info(f'episode {state.episode}: {how}; {self._series.progress()}')
-        if state.outcome == Outcome.STOPPED:
-            self._pause_for(state.reason)
-        elif self._stopped or (self._attended and self._latched):  # whatever was marked
-            self._pause_for(_STOP_REASON)
+        broken_off = state.outcome == Outcome.STOPPED
+        if self._stopped or (self._attended and (self._latched or broken_off)):  # whatever was marked
+            self._pause_for(state.reason if broken_off else _STOP_REASON)
         self._next_episode()
 
     def _watch_silence(self) -> None:
@@ -344,32 +337,8 @@ class EpisodeManager(Node):
     def _score(self) -> None:
         """Add the row of the episode that has ended, now that all its messages have come."""
         state = self._machine.state
-        if self._purpose != 'evaluation' or state.phase != Phase.ENDED or len(self._rows) > state.episode:
-            return
-        actions = [self._executed[step] for step in sorted(self._executed) if step < state.final_step]
-        truth = [stamp for stamp in self._sim_states if stamp <= state.stamp]
-        sim = self._sim_states[max(truth)] if truth else None
-        row = EpisodeRow.of(
-            state.episode,
-            state.seed,
-            state.outcome,
-            state.final_step,
-            [action.hand_target for action in actions],
-            failure=(sim.failure or None) if sim else None,
-            sim_success=sim.success if sim else None,
-            interventions=sum(action.source != 0 for action in actions),
-        )
-        self._rows.append(row)
-        encoder = self.run_directory.file('encoder.json')
-        save_report(
-            self.run_directory,
-            RunSettings(**{name: self.setting(name) for name in RunSettings.__dataclass_fields__}),
-            self._rows,
-            self.setting('residual'),
-            self._weights_version,
-            read_json(encoder).get('identity', '') if encoder.exists() else '',
-            finished=self._series.done,
-        )
+        if self._purpose == 'evaluation' and state.phase == Phase.ENDED:
+            self._scores.add(state, self._executed, self._sim_states, finished=self._series.done)
 
     def _finish(self) -> None:
         self._announce(Phase.DONE)

@@ -74,7 +74,7 @@ def test_a_driver_that_goes_leaves_the_hand_where_it_is(tmp_path):
         controller = controller_of(RuiyanHand, device.path, largest_step=1.0)
         cycle_until(controller, lambda r: r.position[0] > 0.1, goal=np.ones(6))
         controller.close()
-        stopped = device.motors.target.copy()
+        stopped = np.array(device.motors.target)
         assert controller.hand is None and stopped.max() < 0.9
         assert stopped == pytest.approx(device.motors.position, abs=0.1)
         controller.close()  # twice is no harm
