@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.checkpoint import (
@@ -21,12 +22,14 @@ from dex_rl_nodes.learning.checkpoint import (
 from dex_rl_nodes.learning.networks import Standardiser
 from dex_rl_nodes.learning.replay import Dimensions, MixedSampler, ReplayBuffer, Returns
 from dex_rl_nodes.learning.sac import Interface, ResidualSac, ResidualSettings
-from dex_rl_nodes.records import HAND_DIM, Origin, Transition
+from dex_rl_nodes.records import ARM_DIM, HAND_DIM, Origin, Transition
 
 _CRITIC_TO_ACTOR = 2  # Table B.2
 _FEATURE_FLOOR = 1e-2  # spread below which a feature counts as constant
 _PROPRIOCEPTION_FLOOR = 2e-2  # 2 cm, 0.02 rad, 2 % of travel
 _RECENT = 20  # episodes in the success rate
+_USED = 0.05  # unit command; RMS of an arm axis that demonstrations use
+_LEAST_REACH = 0.1  # of the residual, on an axis that they do not use
 _ENDS = 1000  # slots for the last observations of demonstrations, which start no transition
 
 
@@ -71,6 +74,7 @@ class Learner:
         self.sac = ResidualSac(settings, interface, dimensions, self._standardiser, seed)
         rows = ((t.action, t.hand_history[-HAND_DIM:]) for t in demonstrations)
         self.sac.motion.fit(*(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)))
+        self.sac.policy.reach[:ARM_DIM] = _arm_reach(demonstrations)
         self.encoder = demonstrations[0].encoder
         self.updates = 0
         self.learned_from = 0  # online transitions that the checkpoint knew which was loaded
@@ -257,6 +261,12 @@ def _fit_standardiser(dimensions: Dimensions, demonstrations: Sequence[Transitio
     standardiser.fit('features', torch.from_numpy(features), _FEATURE_FLOOR)
     standardiser.fit('proprioception', torch.from_numpy(rows), _PROPRIOCEPTION_FLOOR)
     return standardiser
+
+
+def _arm_reach(demonstrations: Sequence[Transition]) -> Tensor:
+    """Share of its scale that the residual of every arm axis gets (6,): less where demonstrations hardly command it."""
+    commanded = np.sqrt(np.mean([np.square(t.action[:ARM_DIM]) for t in demonstrations], axis=0))
+    return torch.from_numpy(np.clip(commanded / _USED, _LEAST_REACH, 1.0).astype(np.float32))
 
 
 def _finite(transition: Transition) -> bool:

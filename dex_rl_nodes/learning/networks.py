@@ -191,10 +191,15 @@ def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor
 
 
 class ResidualPolicy(nn.Module):
-    """What the robot needs of the agent: standardiser, feature projection, actor."""
+    """What the robot needs of the agent: standardiser, feature projection, actor, and how far its residual reaches.
+
+    `reach` (d,), in (0, 1], multiplies the scale of the interface: the residual hardly turns an axis that people hardly
+    use, which the base policy would not bring back.
+    """
 
     def __init__(self, standardiser: Standardiser, project: Hidden, actor: Actor):
         super().__init__()
+        self.register_buffer('reach', torch.ones(actor.head.out_features // 2))
         self.standardiser = standardiser
         self.project = project
         self.actor = actor

@@ -26,7 +26,7 @@ class ResidualRunner:
     """
 
     def __init__(self, interface: Interface):
-        self.scale = np.asarray(interface.residual_scale(), np.float32)
+        self.scale = self._interface_scale = np.asarray(interface.residual_scale(), np.float32)
         self.version = 0
         self._core_dim = interface.core_dim
         self._policy: ResidualPolicy | None = None
@@ -70,6 +70,7 @@ class ResidualRunner:
         check_shapes(tensors, module_shapes(policy), name)
         policy.load_state_dict(tensors)
         self._policy = policy.eval().requires_grad_(False)
+        self.scale = self._interface_scale * policy.reach.numpy()
         self.version = version
 
     def step(self, step: PolicyStep, seed: int, deterministic: bool = False) -> CoreAction:

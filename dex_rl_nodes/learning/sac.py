@@ -66,6 +66,12 @@ class ResidualSettings(Model):
     shown_worth: float = Field(
         1.0, gt=0, le=1, description='share with which demonstrations are imitated; what a person did online counts 1'
     )
+    imitation_noise: float = Field(
+        0.1,
+        ge=0,
+        description='noise on state, history, context and base action where the actor imitates, in units of their '
+        'spread over the demonstrations (std); keeps it from going on as the history does',
+    )
     backup_entropy: bool = Field(
         False, description='entropy in the target value (Eq. 9); off, because it can exceed a sparse reward'
     )
@@ -112,7 +118,6 @@ class ResidualSac:
     ):
         self.settings = settings
         self.interface = interface
-        self.scale = torch.as_tensor(interface.residual_scale(), dtype=torch.float32)
         self.standardiser, self.motion = standardiser, Motion()
         self.noise = torch.Generator().manual_seed(seed)
         low = settings.precision == 'bfloat16' or (settings.precision == 'auto' and native_bfloat16())
@@ -138,6 +143,11 @@ class ResidualSac:
         self.skipped = 0  # steps not taken because a gradient was not finite
 
     @property
+    def scale(self) -> Tensor:
+        """Core action units per unit residual (core_dim,)."""
+        return self.interface.residual_scale() * self.policy.reach
+
+    @property
     def temperature(self) -> float:
         return math.exp(self.log_temperature.item())
 
@@ -154,10 +164,10 @@ class ResidualSac:
             metrics |= self._update_actor(batches[-1])
         return metrics
 
-    def _propose(self, projected: Tensor, proprioception: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sampled unit residual (B, d), its log-probability (B,), and its mean before tanh (B, d)."""
+    def _propose(self, projected: Tensor, proprioception: Tensor) -> tuple[Tensor, Tensor]:
+        """Sampled unit residual (B, d) and its log-probability (B,)."""
         mean, log_std = self.actor(projected, proprioception)
-        return *squash(mean, log_std, torch.randn(mean.shape, generator=self.noise)), mean
+        return squash(mean, log_std, torch.randn(mean.shape, generator=self.noise))
 
     def _execute(self, residual: Tensor, base: Tensor, context: Tensor) -> Tensor:
         """Executed action (B, 12) of a residual on a base core action (Eq. 8)."""
@@ -169,7 +179,7 @@ class ResidualSac:
         proprioception = self.standardiser.proprioception(batch.next_proprioception)
         embedding = self.target.embed(batch.next_features, proprioception)
         projected = embedding[:, : self.settings.projection]
-        residual, log_probability, _ = self._propose(projected, proprioception)
+        residual, log_probability = self._propose(projected, proprioception)
         action = self._execute(residual, *batch.interface_inputs(following=True))
         motion = self.motion(action, batch.last_hand_target(following=True))
         values = self.target(embedding, motion).amin(0)
@@ -199,13 +209,13 @@ class ResidualSac:
             projected = self.target.project(batch.features)
             embedding = self.critic.embed(batch.features, proprioception)
         self._critic.require_gradients(False)
-        residual, log_probability, mean = self._propose(projected, proprioception)
+        residual, log_probability = self._propose(projected, proprioception)
         base, context = batch.interface_inputs(following=False)
         action = self._execute(residual, base, context)
         motion = self.motion(action, batch.last_hand_target(following=False))
         value = self.critic(embedding, motion).mean(0)
         penalty = self.settings.residual_penalty * residual.square().sum(1)
-        imitation = self._imitation_error(mean.tanh(), batch, base, context)
+        imitation = self._imitation_error(projected, proprioception, batch)
         loss = (self.temperature * log_probability + penalty - value).mean()
         loss = loss + self.settings.imitation_weight * imitation
         self._step(self._actor, self._actor_optimiser, loss)
@@ -220,11 +230,16 @@ class ResidualSac:
         metrics = {name: float(value.detach()) for name, value in metrics.items()}
         return {**metrics, 'entropy': entropy, 'temperature': self.temperature}
 
-    def _imitation_error(self, residual: Tensor, batch: Batch, base: Tensor, context: Tensor) -> Tensor:
+    def _imitation_error(self, projected: Tensor, proprioception: Tensor, batch: Batch) -> Tensor:
         """Squared difference to the actions that are worth imitating, per row of the half that people made."""
-        errors = (self._execute(residual, base, context) - batch.action).square()
+        rows = batch.worth.any(1).nonzero()[:, 0]
+        inputs = proprioception[rows]
+        noise = torch.randn(inputs.shape, generator=self.noise)
+        mean, _ = self.actor(projected[rows], inputs + self.settings.imitation_noise * noise)
+        base, context = (part[rows] for part in batch.interface_inputs(following=False))
+        errors = (self._execute(mean.tanh(), base, context) - batch.action[rows]).square()
         parts = torch.stack((errors[:, :ARM_DIM].sum(1), errors[:, ARM_DIM:].sum(1)), 1)
-        return (parts * batch.worth).sum() / max(1, len(errors) - batch.online)
+        return (parts * batch.worth[rows]).sum() / max(1, len(batch.action) - batch.online)
 
     def _step(self, parameters: FlatParameters, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
         """One optimiser step; none where the gradient is not finite."""
@@ -240,6 +255,7 @@ class ResidualSac:
             'target': self._target.vector.data,
             'actor': self._actor.vector.data,
             'log_temperature': self.log_temperature.data,
+            'reach': self.policy.reach,
             'noise': self.noise.get_state(),
         }
         for prefix, module in self._scales().items():
@@ -255,6 +271,7 @@ class ResidualSac:
         self._target.vector.data.copy_(tensors['target'])
         self._actor.vector.data.copy_(tensors['actor'])
         self.log_temperature.data.copy_(tensors['log_temperature'])
+        self.policy.reach.copy_(tensors['reach'])
         self.noise.set_state(tensors['noise'].clone())
         for prefix, module in self._scales().items():
             module.load_state_dict({name: tensors[f'{prefix}.{name}'] for name in module.state_dict()})

@@ -253,6 +253,19 @@ def test_the_robot_acts_as_the_learner_updates():
     assert np.allclose(found, mean[0].tanh().numpy(), atol=0.01)  # the learner may round to bfloat16
 
 
+def test_an_axis_that_demonstrations_hardly_command_is_hardly_moved_by_the_residual_on_either_side():
+    shown = [replace(t, action=t.action.copy()) for t in DEMONSTRATIONS]
+    for number, transition in enumerate(shown):
+        transition.action[:6] = np.array([0.4, 0.1, 0.05, 0.0, 0.004, 0.025]) * (-1) ** number
+    learner, runner = Learner(SMALL, INTERFACE, shown, seed=0), ResidualRunner(INTERFACE)
+    data, sha256 = learner.weights()
+    runner.load_weights(data, 1, sha256)
+    reach = runner.scale[:6] / INTERFACE.residual_scale()[:6].numpy()
+    assert reach == pytest.approx([1.0, 1.0, 1.0, 0.1, 0.1, 0.5], abs=1e-3)
+    assert np.array_equal(runner.scale, learner.sac.scale.numpy())
+    assert np.array_equal(runner.scale[6:], INTERFACE.residual_scale()[6:].numpy()), 'the hand has a scale of its own'
+
+
 def test_weights_also_come_from_a_checkpoint(tmp_path):
     learner = make()
     runner, other = ResidualRunner(INTERFACE), ResidualRunner(INTERFACE)

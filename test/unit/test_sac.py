@@ -286,6 +286,36 @@ def test_the_mean_residual_goes_to_what_a_person_did_where_one_acted(weight):
         assert found.abs().mean() < 0.2
 
 
+def test_noise_keeps_imitation_from_relying_on_what_was_done_before():
+    """What is to be done is seen as well as told by the last hand target; with noise on this the actor looks."""
+    relied = []
+    for noise in (0.0, 3.0):
+        sac, batch = make(
+            imitation_weight=5.0,
+            residual_penalty=0.0,
+            learning_rate=3e-3,
+            initial_temperature=1e-6,
+            imitation_noise=noise,
+        )
+        with torch.no_grad():
+            for member in sac.critic.members:
+                member.head.weight.zero_()
+        sign = torch.where(torch.arange(32) % 2 == 0, 1.0, -1.0)
+        told = STATE_DIM + HISTORY_LENGTH * HAND_DIM - 1
+        batch.features.mul_(0.1)[:, 0] = sign
+        batch.proprioception.mul_(0.1)[:, told] = sign
+        base, context = batch.interface_inputs(following=False)
+        batch.action = sac.interface.decode(base + sac.scale * 0.5 * sign[:, None], context)
+        for _ in range(300):
+            sac._update_actor(batch)
+        projected, reads = sac.target.project(batch.features), sac.standardiser.proprioception(batch.proprioception)
+        mean = sac.actor(projected, reads)[0].tanh().detach()
+        assert (mean[batch.online :] - 0.5 * sign[batch.online :, None]).abs().mean() < 0.15
+        reads[:, told] *= -1
+        relied.append((sac.actor(projected, reads)[0].tanh() - mean).abs().mean().item())
+    assert relied[1] < 0.5 * relied[0], relied
+
+
 @pytest.mark.parametrize('moved', [slice(0, ARM_DIM), slice(ARM_DIM, None)], ids=['arm', 'hand'])
 @pytest.mark.parametrize('worth', [(0.0, 0.0), (1.0, 0.0), (0.0, 0.3)])
 def test_only_the_part_that_is_worth_it_is_imitated(moved, worth):
