@@ -64,7 +64,11 @@ class ResidualSettings(Model):
         'the part that nobody held during it; what a person did counts 1',
     )
     shown_worth: float = Field(
-        1.0, gt=0, le=1, description='share with which demonstrations are imitated; what a person did online counts 1'
+        0.2,
+        gt=0,
+        le=1,
+        description='share with which demonstrations are imitated, which the base policy knows already; what a person '
+        'did online counts 1',
     )
     imitation_noise: float = Field(
         0.1,

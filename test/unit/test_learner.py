@@ -168,7 +168,7 @@ def test_a_success_makes_its_episode_worth_imitating_also_in_a_rebuilt_learner()
     assert worth[:70].max() == 0 and worth[80:].max() == 0
     assert np.allclose(worth[70], (1, own)) and np.allclose(worth[71:80], own)
     worth = learner.demonstrations._worth[learner.demonstrations._valid]
-    assert (worth[:shown] == 1).all() and np.allclose(worth[shown:], [(1, own), (0, 0)])
+    assert np.allclose(worth[:shown], SMALL.shown_worth) and np.allclose(worth[shown:], [(1, own), (0, 0)])
     rebuilt = make()
     rebuilt.extend(stream)
     assert rebuilt.update() == learner.update()
