@@ -64,7 +64,7 @@ class ResidualRunner:
             projection = len(tensors['project.linear.weight'])
             width = len(tensors['actor.second.linear.weight'])
         except KeyError as error:
-            raise UserError(f'{name} lack {error}, so they belong to another network') from None
+            raise UserError(f'{name} lack {error}, so they are of another version; learn anew with run:=NAME') from None
         actor = Actor(projection, proprioception, self._core_dim, width, initial_std=1.0)
         policy = ResidualPolicy(Standardiser(features, proprioception), Hidden(features, projection), actor)
         check_shapes(tensors, module_shapes(policy), name)
