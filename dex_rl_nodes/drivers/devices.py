@@ -12,8 +12,6 @@ from dex_rl_nodes.drivers import glove, spacemouse
 from dex_rl_nodes.drivers.link import LinkLost, SerialLink
 from dex_rl_nodes.errors import UserError
 
-_AT_REST = 0.05  # of full deflection: a cap that nobody touches need not come back to zero
-
 
 class GloveReader:
     """Polls a glove. Silence, a bad CRC or all zeros give None, never a pose: zeros would mean an open hand.
@@ -74,10 +72,11 @@ class SpaceMouseReader:
     Args:
         path: hidraw device or a file that behaves like one.
         patience: s; a pushed cap reports all the time, so one that says nothing for longer is out of reach.
+        dead_zone: of full deflection; a cap that nobody touches need not come back to zero.
     """
 
-    def __init__(self, path: str, patience: float = 0.3):
-        self._patience = patience
+    def __init__(self, path: str, patience: float = 0.3, dead_zone: float = 0.05):
+        self._patience, self._dead_zone = patience, dead_zone
         try:
             self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -105,7 +104,7 @@ class SpaceMouseReader:
             raise LinkLost(self._lost)
         state, reported = self._state, self._reported
         silent = time.monotonic() - reported > self._patience
-        pushed = any(abs(axis) > _AT_REST for axis in state.axes)
+        pushed = any(abs(axis) > self._dead_zone for axis in state.axes)
         return None if silent and pushed else state
 
     def _drain(self) -> None:

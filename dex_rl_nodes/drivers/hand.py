@@ -261,15 +261,17 @@ class HandController:
         """Stop where the hand is measured, as after a silence, and give the port back."""
         if self.hand is None:
             return
+        moving = self._goal is not None or self._stops_left > 0
         try:
-            if self._goal is not None or self._stops_left:
+            if moving and self.target is not None:  # else no position was ever read
                 position = self.hand.reading.position.astype(np.float64)
                 for _ in range(_STOP_SENDS):
                     self.hand.exchange(position)
         except LinkLost:
             pass  # nobody is there to be stopped
-        self.hand.close()
-        self.hand = None
+        finally:
+            self.hand.close()
+            self.hand = None
 
     def _reconnect(self, now: float) -> bool:
         if now - self._tried_at < self._reconnect_interval:

@@ -297,14 +297,14 @@ class EpisodeManager(Node):
         how = f'{outcome} after {state.final_step} ticks ({state.reason})'
         self.get_logger().info(f'episode {state.episode}: {how}; {self._series.progress()}')
         broken_off = state.outcome == Outcome.STOPPED
+        if not broken_off:
+            self._silences = 0
         if self._stopped or (self._attended and (self._latched or broken_off)):  # whatever was marked
             self._pause_for(state.reason if broken_off else _STOP_REASON)
         self._next_episode()
 
     def _watch_silence(self) -> None:
         silence = self.setting('silence')
-        if self._judged >= 0:
-            self._silences = 0
         if not self._running or time.monotonic() - self._heard_at <= silence:
             return
         self._silences += 1

@@ -339,14 +339,16 @@ def run_node(node_class: Callable[[], Node]) -> None:
     stop_requests = 0
     node = None
 
-    def request_stop(_signal: int, _frame: Any) -> None:
+    def request_stop(number: int, _frame: Any) -> None:
         nonlocal stop_requests
         stop_requests += 1
-        if node is None or stop_requests > 1:
+        if node is None or (stop_requests > 1 and number != signal.SIGHUP):  # which comes twice
             raise _Stop
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the last: the terminal was closed
-        signal.signal(number, request_stop)
+    signal.signal(signal.SIGINT, request_stop)
+    signal.signal(signal.SIGTERM, request_stop)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # the terminal was closed; with nohup nobody minds
+        signal.signal(signal.SIGHUP, request_stop)
     code = 0
     try:
         try:

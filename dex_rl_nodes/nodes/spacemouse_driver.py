@@ -11,6 +11,7 @@ from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.drivers.spacemouse import ros_axes
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.node import ERROR, Node, run_node
+from dex_rl_nodes.robot.teleop import read_teleop
 
 
 class SpaceMouseDriver(Node):
@@ -20,7 +21,8 @@ class SpaceMouseDriver(Node):
         super().__init__('spacemouse_driver', **options)
         settings = device_settings(self.robot).spacemouse
         path = self.setting('port') or settings.path
-        self._mouse = Reconnecting(lambda: SpaceMouseReader(path or find_spacemouse()[0]))
+        dead_zone = read_teleop(self.robot).dead_zone
+        self._mouse = Reconnecting(lambda: SpaceMouseReader(path or find_spacemouse()[0], dead_zone=dead_zone))
         self._published = 0
         self.advertise(TWIST, JOY)
         self.create_timer(1 / settings.rate, self._publish_state)

@@ -114,7 +114,8 @@ def test_missing_motor_is_named_and_nothing_moves(tmp_path, motor):
         assert controller.problem == f'no answer from motor {JOINTS[motor - 1]}; check its cable and its id'
         controller.command(np.ones(6), time.monotonic())
         controller.cycle(time.monotonic())
-        assert device.moves == 0
+        controller.close()
+        assert device.moves == 0 and controller.hand is None
 
 
 @pytest.mark.parametrize(
