@@ -120,8 +120,8 @@ class ActionValue(nn.Module):
 class Critic(nn.Module):
     """Ensemble of action values Q(s, a) of the executed action, with the feature projection it trains.
 
-    Its members follow one another: what one of them works on stays in the processor's cache, and so does not when all
-    go in step through batched products.
+    Its members are computed one after another: what one of them works on stays in the processor's cache, which it does
+    not when all go in step through batched products.
 
     Args:
         features, proprioception, action: lengths of the inputs.

@@ -206,12 +206,18 @@ def test_budget_of_steps_truncates_and_a_new_session_goes_on(bench, runs):
     assert (graph.results[-1].step, graph.results[-1].truncated, graph.results[-1].terminated) == (3, True, False)
 
 
-def test_safety_stop_ends_the_episode_and_pauses(bench):
+def stopped(bench) -> Graph:
+    """A graph in whose running episode a safety stop was latched."""
     graph = Graph(bench, 'online', episodes=1)
     graph.wait_phase(Phase.RUNNING, 0)
     graph.tick(0, 0)
     graph.table.send('executed_action', ExecutedAction(graph.first, 0, 0, stopped=True))
     graph.table.until(lambda: graph.table.node._stopped, 'the stop')
+    return graph
+
+
+def test_safety_stop_ends_the_episode_and_pauses(bench):
+    graph = stopped(bench)
     graph.table.send('reward', Reward(graph.first + 100 * MS, 0, 1))
     assert 'reset_stop' in graph.wait_phase(Phase.PAUSED).reason
     assert (graph.results[-1].truncated, graph.results[-1].terminated) == (True, False)
@@ -227,11 +233,7 @@ def test_safety_stop_ends_the_episode_and_pauses(bench):
 
 
 def test_a_discard_does_not_hide_a_safety_stop(bench):
-    graph = Graph(bench, 'online', episodes=1)
-    graph.wait_phase(Phase.RUNNING, 0)
-    graph.tick(0, 0)
-    graph.table.send('executed_action', ExecutedAction(graph.first, 0, 0, stopped=True))
-    graph.table.until(lambda: graph.table.node._stopped, 'the stop')
+    graph = stopped(bench)
     graph.mark(Mark.DISCARD, 1)
     graph.table.send('reward', Reward(graph.first + 100 * MS, 0, 1))
     assert 'reset_stop' in graph.wait_phase(Phase.PAUSED).reason
