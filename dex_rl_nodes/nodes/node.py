@@ -366,6 +366,9 @@ def run_node(node_class: Callable[[], Node]) -> None:
         code = 2
     except _Stop:
         pass
+    except ImportError:
+        if not stop_requests:  # a library in C that was stopped while it was loaded says this instead
+            raise
     sys.stdout.flush()
     sys.stderr.flush()
     # All is closed. Tearing down an interpreter with PyTorch in it would take seconds on a busy machine.
