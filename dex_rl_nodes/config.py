@@ -89,6 +89,9 @@ class Task(Model):
     description: str
     demonstrations: int = Field(gt=0, description='successful demonstrations to collect')
     near_misses: int = Field(28, gt=0, description='failures shown to the classifier; more where something is put down')
+    arrangements: int = Field(
+        0, ge=0, description='scenes put by hand as after a success, or nearly so, and shown to the classifier'
+    )
     online_steps: int = Field(gt=0, description='budget of online transitions')
     episode_steps: int = Field(gt=0, description='time limit of an episode (ticks)')
     success_hold: int = Field(3, ge=1, description='ticks the classifier must stay above its threshold')

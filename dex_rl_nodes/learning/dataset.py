@@ -6,6 +6,9 @@ import numpy as np
 
 from dex_rl_nodes.records import HAND_DIM, Outcome
 
+UNCERTAIN_TICKS = 12  # before a success mark, a person may have hesitated: these frames have no label
+LATE_TICKS = 10  # before a time limit, nobody may have had the time to mark a success that is there
+
 
 @dataclass
 class Episode:
@@ -43,6 +46,20 @@ class Episode:
         """First observation that shows success; the task ends there, what follows is for the classifier."""
         found = np.flatnonzero(self.success)
         return int(found[0]) if len(found) else None
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Which observations (T + 1,) are surely a success or surely none.
+
+        All, but for the moments before the operator's mark, and before a time limit that may have come while the
+        operator made sure of a success.
+        """
+        known = np.ones(len(self) + 1, bool)
+        if (marked := self.success_step) is not None:
+            known[max(0, marked - UNCERTAIN_TICKS) : marked] = False
+        elif self.outcome == Outcome.TIMEOUT:
+            known[-LATE_TICKS:] = False
+        return known
 
     @property
     def hand_targets(self) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Training the small visual encoder on the run's own recordings, when no pretrained one is at hand.
 
-The features must say where the hand is relative to what it works on. Three sources teach that, none of which
-looks into the simulator: the commands of the demonstrator, what the robot measured of itself, and hindsight (the ways
-to where the hand closed and let go, where the TCP went from here, and how long the task still took).
+The features must say where the hand is relative to what it works on. Four sources teach that, none of which
+looks into the simulator: the commands of the demonstrator, what the robot measured of itself, hindsight (the ways to
+where the hand closed and let go, where the TCP went from here, and how long the task still took), and what a person
+called a success.
 """
 
 import time
@@ -25,6 +26,9 @@ from dex_rl_nodes.records import ACTION_DIM, ARM_DIM, HAND_DIM, STATE_DIM, Outco
 _HORIZONS = (3, 6, 12, 24)  # ticks ahead, for hindsight
 _WAY_WEIGHT = 4.0  # of the ways to the grasp and to the release in the loss: they are what the features are for
 _WAYS = 2 * ARM_DIM  # columns of the ways to grasp and release, which come first
+_DONE = _WAYS + HAND_DIM  # column of the success, after those of the hand
+_DONE_WEIGHT = 4.0  # of the success, for the classifier reads the same features
+_GRASP_TRAVEL = 0.5  # sum over the motors, normalised; a hand that closes less takes hold of nothing
 _STAYS_CLOSED = 0.7  # of all it closed: a hand that ends so has let nothing go
 _SHOWN = ACTION_DIM + 1  # targets that only demonstrations tell: command and time left
 
@@ -54,7 +58,12 @@ class DemoEncoderSettings(Model):
 
 
 class Targets:
-    """What the heads shall say of every tick, in units of its standard deviation, and where that is known."""
+    """What the heads shall say of every tick, in units of its standard deviation, and where that is known.
+
+    Args:
+        demos: successful demonstrations.
+        others: recordings that need not show the task.
+    """
 
     def __init__(self, demos: Sequence[Episode], others: Sequence[Episode]):
         shown = [self.of_episode(episode, shows_task=True) for episode in demos]
@@ -68,7 +77,7 @@ class Targets:
 
     @staticmethod
     def of_episode(episode: Episode, shows_task: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Weights and targets (T, D): ways to grasp and release, hand, where TCP and hand go, command, time left.
+        """Weights and targets (T, D): ways to grasp and release, hand, success, where TCP and hand go, command, time.
 
         A way is known until the hand is there.
         """
@@ -81,10 +90,14 @@ class Targets:
         went = [np.concatenate([state[later, :3] - state[:count, :3], hand[later]], 1) for later in ahead]
         # a release is worth seeing only where it was the right place; 0: there is none
         events = grasp_tick(hand), (episode.outcome == Outcome.SUCCESS and release_tick(hand)) or 0
+        if (hand - hand[0]).sum(1).max() < _GRASP_TRAVEL:
+            events = 0, 0
         ways = [state[event, :ARM_DIM] - state[:count, :ARM_DIM] for event in events]
         measured = state[:count, ARM_DIM:]  # not the TCP: where an episode started cannot be seen, only memorised
-        value = np.concatenate([*ways, measured, *went, episode.action, np.tanh(left)], axis=1).astype(np.float32)
+        done = episode.success[:count, None]
+        value = np.concatenate([*ways, measured, done, *went, episode.action, np.tanh(left)], axis=1, dtype=np.float32)
         known = np.ones_like(value)
+        known[:, _DONE] = _DONE_WEIGHT * episode.labelled[:count]
         for number, event in enumerate(events):
             known[:, _way(number)] = np.where(now < event, _WAY_WEIGHT, 0)[:, None]
         if not shows_task:
@@ -244,11 +257,12 @@ def _errors(encoder: DemoEncoder, heads: _Heads, steps: Steps, targets: Targets,
     known = (targets.known[rows] > 0).float()
     error = (heads.vision(torch.from_numpy(features)) - targets.value[rows]) * known
     rmse = (error.square().sum(0) / known.sum(0).clamp(min=1)).sqrt()
-    width, went = 3 + HAND_DIM, _WAYS + HAND_DIM
+    width, went = 3 + HAND_DIM, _DONE + 1
     groups = {
         'reach': slice(0, 3),
         'release': slice(ARM_DIM, ARM_DIM + 3),  # left out where nothing is let go
-        'hand': slice(_WAYS, went),
+        'hand': slice(_WAYS, _DONE),
+        'success': slice(_DONE, went),
         **{f'tcp_in_{ticks}': slice(went + width * i, went + width * i + 3) for i, ticks in enumerate(_HORIZONS)},
         'arm_command': slice(-_SHOWN, -_SHOWN + ARM_DIM),
         'hand_command': slice(-_SHOWN + ARM_DIM, -1),

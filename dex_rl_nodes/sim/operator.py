@@ -12,7 +12,7 @@ from dex_rl_nodes.robot import rotations
 from dex_rl_nodes.sim import tasks
 from dex_rl_nodes.sim.tasks.base import Grip, Scene, Stage
 
-SKILLS = ('demonstrate', 'survey', 'negative', 'assist')
+SKILLS = ('demonstrate', 'survey', 'negative', 'present', 'assist')
 _DOES_IT = ('demonstrate', 'survey')
 _YAW_TOLERANCE = 0.12  # rad
 _CLOSURE_TOLERANCE = 0.02
@@ -22,6 +22,7 @@ _UNDONE_TICKS = 15  # in the last stage without success
 _CLOSURES = np.linspace(0.0, 1.0, 21)
 _NEAR, _OPEN, _CLOSED = 0.03, 0.15, 0.85  # m beside the grasp; closure beyond that of an open hand; of a closed one
 _STAGE_TICKS = 35  # longer in one stage is being stuck
+_SHOWN_TICKS = 10  # longest in one place over what was arranged
 _ATTEMPTS = 3
 _PATIENCE = (0.33, 0.62)  # of the time limit: so long a person watches who sees nothing achieved
 _NEXT_STAGE, _ROUGHLY = 0.6, 2.0  # of that, for what a policy does after each stage; of the tolerances of the plan
@@ -70,7 +71,8 @@ class ScriptedOperator:
 
     Args:
         skill: demonstrate does the task; survey moves the open hand about the place first, and then does it; negative
-            comes close and fails on purpose, in one of several ways; assist watches, takes over when nothing is
+            comes close and fails on purpose, in one of several ways; present moves about what was arranged by hand and
+            says whether it is a success; assist watches, takes over when nothing is
             achieved for a while or what was held is lost, and hands back after a success.
     """
 
@@ -90,6 +92,8 @@ class ScriptedOperator:
         self._plan, self._first = self._task.plan(), 0
         if self.skill == 'negative':
             self._plan = _spoil(self._plan, self._rng)
+        elif self.skill == 'present':
+            self._plan = [*_look_around(self._plan[-1:], self._rng), self._plan[-1]]
         elif self.skill == 'survey':
             looks = _look_around(self._plan, self._rng)
             self._plan = looks + self._plan
@@ -220,6 +224,9 @@ class ScriptedOperator:
         self._sure = self._sure + 1 if seen['success'] > 0 else 0
         self._lost = self._lost + 1 if stage.needs and not stage.needs(seen) else 0
         last = self._stage == len(self._plan) - 1
+        arrived = np.linalg.norm(error) < stage.tolerance and abs(turn[2]) < _YAW_TOLERANCE
+        if self.skill == 'present':
+            return self._present(last, bool(arrived))
         if self.skill == 'negative':
             if self._sure or (last and self._in_stage > 10):
                 return self._decide(Mark.DISCARD if self._sure else Mark.FAILURE)
@@ -234,12 +241,25 @@ class ScriptedOperator:
             return self._try_again(self._first)
         if self._in_stage > _STAGE_TICKS and not last:
             return self._try_again(max(self._first, self._stage - stage.retry))
-        arrived = np.linalg.norm(error) < stage.tolerance and abs(turn[2]) < _YAW_TOLERANCE
         closed = abs(self._closure - stage.closure) < _CLOSURE_TOLERANCE
         done = arrived and closed and self._in_stage >= stage.ticks and (stage.until is None or stage.until(seen))
         if done and not last:
             self._enter(self._stage + 1)
         return Mark.NONE
+
+    def _present(self, last: bool, arrived: bool) -> int:
+        """On to the next look; who arranged it knows at once whether it is a success, as long as nothing hits it."""
+        if self._marked and not self._sure:
+            mark = Mark.DISCARD
+        elif self._sure:
+            mark = self._decide(Mark.SUCCESS)
+        elif last and self._in_stage > _SHOWN_TICKS:
+            mark = self._decide(Mark.FAILURE)
+        else:
+            mark = Mark.NONE
+        if not last and (arrived or self._in_stage > _SHOWN_TICKS):
+            self._enter(self._stage + 1)
+        return mark
 
     def _enter(self, stage: int) -> None:
         self._stage, self._in_stage, self._lost, self._closes_at = stage, 0, 0, None

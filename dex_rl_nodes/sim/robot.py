@@ -8,6 +8,7 @@ import numpy as np
 from dex_rl_nodes.config import Robot, Task
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.records import RobotReading
+from dex_rl_nodes.robot import rotations
 from dex_rl_nodes.robot.start import draw_start
 from dex_rl_nodes.sim import arm, hand, tasks, world
 from dex_rl_nodes.sim.impedance import CartesianImpedance
@@ -15,6 +16,7 @@ from dex_rl_nodes.sim.renderer import CameraRenderer
 from dex_rl_nodes.sim.tasks.base import FailureClass
 
 _DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
+_OVER = np.array([0.03, 0.03, 0.02, 0.3])  # plus or minus, of the hand over what was arranged (m, m, m, rad)
 _SETTLE = 0.4  # the scene comes to rest before an episode starts (s)
 _STALL_TIME = 2.0  # no motion for so long is a stall (s)
 _STALL_ARM = 0.012  # motion of the TCP that is none (m)
@@ -26,10 +28,14 @@ class SimRobot:
 
     Poses are those of the TCP in the base frame: x, y, z (m) and quaternion x, y, z, w. The same seed gives the same
     episode, bit for bit. Images must be rendered from one thread, the one of the first `render`.
+
+    Args:
+        task, robot: configuration.
+        arranged: episodes begin where they usually end, see SimTask.arrange, with the hand over the place.
     """
 
-    def __init__(self, task: Task, robot: Robot):
-        self.task, self.robot = task, robot
+    def __init__(self, task: Task, robot: Robot, arranged: bool = False):
+        self.task, self.robot, self._arranged = task, robot, arranged
         self.sim_task = tasks.make(task.name, task.scene)
         for view in robot.cameras:
             if view not in world.FIELD_OF_VIEW:
@@ -45,6 +51,7 @@ class SimRobot:
             view: mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_CAMERA, view) for view in robot.cameras
         }
         self._renderer: CameraRenderer | None = None
+        self._start_hand = np.asarray(task.start.hand, float)
         self._hand_target = np.zeros(6)  # where the motors shall go, normalised travel
         self._hand_command = np.zeros(6)  # where they have got to, at their speed
         self._epoch = 0.0  # simulated time of all episodes before this one (s)
@@ -57,26 +64,27 @@ class SimRobot:
 
     @property
     def start_hand(self) -> np.ndarray:
-        """Hand target at the start of an episode (6,), normalised travel."""
-        return np.asarray(self.task.start.hand, np.float32)
+        """Hand target at the start of this episode (6,), normalised travel."""
+        return self._start_hand.astype(np.float32)
 
     def reset(self, seed: int) -> RobotReading:
         """Start a new episode: draw start pose and scene, let it settle, return what the robot reports."""
         rng = np.random.default_rng(seed)
-        start = self.task.start
-        pose = draw_start(start, rng)
-        position, quaternion = pose[:3], pose[[6, 3, 4, 5]]
+        pose = draw_start(self.task.start, rng)
         self._epoch += self._data.time
         mujoco.mj_resetData(self._model, self._data)
+        self.sim_task.randomise(rng)
+        if self._arranged:
+            pose = self._arrange(rng)
+        position, quaternion, fingers = pose[:3], pose[[6, 3, 4, 5]], self._start_hand
         try:
             posture = arm.inverse_kinematics(self._model, self._scratch, self._site, position, quaternion)
         except ValueError as error:
             raise UserError(f'config/tasks/{self.task.name}.yaml: start: {error}; choose a start nearer') from None
         self._data.qpos[:7] = posture
-        self._hand_target[:] = self._hand_command[:] = start.hand
-        joints = np.concatenate([hand.TRAVEL, hand.DISTAL_TRAVEL[1:]]) * np.concatenate([start.hand, start.hand[1:]])
+        self._hand_target[:] = self._hand_command[:] = fingers
+        joints = np.concatenate([hand.TRAVEL, hand.DISTAL_TRAVEL[1:]]) * np.concatenate([fingers, fingers[1:]])
         self._data.qpos[self._hand_address] = joints
-        self.sim_task.randomise(rng)
         mujoco.mj_forward(self._model, self._data)
         self._controller.reset(position, quaternion, posture)
         self._due = 0.0
@@ -85,6 +93,17 @@ class SimRobot:
         self._reached = False
         self._watch()
         return self.read()
+
+    def _arrange(self, rng: np.random.Generator) -> np.ndarray:
+        """Arrange the scene and choose the fingers; returns a TCP pose (7,) about where a person would let go."""
+        mujoco.mj_forward(self._model, self._data)
+        self.sim_task.arrange(rng)
+        mujoco.mj_forward(self._model, self._data)
+        place = np.array(self.sim_task.plan()[-1].target(self.sim_task.scene())) + rng.uniform(-1, 1, 4) * _OVER
+        rotation = rotations.from_rotvec(np.asarray(self.task.start.rotation))
+        usual, closed = np.asarray(self.task.start.hand), np.asarray(self.sim_task.grip.closed)
+        self._start_hand = usual + rng.uniform() ** 2 * (closed - usual)  # more often open
+        return np.concatenate((place[:3], rotations.turned(rotation, np.array([0.0, 0.0, place[3]]))))
 
     def set_targets(self, target_pose: np.ndarray, hand_target: np.ndarray) -> None:
         """Where arm (7,) and hand (6,) shall go; they hold the last targets."""

@@ -21,6 +21,7 @@ class Fragment:
     """What a task adds to the scene, as MJCF text of each section."""
 
     bodies: str = ''
+    assets: str = ''
     equality: str = ''
     contact: str = ''
     front_camera: tuple[Point, Point] = ((0.80, -0.44, 0.34), (0.48, 0.0, 0.145))  # where it is, what it looks at (m)
@@ -42,6 +43,12 @@ def panel(name: str, position, half_size, colour: str) -> str:
     """A box-shaped geom of the scene: place and half sizes in m, colour as `r g b a`."""
     place, size = (' '.join(f'{value:.5f}' for value in values) for values in (position, half_size))
     return f'<geom name="{name}" class="scene" type="box" pos="{place}" size="{size}" rgba="{colour}"/>'
+
+
+def frustum(name: str, lower: float, upper: float, height: float) -> str:
+    """A mesh for a geom: a square that widens from half width `lower` at z = 0 to `upper` at `height` (m)."""
+    corners = [(x * half, y * half, z) for half, z in ((lower, 0), (upper, height)) for x in (-1, 1) for y in (-1, 1)]
+    return f'<mesh name="{name}" vertex="{" ".join(f"{value:.5f}" for corner in corners for value in corner)}"/>'
 
 
 def mjcf(fragment: Fragment, cameras: dict[str, Camera]) -> str:
@@ -75,6 +82,7 @@ def mjcf(fragment: Fragment, cameras: dict[str, Camera]) -> str:
   </default>
   <asset>
     <texture type="skybox" builtin="flat" rgb1="0.62 0.66 0.70" rgb2="0.62 0.66 0.70" width="8" height="48"/>
+    {fragment.assets}
   </asset>
   <worldbody>
     <light directional="true" pos="0 0 2" dir="0.3 0.4 -1" diffuse="0.5 0.5 0.5" specular="0 0 0"/>

@@ -16,6 +16,7 @@ from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import Mark, OperatorInput, Outcome, RobotReading
 from dex_rl_nodes.seeds import start_seed
 from dex_rl_nodes.sim.operator import ScriptedOperator
+from dex_rl_nodes.sim.robot import SimRobot
 from dex_rl_nodes.stages.inputs import ROLLOUTS, is_current
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.loop import Loop
@@ -93,10 +94,12 @@ def collect_session(job: Job, first: int, wanted: int, tell: Tell) -> int:
 _FIRST = {
     'shown': _BLOCK // 2,  # below are those that a graph has recorded
     'near_misses': _BLOCK,
+    'arrangements': _BLOCK + _BLOCK // 2,
     'rollouts': ROLLOUTS,
     'strays': ROLLOUTS + _BLOCK,
 }  # number of the first episode of a kind
 
+_SKILLS = {'shown': 'survey', 'near_misses': 'negative', 'arrangements': 'present'}  # of the operator who acts
 _OF_POLICY = {'rollouts': 'none', 'strays': 'random'}  # the residual of the kinds in which the base policy acts
 
 
@@ -104,8 +107,8 @@ def reward_works(job: Job, kinds: Sequence[str], needs: tuple[str, ...] = (), pr
     """Sessions that record what is missing for the classifier.
 
     Args:
-        kinds: of shown (successes, after a look around), near_misses, rollouts and strays (of the base policy, alone
-            and with a random residual; they need it trained).
+        kinds: of shown (successes, after a look around), near_misses, arrangements (put there by hand), rollouts and
+            strays (of the base policy, alone and with a random residual; they need it trained).
         needs: names of works that come first.
         prefix: of the names of the works.
     """
@@ -131,8 +134,9 @@ def record_reward(job: Job, kind: str, numbers: Sequence[int], tell: Tell) -> in
         numbers = [number for number in numbers if number not in ended]
         loop = Loop(job.task, job.robot, job.brain(reward=False, residual=_OF_POLICY[kind]), Watcher())
     else:
-        skill = 'survey' if kind == 'shown' else 'negative'
-        loop = Loop(job.task, job.robot, operator=ScriptedOperator(job.task, job.robot, skill))
+        operator = ScriptedOperator(job.task, job.robot, _SKILLS[kind])
+        sim = SimRobot(job.task, job.robot, arranged=kind == 'arrangements')
+        loop = Loop(job.task, job.robot, operator=operator, sim=sim)
     successes = 0
     for done, number in enumerate(numbers):
         tell(done, len(numbers))

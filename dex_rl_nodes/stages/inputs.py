@@ -24,6 +24,7 @@ class Amounts:
     demonstrations: int = 0  # successful ones; 0: as many as the task says
     shown: int = 28  # reward episodes in which the operator looks around, does the task and stays there
     near_misses: int = 0  # reward episodes in which the operator fails on purpose; 0: as many as the task says
+    arrangements: int = 0  # reward episodes of what was arranged by hand; 0: as many as the task says
     rollouts: int = 16  # reward episodes in which the base policy acts and the operator only marks; some are discarded
     strays: int = 30  # the same with a random residual: what an agent sees that looks for success everywhere
 

@@ -59,7 +59,7 @@ def preparation_works(job, prefix: str = '') -> list:
     from dex_rl_nodes.stages.workers import Work
 
     demos = collect.demonstration_works(job, prefix)
-    shown = collect.reward_works(job, ('shown', 'near_misses'), (), prefix)
+    shown = collect.reward_works(job, ('shown', 'near_misses', 'arrangements'), (), prefix)
     policy = f'{prefix}policy'
     rollouts = collect.reward_works(job, ('rollouts', 'strays'), (policy,), prefix)
 

@@ -20,14 +20,10 @@ from dex_rl_nodes.learning.policy import save_policy, train_policy
 from dex_rl_nodes.learning.prior import train_prior, train_prior_from_npz
 from dex_rl_nodes.learning.reward import RewardExamples, RewardSettings, choose_held_out, save_reward, train_reward
 from dex_rl_nodes.learning.vision import augment
-from dex_rl_nodes.records import Outcome
 from dex_rl_nodes.run_directory import RunDirectory, file_hash, read_json
 from dex_rl_nodes.stages.inputs import ROLLOUTS, identity, is_current, stage_inputs
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.workers import Tell
-
-UNCERTAIN_TICKS = 12  # before a success mark, a person may have hesitated: these frames have no label
-LATE_TICKS = 10  # before a time limit, nobody may have had the time to mark a success that is there
 
 
 def _about(job: Job, stage: str) -> dict:
@@ -102,14 +98,13 @@ def _forget_rollouts(run: RunDirectory) -> None:
 def reward_examples(
     encoder: VisualEncoder, episodes: list[Episode], settings: RewardSettings, seed: int
 ) -> RewardExamples:
-    """Labelled frames: positives from the operator's mark on, negatives the others but for the moments before it, and
-    before a time limit that may have come while the operator made sure of a success.
+    """Labelled frames: positives from the operator's mark on, negatives the others, see Episode.labelled.
 
     Episodes that the training will hold out get no changed copies, for nothing is measured on those.
     """
     generator = torch.Generator().manual_seed(seed)
-    episodes = [episode for episode in episodes if _labelled(episode).any()]
-    known = [_labelled(episode) for episode in episodes]
+    episodes = [episode for episode in episodes if episode.labelled.any()]
+    known = [episode.labelled for episode in episodes]
     successful = np.array([episode.success[mask].any() for episode, mask in zip(episodes, known, strict=True)])
     held = choose_held_out(successful, settings.held_out, seed)
     about = []  # columns of what is encoded, in its order
@@ -129,16 +124,6 @@ def reward_examples(
 
     features = np.concatenate(list(encode_batches(encoder, views())))
     return RewardExamples(features, *(np.concatenate(column) for column in zip(*about, strict=True)))
-
-
-def _labelled(episode: Episode) -> np.ndarray:
-    """Which frames (T + 1,) are surely a success or surely none."""
-    known = np.ones(len(episode) + 1, bool)
-    if (marked := episode.success_step) is not None:
-        known[max(0, marked - UNCERTAIN_TICKS) : marked] = False
-    elif episode.outcome == Outcome.TIMEOUT:
-        known[-LATE_TICKS:] = False
-    return known
 
 
 def reward_stage(job: Job, tell: Tell, again: bool = False) -> dict:

@@ -22,9 +22,9 @@ class Episode:
     successes: list[bool]  # before each tick
 
 
-def make(name: str) -> SimRobot:
+def make(name: str, arranged: bool = False) -> SimRobot:
     """The simulated robot of a task."""
-    return SimRobot(load_task(name), load_robot('sim'))
+    return SimRobot(load_task(name), load_robot('sim'), arranged)
 
 
 def operate(sim: SimRobot, skill: str, seed: int) -> Episode:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.learning.dataset import Episode
+from dex_rl_nodes.learning.dataset import UNCERTAIN_TICKS, Episode
 from dex_rl_nodes.learning.demo_encoder import (
     DemoEncoderSettings,
     Targets,
@@ -325,6 +325,19 @@ def test_ways_are_asked_until_the_hand_is_there_and_to_the_right_release_alone(o
     for first, event in ((0, grasp), (6, release)):
         assert (known[:event, first] > 1).all() and not known[event:, first : first + 6].any()
         assert value[:event, first] == pytest.approx(0.01 * (event - np.arange(event)), abs=1e-6)
+
+
+def test_success_is_asked_where_a_person_said_so_and_no_way_to_a_grasp_that_never_was():
+    hand = hand_path((0, 0.3), (40, 0.35))
+    ticks, success = len(hand) - 1, np.arange(len(hand)) >= 25
+    action = np.concatenate([np.zeros((ticks, 6)), 2 * hand[1:] - 1], 1).astype(np.float32)
+    state, history = np.zeros((len(hand), 12), np.float32), np.tile(hand[:1], (len(hand), 8)).astype(np.float32)
+    episode = Episode(0, 0, Outcome.SUCCESS, {}, state, history, success, action, np.zeros(ticks, np.uint8))
+    known, value = Targets.of_episode(episode, shows_task=False)
+    asked = known[:, 18] > 0  # after two ways and the hand
+    assert asked.tolist() == [True] * 13 + [False] * UNCERTAIN_TICKS + [True] * 15
+    assert value[asked, 18].tolist() == [0.0] * 13 + [1.0] * 15
+    assert not known[:, :12].any()
 
 
 @pytest.mark.parametrize(('shown', 'steps'), [(12, 4), (120, 15)])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.learning.dataset import Episode
+from dex_rl_nodes.learning.dataset import LATE_TICKS, Episode
 from dex_rl_nodes.learning.encoder import DemoEncoder
 from dex_rl_nodes.learning.reward import (
     RewardExamples,
@@ -23,7 +23,7 @@ from dex_rl_nodes.learning.reward import (
     train_reward,
 )
 from dex_rl_nodes.records import ACTION_DIM, STATE_DIM, Outcome, PolicyStep
-from dex_rl_nodes.stages.train import LATE_TICKS, reward_examples
+from dex_rl_nodes.stages.train import reward_examples
 
 SHAPE = (4, 2, 2)
 FEATURES = 2 * 16

@@ -238,3 +238,35 @@ def test_the_same_seed_is_the_same_person():
 def test_an_unknown_skill_is_named():
     with pytest.raises(UserError, match='choose one of: demonstrate'):
         ScriptedOperator(load_task('pull_tissue'), load_robot('sim'), 'juggle')
+
+
+@pytest.fixture(scope='module')
+def arranged():
+    return make('assemble_box', arranged=True)
+
+
+def test_what_was_arranged_is_called_by_its_name_while_the_hand_moves_over_it(arranged):
+    episodes = [operate(arranged, 'present', SEED + i) for i in range(12)]
+    right = [episode.successes[0] for episode in episodes]
+    assert 2 <= sum(right) <= 10
+    for episode, success in zip(episodes, right, strict=True):
+        assert episode.mark == (Mark.SUCCESS if success else Mark.FAILURE)
+        assert success or len(episode.actions) > 15, 'what is wrong is shown for a while'
+
+
+def test_an_arrangement_that_the_hand_knocks_over_after_its_mark_is_discarded(arranged):
+    reading = arranged.reset(SEED)
+    person = ScriptedOperator(arranged.task, arranged.robot, 'present')
+    scene = {**arranged.scene(), 'success': 1.0}
+    marks = [person.act(scene, reading).mark for _ in range(8)]
+    marks += [person.act({**scene, 'success': 0.0}, reading).mark for _ in range(5)]
+    assert marks.count(Mark.SUCCESS) == 1 and marks[-1] == Mark.DISCARD
+
+
+def test_arrangements_are_drawn_from_the_seed_and_tasks_without_them_say_so(arranged):
+    usual = make('assemble_box')
+    first, again, other = (arranged.reset(SEED + i) for i in (0, 0, 1))
+    assert np.array_equal(first.tcp_pose, again.tcp_pose) and not np.allclose(first.tcp_pose, other.tcp_pose)
+    assert arranged.scene()['box_x'] == pytest.approx((usual.reset(SEED + 1), usual.scene()['box_x'])[1])
+    with pytest.raises(UserError, match='arrangements: 0'):
+        make('pull_tissue', arranged=True).reset(SEED)

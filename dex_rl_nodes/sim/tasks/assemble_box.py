@@ -3,7 +3,7 @@
 import numpy as np
 
 from dex_rl_nodes.sim.tasks.base import Grip, Scene, SimTask, Stage
-from dex_rl_nodes.sim.world import Fragment, panel
+from dex_rl_nodes.sim.world import Fragment, frustum, panel
 
 # The box (m): half width inside, half thickness of the walls, height.
 _INSIDE, _WALL, _HEIGHT = 0.045, 0.003, 0.060
@@ -53,10 +53,10 @@ class AssembleBox(SimTask):
         )
         rim = _INSIDE - self.parameters['gap']
         white, grey = '0.95 0.95 0.90 1', '0.75 0.76 0.72 1'
-        # The rim is narrower at its lower edge, as on a real lid.
+        # The rim is narrower at its lower edge, as on a real lid; without a step, on which it could come to rest.
         lid = (
             panel('lid_rim', (0, 0, 0.75 * _RIM), (rim, rim, 0.25 * _RIM), grey)
-            + panel('lid_edge', (0, 0, 0.25 * _RIM), (rim - 0.003, rim - 0.003, 0.25 * _RIM), grey)
+            + f'<geom name="lid_edge" class="scene" type="mesh" mesh="lid_edge" rgba="{grey}"/>'
             + panel('lid_plate', (0, 0, _RIM + _THICK / 2), (_PLATE, _PLATE, _THICK / 2), white)
         )
         knob = (
@@ -66,6 +66,7 @@ class AssembleBox(SimTask):
         inertial = f'<inertial pos="0 0 {_RIM}" mass="0.10" diaginertia="1.1e-4 1.1e-4 2e-4"/>'
         return Fragment(
             bodies=f'<body name="box">{box}</body><body name="lid"><freejoint name="lid"/>{inertial}{lid}{knob}</body>',
+            assets=frustum('lid_edge', rim - 0.003, rim, _RIM / 2),
             front_camera=((0.92, -0.42, 0.42), (0.48, 0.0, 0.10)),
         )
 
@@ -82,6 +83,19 @@ class AssembleBox(SimTask):
         x, y = rng.uniform(-p['box_range'], p['box_range'], 2)
         yaw = rng.uniform(-p['box_yaw_range'], p['box_yaw_range'])
         self.fix(self._box, (p['box_x'] + x, p['box_y'] + y, 0.0), yaw)
+
+    def arrange(self, rng: np.random.Generator) -> None:
+        """The lid in its seat, or jammed a little beside it, lying across the box, or somewhere near it."""
+        way = rng.choice(('seated', 'jammed', 'across', 'beside'), p=(0.35, 0.35, 0.25, 0.05))
+        low, high, height, turn = {  # distance from the middle of the box, height (m) and turn (rad)
+            'seated': (0.0, 0.7 * self.parameters['gap'], _SEATED, 0.1),
+            'jammed': (0.0, 2.5 * self.parameters['gap'], _HEIGHT, 0.5),
+            'across': (0.01, 0.08, _HEIGHT, np.pi),
+            'beside': (0.11, 0.16, 0.0, np.pi),
+        }[way]
+        angle = rng.uniform(-np.pi, np.pi)
+        x, y = self.data.xpos[self._box][:2] + rng.uniform(low, high) * np.array([np.cos(angle), np.sin(angle)])
+        self.place(self._free, (x, y, height + 0.001), self.yaw(self._box) + rng.uniform(-turn, turn))
 
     def scene(self) -> Scene:
         p = self.parameters

@@ -8,6 +8,7 @@ from typing import Literal
 import mujoco
 import numpy as np
 
+from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.sim import hand
 from dex_rl_nodes.sim.world import Fragment
 
@@ -72,6 +73,13 @@ class SimTask(ABC):
     @abstractmethod
     def randomise(self, rng: np.random.Generator) -> None:
         """Draw the start of an episode: called after mj_resetData, before the scene settles."""
+
+    def arrange(self, rng: np.random.Generator) -> None:
+        """Put things by hand as after a success, or so that one might take it for one; called after `randomise`.
+
+        Only for tasks whose end can be arranged (`arrangements` in the configuration).
+        """
+        raise UserError(f'{type(self).__name__} cannot be arranged by hand; set arrangements: 0 in its configuration')
 
     @abstractmethod
     def scene(self) -> Scene:
