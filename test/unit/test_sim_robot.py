@@ -196,3 +196,18 @@ def test_what_the_simulation_does_not_know_is_named():
         SimRobot(task.model_copy(update={'scene': {'colour': 1.0}}), robot)
     with pytest.raises(UserError, match='no camera "rear"; it has: front, wrist'):
         SimRobot(task, robot.model_copy(update={'cameras': {'rear': Camera(topic='rear')}}))
+
+
+def test_a_lid_fits_or_shows_that_it_does_not():
+    """On a step in its rim it came to rest with one edge 4 mm too high, which two small images hardly show."""
+    sim = make('assemble_box', arranged=True)
+    halfway, fitted = [], 0
+    for seed in range(100):
+        sim.reset(seed)
+        seen = sim.scene()
+        fitted += seen['success'] > 0
+        beside = np.hypot(seen['lid_x'] - seen['box_x'], seen['lid_y'] - seen['box_y'])
+        height = seen['lid_z'] - (0.060 - 0.014)  # over the seat: the box, without the rim (m)
+        if not seen['success'] and beside < 0.02 and height < sim.sim_task.parameters['seat_tolerance']:
+            halfway.append((seed, beside, height, seen['tilt']))
+    assert not halfway and 25 < fitted < 65

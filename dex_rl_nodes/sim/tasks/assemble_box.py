@@ -67,7 +67,7 @@ class AssembleBox(SimTask):
         return Fragment(
             bodies=f'<body name="box">{box}</body><body name="lid"><freejoint name="lid"/>{inertial}{lid}{knob}</body>',
             assets=frustum('lid_edge', rim - 0.003, rim, _RIM / 2),
-            front_camera=((0.92, -0.42, 0.42), (0.48, 0.0, 0.10)),
+            front_camera=((0.79, -0.295, 0.325), (0.48, 0.0, 0.10)),
         )
 
     def bind(self, model, data) -> None:
