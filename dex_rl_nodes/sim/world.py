@@ -77,7 +77,7 @@ def mjcf(fragment: Fragment, cameras: dict[str, Camera]) -> str:
   <default>
     <geom solref="0.005 1"/>
     <default class="arm"><geom type="capsule" contype="0" conaffinity="0" rgba="0.93 0.93 0.94 1"/></default>
-    <default class="scene"><geom contype="2" conaffinity="7" friction="0.8 0.01 0.001"/></default>
+    <default class="scene"><geom contype="10" conaffinity="7" friction="0.8 0.01 0.001"/></default>
     {hand.defaults()}
   </default>
   <asset>
@@ -87,7 +87,7 @@ def mjcf(fragment: Fragment, cameras: dict[str, Camera]) -> str:
   <worldbody>
     <light directional="true" pos="0 0 2" dir="0.3 0.4 -1" diffuse="0.5 0.5 0.5" specular="0 0 0"/>
     <geom name="table" class="scene" type="box" pos="0.45 0 -0.02" size="0.55 0.70 0.02" rgba="0.42 0.50 0.46 1"/>
-    <geom name="floor" type="plane" pos="0 0 -0.5" size="4 4 0.1" contype="0" conaffinity="0" rgba="0.25 0.26 0.30 1"/>
+    <geom name="floor" type="plane" pos="0 0 -0.5" size="4 4 0.1" contype="0" conaffinity="8" rgba="0.25 0.26 0.30 1"/>
     {front}
     {arm.mjcf(hand.mjcf(wrist))}
     {fragment.bodies}

@@ -211,3 +211,16 @@ def test_a_lid_fits_or_shows_that_it_does_not():
         if not seen['success'] and beside < 0.02 and height < sim.sim_task.parameters['seat_tolerance']:
             halfway.append((seed, beside, height, seen['tilt']))
     assert not halfway and 25 < fitted < 65
+
+
+def test_what_falls_off_the_table_lies_on_the_floor():
+    """Without a floor it fell on and span ever faster, until MuJoCo warned of numbers that are none."""
+    sim = make('grasp_place')
+    sim.reset(0)
+    joint = sim.sim_task.joint('bottle')
+    place, velocity = sim.sim_task.model.jnt_qposadr[joint], sim.sim_task.model.jnt_dofadr[joint]
+    sim.sim_task.data.qpos[place : place + 7] = (1.1, 0.3, 0.03, 0.7071, 0.7071, 0, 0)
+    sim.sim_task.data.qvel[velocity : velocity + 6] = (0.6, 0.1, 0, 0, 8, 0)
+    sim.advance(4.0)
+    assert -0.5 < sim.scene()['bottle_z'] < -0.4
+    assert np.abs(sim.sim_task.data.qvel[velocity : velocity + 6]).max() < 30
