@@ -160,7 +160,7 @@ def train_demo_encoder(
     Args:
         demos: successful demonstrations; the split is that of prior and policy.
         others: recordings of any kind (for example of the reward sessions); what the robot measured of itself is
-            learned from them, not what was commanded.
+            learned from them, and what was called a success; not what was commanded.
 
     Returns:
         The frozen encoder; what was measured on the held-out demonstrations (errors in units of each target's
@@ -262,7 +262,6 @@ def _errors(encoder: DemoEncoder, heads: _Heads, steps: Steps, targets: Targets,
         'reach': slice(0, 3),
         'release': slice(ARM_DIM, ARM_DIM + 3),  # left out where nothing is let go
         'hand': slice(_WAYS, _DONE),
-        'success': slice(_DONE, went),
         **{f'tcp_in_{ticks}': slice(went + width * i, went + width * i + 3) for i, ticks in enumerate(_HORIZONS)},
         'arm_command': slice(-_SHOWN, -_SHOWN + ARM_DIM),
         'hand_command': slice(-_SHOWN + ARM_DIM, -1),

@@ -4,7 +4,7 @@ It reads the features of the policy's frozen encoder, which come with the tick a
 ResNet-18 these are one vector per view, not the map of Table C.1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dex_rl_nodes.config import Model
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.checkpoint import load_checkpoint, module_shapes, save_checkpoint
+from dex_rl_nodes.learning.dataset import Episode
 from dex_rl_nodes.learning.encoder import VisualEncoder
 from dex_rl_nodes.learning.flat import FlatParameters
 from dex_rl_nodes.learning.schedule import Progress, no_progress
@@ -44,7 +45,7 @@ class RewardSettings(Model):
         ge=1,
         description='how often these are drawn for once of another negative; they are few',
     )
-    held_out: float = Field(0.2, gt=0, lt=1, description='share of the episodes kept for measuring')
+    held_out: float = Field(0.2, gt=0, lt=1, description='share of the sessions that only measure')
     threshold: float = Field(0.9, gt=0, lt=1, description='probability that counts as success (Eq. C.2)')
 
 
@@ -58,6 +59,7 @@ class RewardExamples:
         episode: int (N,) episode each came from; whole episodes are held out.
         changed: bool (N,) the image is an augmented copy; trained on, never measured on.
         final: bool (N,) how an attempt that failed looks when it is over: what must not pass for a success.
+        held: bool (N,) of an episode that is kept for measuring.
     """
 
     features: np.ndarray
@@ -65,9 +67,11 @@ class RewardExamples:
     episode: np.ndarray
     changed: np.ndarray
     final: np.ndarray
+    held: np.ndarray
 
     def where(self, mask: np.ndarray) -> 'RewardExamples':
-        columns = (self.features, self.success, self.episode, self.changed, self.final)
+        """Some of them."""
+        columns = (self.features, self.success, self.episode, self.changed, self.final, self.held)
         return RewardExamples(*(column[mask] for column in columns))
 
 
@@ -123,32 +127,27 @@ class RewardModel(nn.Module):
         return self.head(torch.cat(embedded, 1)).squeeze(1)
 
 
-def choose_held_out(successful: np.ndarray, held_out: float, seed: int) -> np.ndarray:
-    """Episodes to measure on, some of both kinds where possible.
+def choose_held_out(sessions: Sequence[Episode], held_out: float, seed: int) -> np.ndarray:
+    """Which sessions to measure on, bool (E,): some with and some without a success, where there are two of a kind.
+
+    Where there are many, it is decided for each by its number alone: the encoder, which is trained before all of them
+    are recorded, leaves the same ones out.
 
     Args:
-        successful: bool (E,) whether an episode has positive examples.
+        sessions: recordings for the classifier.
         held_out: share of them.
         seed: of the choice.
-
-    Returns:
-        Sorted indices of episodes.
     """
-    random = np.random.default_rng(seed)
-    held = []
-    for group in (np.flatnonzero(successful), np.flatnonzero(~successful)):
-        count = min(max(1, round(held_out * len(group))), len(group) - 1)
-        held.append(random.permutation(group)[: max(count, 0)])
-    return np.sort(np.concatenate(held))
-
-
-def hold_out_episodes(examples: RewardExamples, held_out: float, seed: int) -> tuple[RewardExamples, RewardExamples]:
-    """Training and held-out examples, by whole episodes as `choose_held_out` says."""
-    episodes, index = np.unique(examples.episode, return_inverse=True)
-    successful = np.zeros(len(episodes), bool)
-    successful[index[examples.success]] = True
-    mask = np.isin(index, choose_held_out(successful, held_out, seed))
-    return examples.where(~mask), examples.where(mask & ~examples.changed)
+    draw = np.array([np.random.default_rng([seed, session.episode]).random() for session in sessions])
+    successful = np.array([session.success[session.labelled].any() for session in sessions], bool)
+    held = draw < held_out
+    for kind in (successful, ~successful):
+        mine = np.flatnonzero(kind)
+        if len(mine) > 1 and not held[mine].any():
+            held[mine[draw[mine].argmin()]] = True
+        elif len(mine) and held[mine].all():
+            held[mine[draw[mine].argmax()]] = False
+    return held
 
 
 def scores(probability: np.ndarray, success: np.ndarray, threshold: float) -> dict[str, float | None]:
@@ -181,7 +180,7 @@ def train_reward(
         examples: labelled observations.
         shape: channels, height, width of the feature map of one view.
         settings: see RewardSettings.
-        seed: of the split, the weights and the minibatches.
+        seed: of the weights and the minibatches.
         progress: told how far the training is.
 
     Returns:
@@ -190,7 +189,7 @@ def train_reward(
     Raises:
         UserError: examples of one kind are missing.
     """
-    train, held = hold_out_episodes(examples, settings.held_out, seed)
+    train, held = examples.where(~examples.held), examples.where(examples.held & ~examples.changed)
     if not train.success.any() or train.success.all():
         kind = 'positive' if not train.success.any() else 'negative'
         raise UserError(f'there are no {kind} examples for the reward classifier; collect some with purpose:=reward')

@@ -22,7 +22,7 @@ _UNDONE_TICKS = 15  # in the last stage without success
 _CLOSURES = np.linspace(0.0, 1.0, 21)
 _NEAR, _OPEN, _CLOSED = 0.03, 0.15, 0.85  # m beside the grasp; closure beyond that of an open hand; of a closed one
 _STAGE_TICKS = 35  # longer in one stage is being stuck
-_SHOWN_TICKS = 10  # longest in one place over what was arranged
+_SHOWN_TICKS = 10  # so long the end of an attempt is shown, and each look at what was arranged
 _ATTEMPTS = 3
 _PATIENCE = (0.33, 0.62)  # of the time limit: so long a person watches who sees nothing achieved
 _NEXT_STAGE, _ROUGHLY = 0.6, 2.0  # of that, for what a policy does after each stage; of the tolerances of the plan
@@ -72,8 +72,8 @@ class ScriptedOperator:
     Args:
         skill: demonstrate does the task; survey moves the open hand about the place first, and then does it; negative
             comes close and fails on purpose, in one of several ways; present moves about what was arranged by hand and
-            says whether it is a success; assist watches, takes over when nothing is
-            achieved for a while or what was held is lost, and hands back after a success.
+            says whether it is a success; assist watches, takes over when nothing is achieved for a while or what was
+            held is lost, and hands back after a success.
     """
 
     def __init__(self, task: Task, robot: Robot, skill: str = 'demonstrate'):
@@ -141,7 +141,8 @@ class ScriptedOperator:
         error, turn = self._errors(self._plan[self._stage], seen, reading)
         if self._closes_at is not None:
             error, turn = self._closes_at - reading.tcp_pose[:3], np.zeros(3)
-        mark = self._follow_plan(seen, error, turn)
+        # who arranged the scene looks at nothing but whether it is still a success
+        mark = self._follow_plan(scene if self.skill == 'present' else seen, error, turn)
         stage = self._plan[self._stage]
         if self._pause > 0:
             self._pause -= 1
@@ -228,7 +229,7 @@ class ScriptedOperator:
         if self.skill == 'present':
             return self._present(last, bool(arrived))
         if self.skill == 'negative':
-            if self._sure or (last and self._in_stage > 10):
+            if self._sure or (last and self._in_stage > _SHOWN_TICKS):
                 return self._decide(Mark.DISCARD if self._sure else Mark.FAILURE)
         elif last and self._sure >= self._style.sure:
             return self._decide(Mark.SUCCESS) if self.skill in _DOES_IT else Mark.NONE

@@ -75,12 +75,13 @@ class SimRobot:
         mujoco.mj_resetData(self._model, self._data)
         self.sim_task.randomise(rng)
         if self._arranged:
-            pose = self._arrange(rng)
+            pose, self._start_hand = self._arrange(rng)
         position, quaternion, fingers = pose[:3], pose[[6, 3, 4, 5]], self._start_hand
         try:
             posture = arm.inverse_kinematics(self._model, self._scratch, self._site, position, quaternion)
         except ValueError as error:
-            raise UserError(f'config/tasks/{self.task.name}.yaml: start: {error}; choose a start nearer') from None
+            what = 'a scene arranged' if self._arranged else 'start'
+            raise UserError(f'config/tasks/{self.task.name}.yaml: {what}: {error}; choose a start nearer') from None
         self._data.qpos[:7] = posture
         self._hand_target[:] = self._hand_command[:] = fingers
         joints = np.concatenate([hand.TRAVEL, hand.DISTAL_TRAVEL[1:]]) * np.concatenate([fingers, fingers[1:]])
@@ -94,16 +95,16 @@ class SimRobot:
         self._watch()
         return self.read()
 
-    def _arrange(self, rng: np.random.Generator) -> np.ndarray:
-        """Arrange the scene and choose the fingers; returns a TCP pose (7,) about where a person would let go."""
+    def _arrange(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Arrange the scene; returns a TCP pose (7,) about where a person ends, and fingers (6,)."""
         mujoco.mj_forward(self._model, self._data)
         self.sim_task.arrange(rng)
         mujoco.mj_forward(self._model, self._data)
         place = np.array(self.sim_task.plan()[-1].target(self.sim_task.scene())) + rng.uniform(-1, 1, 4) * _OVER
         rotation = rotations.from_rotvec(np.asarray(self.task.start.rotation))
         usual, closed = np.asarray(self.task.start.hand), np.asarray(self.sim_task.grip.closed)
-        self._start_hand = usual + rng.uniform() ** 2 * (closed - usual)  # more often open
-        return np.concatenate((place[:3], rotations.turned(rotation, np.array([0.0, 0.0, place[3]]))))
+        fingers = usual + rng.uniform() ** 2 * (closed - usual)  # more often open
+        return np.concatenate((place[:3], rotations.turned(rotation, np.array([0.0, 0.0, place[3]])))), fingers
 
     def set_targets(self, target_pose: np.ndarray, hand_target: np.ndarray) -> None:
         """Where arm (7,) and hand (6,) shall go; they hold the last targets."""

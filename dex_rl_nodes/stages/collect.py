@@ -17,7 +17,7 @@ from dex_rl_nodes.records import Mark, OperatorInput, Outcome, RobotReading
 from dex_rl_nodes.seeds import start_seed
 from dex_rl_nodes.sim.operator import ScriptedOperator
 from dex_rl_nodes.sim.robot import SimRobot
-from dex_rl_nodes.stages.inputs import ROLLOUTS, is_current
+from dex_rl_nodes.stages.inputs import ARRANGED, ROLLOUTS, is_current
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.loop import Loop
 from dex_rl_nodes.stages.recordings import ended_episodes
@@ -94,7 +94,7 @@ def collect_session(job: Job, first: int, wanted: int, tell: Tell) -> int:
 _FIRST = {
     'shown': _BLOCK // 2,  # below are those that a graph has recorded
     'near_misses': _BLOCK,
-    'arrangements': _BLOCK + _BLOCK // 2,
+    'arrangements': ARRANGED,
     'rollouts': ROLLOUTS,
     'strays': ROLLOUTS + _BLOCK,
 }  # number of the first episode of a kind

@@ -13,20 +13,24 @@ from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json, wri
 
 _TAIL = 1 << 16  # bytes at the end of a bag file: the summary, with times and checksums
 TRAINED = ('encoder', 'prior', 'policy', 'reward')
-ROLLOUTS = 2000  # number of the first policy rollout among the reward sessions
+ARRANGED, ROLLOUTS = 1500, 2000  # number of the first arranged scene, policy rollout among the reward sessions
 REPORTS = {'demos': 'demos.json', 'reward': 'reward_sessions.json'}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Amounts:
     """How much is recorded before anything is learned."""
 
     demonstrations: int = 0  # successful ones; 0: as many as the task says
     shown: int = 28  # reward episodes in which the operator looks around, does the task and stays there
     near_misses: int = 0  # reward episodes in which the operator fails on purpose; 0: as many as the task says
-    arrangements: int = 0  # reward episodes of what was arranged by hand; 0: as many as the task says
+    arrangements: int | None = None  # reward episodes of what was arranged by hand, at most; None: as the task says
     rollouts: int = 16  # reward episodes in which the base policy acts and the operator only marks; some are discarded
     strays: int = 30  # the same with a random residual: what an agent sees that looks for success everywhere
+
+    def arranged(self, task: config.Task) -> int:
+        """Reward episodes of what was arranged by hand, of a task."""
+        return task.arrangements if self.arrangements is None else min(self.arrangements, task.arrangements)
 
 
 USUAL = Amounts()
@@ -120,11 +124,11 @@ def has_learned(run: RunDirectory) -> bool:
 
 def missing(run: RunDirectory, settings: RunSettings, amounts: Amounts) -> list[str]:
     """Stages before online learning that are missing or out of date, in order."""
-    wanted = amounts.demonstrations or config.load_task(settings.task).demonstrations
-    found = []
-    if report(run, 'demos')['successes'] < wanted:
+    task, found = config.load_task(settings.task), []
+    if report(run, 'demos')['successes'] < (amounts.demonstrations or task.demonstrations):
         found.append('demos')
     sessions = report(run, 'reward')
-    if not sessions['n'] or sessions['rollouts'] < amounts.rollouts + amounts.strays:
+    wanted = {'rollouts': amounts.rollouts + amounts.strays, 'arranged': amounts.arranged(task)}
+    if not sessions['n'] or any(sessions.get(kind, 0) < number for kind, number in wanted.items()):
         found.append('reward sessions')
     return found + [stage for stage in TRAINED if not is_current(run, settings, stage)]

@@ -101,8 +101,11 @@ class Job:
 
     def wanted_examples(self, kind: str) -> int:
         """Reward episodes of a kind (shown, near_misses, arrangements, rollouts or strays)."""
-        own = {'near_misses': self.task.near_misses, 'arrangements': self.task.arrangements}
-        return getattr(self.amounts, kind) or own.get(kind, 0)
+        if kind == 'arrangements':
+            return self.amounts.arranged(self.task)
+        if kind == 'near_misses' and not self.amounts.near_misses:
+            return self.task.near_misses
+        return getattr(self.amounts, kind)
 
     @property
     def wanted_demonstrations(self) -> int:

@@ -125,7 +125,7 @@ def refuse_after_learning(run: RunDirectory, settings: RunSettings, todo: list[s
 def check(run: RunDirectory, settings: RunSettings) -> None:
     """Name the command of the first stage that is missing; UserError when there is one."""
     config.load_task(settings.task)
-    amounts = USUAL if config.is_simulated(settings.robot) else Amounts(rollouts=0, strays=0)
+    amounts = USUAL if config.is_simulated(settings.robot) else Amounts(arrangements=0, rollouts=0, strays=0)
     todo = missing(run, settings, amounts)
     if todo:
         refuse_after_learning(run, settings, todo)

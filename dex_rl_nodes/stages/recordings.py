@@ -4,7 +4,7 @@ from dex_rl_nodes.evaluation.metrics import wilson_interval
 from dex_rl_nodes.recording.history import episode_bags, episode_states
 from dex_rl_nodes.records import EpisodeState, Outcome, Phase
 from dex_rl_nodes.run_directory import RunDirectory
-from dex_rl_nodes.stages.inputs import ROLLOUTS
+from dex_rl_nodes.stages.inputs import ARRANGED, ROLLOUTS
 
 
 def ended_episodes(run: RunDirectory, purpose: str) -> dict[int, EpisodeState]:
@@ -20,7 +20,9 @@ def count(run: RunDirectory, purpose: str) -> dict:
     content = {'n': len(ended), 'successes': successes}
     if purpose == 'reward':
         # discarded ones count too: they are not recorded again, so waiting for them would never end
-        return {**content, 'rollouts': sum(state.episode >= ROLLOUTS for state in ended)}
+        numbers = [state.episode for state in ended]
+        arranged = sum(ARRANGED <= number < ROLLOUTS for number in numbers)
+        return {**content, 'arranged': arranged, 'rollouts': sum(number >= ROLLOUTS for number in numbers)}
     low, high = wilson_interval(successes, len(ended))
     return {
         **content,

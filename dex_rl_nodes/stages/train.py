@@ -64,7 +64,9 @@ def encoder_stage(job: Job, tell: Tell, again: bool = False) -> dict:
     if kept := _kept(job, 'encoder', again):
         return kept
     # rollouts come later than the first encoder, and made again it shall be the same
-    others = [episode for episode in job.finished('reward') if episode.episode < ROLLOUTS]
+    sessions = [episode for episode in job.finished('reward') if episode.episode < ROLLOUTS]
+    held = choose_held_out(sessions, job.reward_settings.held_out, job.settings.seed)
+    others = [episode for episode, measured_on in zip(sessions, held, strict=True) if not measured_on]
     encoder, metrics = build_encoder(job.demonstrations(), others, job.encoder_settings, job.settings.seed, tell)
     save_encoder(job.run.file('encoder.safetensors'), encoder, {**_about(job, 'encoder'), **metrics})
     return metrics
@@ -96,34 +98,37 @@ def _forget_rollouts(run: RunDirectory) -> None:
 
 
 def reward_examples(
-    encoder: VisualEncoder, episodes: list[Episode], settings: RewardSettings, seed: int
+    encoder: VisualEncoder, sessions: list[Episode], demos: list[Episode], settings: RewardSettings, seed: int
 ) -> RewardExamples:
     """Labelled frames: positives from the operator's mark on, negatives the others, see Episode.labelled.
 
-    Episodes that the training will hold out get no changed copies, for nothing is measured on those.
+    Sessions that are held out get no changed copies, for nothing is measured on those; demonstrations, which the
+    encoder knows, are not held out.
     """
     generator = torch.Generator().manual_seed(seed)
-    episodes = [episode for episode in episodes if episode.labelled.any()]
-    known = [episode.labelled for episode in episodes]
-    successful = np.array([episode.success[mask].any() for episode, mask in zip(episodes, known, strict=True)])
-    held = choose_held_out(successful, settings.held_out, seed)
+    sessions = [episode for episode in sessions if episode.labelled.any()]
+    episodes = sessions + [episode for episode in demos if episode.labelled.any()]
+    held = np.append(choose_held_out(sessions, settings.held_out, seed), np.zeros(len(episodes) - len(sessions), bool))
     about = []  # columns of what is encoded, in its order
 
     def views() -> Iterator[dict[str, np.ndarray]]:
-        for number, (episode, mask) in enumerate(zip(episodes, known, strict=True)):
-            count = int(mask.sum())
-            images = {view: frames[mask] for view, frames in episode.images.items()}
-            final = np.arange(len(mask))[mask] >= len(mask) - settings.final_ticks
-            final &= not successful[number]
-            for copy in range(1 if number in held else 1 + settings.copies):
-                about.append((episode.success[mask], np.full(count, number), np.full(count, copy > 0), final))
+        for number, episode in enumerate(episodes):
+            known = episode.labelled
+            count, success = int(known.sum()), episode.success[known]
+            images = {view: frames[known] for view, frames in episode.images.items()}
+            final = np.arange(len(known))[known] >= len(known) - settings.final_ticks
+            final &= not success.any()
+            for copy in range(1 if held[number] else 1 + settings.copies):
+                flags = (np.full(count, flag) for flag in (number, copy > 0, held[number]))
+                about.append((success, *flags, final))
                 if not copy:
                     yield images
                     continue
                 yield {view: augment(frames, settings.augmentation, generator) for view, frames in images.items()}
 
     features = np.concatenate(list(encode_batches(encoder, views())))
-    return RewardExamples(features, *(np.concatenate(column) for column in zip(*about, strict=True)))
+    success, episode, changed, held_frames, final = (np.concatenate(column) for column in zip(*about, strict=True))
+    return RewardExamples(features, success, episode, changed, final, held_frames)
 
 
 def reward_stage(job: Job, tell: Tell, again: bool = False) -> dict:
@@ -132,7 +137,7 @@ def reward_stage(job: Job, tell: Tell, again: bool = False) -> dict:
         return kept
     sessions, settings = job.episodes('reward'), job.reward_settings
     encoder, started = job.encoder(), time.monotonic()
-    examples = reward_examples(encoder, sessions + job.demonstrations(), settings, job.settings.seed)
+    examples = reward_examples(encoder, sessions, job.demonstrations(), settings, job.settings.seed)
     model, metrics = train_reward(examples, encoder.spatial_shape, settings, job.settings.seed, tell)
     metrics['seconds'] = round(time.monotonic() - started, 2)
     save_reward(job.run.file('reward.safetensors'), model, encoder, settings, {**_about(job, 'reward'), **metrics})

@@ -16,7 +16,7 @@ from dex_rl_nodes.learning.reward import (
     RewardRunner,
     RewardSettings,
     SpatialEmbedding,
-    hold_out_episodes,
+    choose_held_out,
     load_reward,
     save_reward,
     scores,
@@ -42,7 +42,8 @@ def examples(episodes: int = 40, steps: int = 20, seed: int = 0) -> RewardExampl
     features[success, 20] += 6
     episode = np.repeat(np.arange(episodes), steps)
     rows = features.reshape(-1, FEATURES).astype(np.float16)
-    return RewardExamples(rows, success.reshape(-1), episode, *np.zeros((2, len(rows)), bool))
+    held = episode % 10 < 2  # one with and one without success
+    return RewardExamples(rows, success.reshape(-1), episode, *np.zeros((2, len(rows)), bool), held)
 
 
 def shown_episode(number: int, random: np.random.Generator, ticks: int = 6) -> Episode:
@@ -82,39 +83,53 @@ def test_stricter_thresholds_never_call_more(trained):
 def test_overfits_eight_and_eight():
     random = np.random.default_rng(0)
     few = RewardExamples(
-        random.normal(size=(32, FEATURES)), np.arange(32) % 2 == 0, np.arange(32) // 8, *np.zeros((2, 32), bool)
+        random.normal(size=(32, FEATURES)), np.arange(32) % 2 == 0, np.arange(32) // 8, *np.zeros((3, 32), bool)
     )
+    few.held[:8] = True
     model, _ = train_reward(few, SHAPE, SETTINGS, seed=0)
-    train, _ = hold_out_episodes(few, SETTINGS.held_out, seed=0)
-    logit = model(torch.from_numpy(train.features.astype(np.float32)))
-    assert ((logit > 0).numpy() == train.success).mean() > 0.95
+    logit = model(torch.from_numpy(few.features[8:].astype(np.float32)))
+    assert ((logit > 0).numpy() == few.success[8:]).mean() > 0.95
 
 
-def test_whole_episodes_are_held_out_with_both_labels():
-    train, held = hold_out_episodes(examples(), 0.2, seed=3)
-    assert not set(train.episode) & set(held.episode)
-    assert len(train.episode) + len(held.episode) == 800
-    for part in (train, held):
-        assert part.success.any() and not part.success.all()
+def test_sessions_to_measure_on_are_of_both_kinds_and_each_is_chosen_by_its_number():
+    random = np.random.default_rng(0)
+    sessions = [shown_episode(number, random, ticks=1) for number in range(100)]
+    held = choose_held_out(sessions, 0.2, seed=3)
+    assert 10 < held.sum() < 30 and held[::2].any() and held[1::2].any()
+    some = sessions[::3] + sessions[1::3]
+    assert choose_held_out(some, 0.2, seed=3).tolist() == held[::3].tolist() + held[1::3].tolist()
+    assert choose_held_out(sessions, 0.2, seed=4).tolist() != held.tolist()
+
+
+@pytest.mark.parametrize(('held_out', 'expected'), [(1e-6, 2), (1 - 1e-6, 4)])
+def test_of_each_kind_one_session_at_least_is_measured_on_and_one_learned_from(held_out, expected):
+    sessions = [shown_episode(number, np.random.default_rng(0), ticks=1) for number in range(6)]
+    held = choose_held_out(sessions, held_out, seed=3)
+    assert held.sum() == expected and held[::2].sum() == held[1::2].sum() == expected // 2
+
+
+def test_a_single_session_of_a_kind_is_learned_from():
+    sessions = [shown_episode(number, np.random.default_rng(0), ticks=1) for number in (0, 1, 3)]
+    assert not choose_held_out(sessions, 1 - 1e-6, seed=3)[0]
+    assert choose_held_out([], 0.2, seed=3).tolist() == []
 
 
 def test_changed_copies_are_trained_on_and_never_measured_on():
     some = replace(examples(), changed=np.arange(800) % 3 == 0)
-    train, held = hold_out_episodes(some, 0.2, seed=3)
-    assert train.changed.any() and not held.changed.any()
     measured = train_reward(some, SHAPE, SETTINGS.model_copy(update={'steps': 50}), seed=0)[1]
     assert measured['positives'] + measured['negatives'] == int((~some.changed).sum())
+    assert measured['held_out_positives'] + measured['held_out_negatives'] == int((some.held & ~some.changed).sum())
 
 
-def test_episodes_to_measure_on_get_no_changed_copies():
+def test_sessions_to_measure_on_get_no_changed_copies_and_demonstrations_are_not_measured_on():
     random = np.random.default_rng(0)
-    episodes = [shown_episode(number, random) for number in range(10)]
+    sessions = [shown_episode(number, random) for number in range(10)]
+    demos = [shown_episode(number, random) for number in range(4)]
     settings = SETTINGS.model_copy(update={'copies': 2})
-    made = reward_examples(DemoEncoder().freeze(), episodes, settings, seed=3)
-    train, held = hold_out_episodes(made, settings.held_out, seed=3)
-    assert len(held.episode) == len(set(held.episode)) * 7
-    assert not np.isin(made.episode[made.changed], held.episode).any()
-    assert len(train.episode) == len(set(train.episode)) * 7 * 3
+    made = reward_examples(DemoEncoder().freeze(), sessions, demos, settings, seed=3)
+    assert set(made.episode[made.held]) == set(np.flatnonzero(choose_held_out(sessions, settings.held_out, seed=3)))
+    assert made.held.sum() == len(set(made.episode[made.held])) * 7 and not made.changed[made.held].any()
+    assert (~made.held).sum() == (14 - len(set(made.episode[made.held]))) * 7 * 3
 
 
 def test_nothing_is_known_of_the_moments_before_a_time_limit():
@@ -124,7 +139,7 @@ def test_nothing_is_known_of_the_moments_before_a_time_limit():
     short, long = (shown_episode(number, random, ticks) for number, ticks in ((11, 5), (13, 29)))
     episodes += [replace(episode, outcome=Outcome.TIMEOUT) for episode in (short, long)]
     made = reward_examples(
-        DemoEncoder().freeze(), episodes, SETTINGS.model_copy(update={'final_ticks': LATE_TICKS + 3}), seed=3
+        DemoEncoder().freeze(), episodes, [], SETTINGS.model_copy(update={'final_ticks': LATE_TICKS + 3}), seed=3
     )
     final = made.final[(made.episode == 10) & ~made.changed]
     assert final.tolist() == [False] * (27 - LATE_TICKS) + [True] * 3  # of 30, without the late ones
@@ -135,7 +150,7 @@ def test_the_last_ticks_of_failed_attempts_count_more():
     random = np.random.default_rng(0)
     episodes = [shown_episode(number, random) for number in range(10)]
     settings = SETTINGS.model_copy(update={'copies': 1, 'final_ticks': 2})
-    made = reward_examples(DemoEncoder().freeze(), episodes, settings, seed=3)
+    made = reward_examples(DemoEncoder().freeze(), episodes, [], settings, seed=3)
     for number in range(10):
         of_episode = made.final[(made.episode == number) & ~made.changed]
         assert of_episode.tolist() == [False] * 5 + [number % 2 == 1] * 2

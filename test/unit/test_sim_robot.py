@@ -12,6 +12,7 @@ from dex_rl_nodes.robot import rotations
 from dex_rl_nodes.robot.limits import ArmLimits
 from dex_rl_nodes.sim import hand, renderer, tasks
 from dex_rl_nodes.sim.robot import SimRobot
+from dex_rl_nodes.sim.tasks import assemble_box
 
 SEED = 4000
 
@@ -207,7 +208,7 @@ def test_a_lid_fits_or_shows_that_it_does_not():
         seen = sim.scene()
         fitted += seen['success'] > 0
         beside = np.hypot(seen['lid_x'] - seen['box_x'], seen['lid_y'] - seen['box_y'])
-        height = seen['lid_z'] - (0.060 - 0.014)  # over the seat: the box, without the rim (m)
+        height = seen['lid_z'] - assemble_box._SEATED
         if not seen['success'] and beside < 0.02 and height < sim.sim_task.parameters['seat_tolerance']:
             halfway.append((seed, beside, height, seen['tilt']))
     assert not halfway and 25 < fitted < 65

@@ -3,18 +3,21 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from dex_rl_nodes.config import Task
 from dex_rl_nodes.recording.history import read_history
 from dex_rl_nodes.recording.spool import read_transitions
 from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import HAND_DIM, EpisodeState, Mark, OperatorInput, Origin, Outcome, Phase
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json, write_json
-from dex_rl_nodes.stages import inputs
+from dex_rl_nodes.stages import collect, inputs
 from dex_rl_nodes.stages.bench.pictures import draw_run
+from dex_rl_nodes.stages.collect import reward_works
 from dex_rl_nodes.stages.evaluate import evaluate
 from dex_rl_nodes.stages.inputs import Amounts
 from dex_rl_nodes.stages.job import Job
@@ -247,3 +250,45 @@ def test_pictures_of_a_run(prepared, tmp_path):
         f'pull_tissue_latent_prior{end}' for end in ('.gif', '_strip.png', '_latent_flow.png')
     }  # fmt: skip
     assert all(path.stat().st_size > 1000 for path in drawn)
+
+
+def test_scenes_arranged_by_hand_are_recorded_side_by_side_and_gone_on_with(tmp_path):
+    settings, amounts = replace(SETTINGS, task='assemble_box'), Amounts(arrangements=6, rollouts=0, strays=0)
+    job = Job(RunDirectory('arranged', tmp_path).create(settings), settings, amounts)
+    works = reward_works(job, ('arrangements',))
+    assert [work.name for work in works] == ['arrangements 0', 'arrangements 1']
+    run_here(works)
+    folders = sorted(job.run.bags('reward').iterdir())
+    assert [folder.name for folder in folders] == [f'e0{number}' for number in range(1500, 1506)]
+    episodes = job.finished('reward')
+    assert {episode.outcome for episode in episodes} == {Outcome.SUCCESS, Outcome.FAILURE}
+    for episode in episodes:
+        assert episode.success.all() if episode.outcome == Outcome.SUCCESS else not episode.success.any()
+        assert episode.labelled.all()
+    hands = np.array([episode.hand_targets[0] for episode in episodes])
+    assert np.ptp(hands, axis=0).min() > 0.02 and not np.allclose(hands, job.task.start.hand)
+    assert 'reward sessions' not in inputs.missing(job.run, settings, amounts)
+    assert 'reward sessions' in inputs.missing(job.run, settings, replace(amounts, arrangements=7))
+    shutil.rmtree(folders[3])
+    assert 'reward sessions' in inputs.missing(job.run, settings, amounts)
+    assert [work.arguments[-1] for work in reward_works(job, ('arrangements',))] == [[1503]]
+
+
+@pytest.mark.parametrize(('task', 'amount', 'wanted'), [
+    ('assemble_box', None, 240), ('assemble_box', 5, 5), ('assemble_box', 0, 0), ('pull_tissue', None, 0),
+    ('pull_tissue', 5, 0),
+])  # fmt: skip
+def test_scenes_are_arranged_where_the_task_can_be(tmp_path, task, amount, wanted):
+    settings = replace(SETTINGS, task=task)
+    job = Job(RunDirectory('amounts', tmp_path).create(settings), settings, Amounts(arrangements=amount))
+    assert job.wanted_examples('arrangements') == wanted
+
+
+def test_no_two_kinds_of_reward_sessions_share_a_number():
+    most = {'shown': 500, 'near_misses': 500, 'arrangements': 500}  # limits of config.Task; the first is not to be set
+    ends = [first + most.get(kind, 1000) for kind, first in collect._FIRST.items()]
+    starts = list(collect._FIRST.values())
+    assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
+    assert collect._FIRST['arrangements'] == inputs.ARRANGED and collect._FIRST['rollouts'] == inputs.ROLLOUTS
+    for name in ('near_misses', 'arrangements'):
+        assert next(part.le for part in Task.model_fields[name].metadata if hasattr(part, 'le')) == 500

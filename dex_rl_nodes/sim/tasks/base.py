@@ -77,7 +77,8 @@ class SimTask(ABC):
     def arrange(self, rng: np.random.Generator) -> None:
         """Put things by hand as after a success, or so that one might take it for one; called after `randomise`.
 
-        Only for tasks whose end can be arranged (`arrangements` in the configuration).
+        Only for tasks whose end can be arranged (`arrangements` in the configuration). Poses of bodies are up to date;
+        the hand starts about the target of the last stage of `plan`, which must not depend on where the hand is.
         """
         raise UserError(f'{type(self).__name__} cannot be arranged by hand; set arrangements: 0 in its configuration')
 

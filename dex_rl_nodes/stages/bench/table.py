@@ -45,6 +45,9 @@ _EVALUATION_SHARE = 0.1  # of the progress of online learning, for its evaluatio
 _LEARNING = ' learning'  # ends the name of the second half of a cell
 
 
+_FEW = Amounts(demonstrations=3, shown=2, near_misses=3, arrangements=4, rollouts=2, strays=1)  # of a smoke run
+
+
 @dataclass(frozen=True)
 class Plan:
     """What the table is made of."""
@@ -87,7 +90,7 @@ def make_plan(values: Mapping[str, Value]) -> Plan:
         return Plan(tasks, interfaces, seeds, steps, presence=presence)
     chosen = tasks if values['tasks'] != 'all' else ('pull_tissue',)
     few = interfaces if values['interfaces'] != 'all' else ('latent_prior', 'vq')
-    return Plan(chosen, few, seeds, steps or 150, 2, 'smoke', Amounts(3, 2, 3, 2, 1), presence)
+    return Plan(chosen, few, seeds, steps or 150, 2, 'smoke', _FEW, presence)
 
 
 def version(plan: Plan) -> str:
