@@ -123,6 +123,17 @@ def load_checkpoint(path: Path, shapes: Shapes | None = None) -> Checkpoint:
     return Checkpoint(from_bytes(data, meta['sha256'], shapes, str(path)), meta)
 
 
+def load_numbered(path: Path) -> Checkpoint:
+    """As `load_checkpoint`, of one that others of the same folder stand beside; the error says how to go on."""
+    try:
+        return load_checkpoint(path)
+    except UserError as error:
+        raise UserError(
+            f'{str(error).partition(";")[0]}; delete {path.name} and {path.with_suffix(".json").name} in {path.parent} '
+            'to go on from the checkpoint before it, or from the recorded transitions where there is none'
+        ) from None
+
+
 def numbered(folder: Path, prefix: str = 'step_') -> list[Path]:
     """Complete checkpoints `<prefix><number>.safetensors` of a folder, oldest first."""
     found = []

@@ -14,7 +14,7 @@ from dex_rl_nodes.learning.checkpoint import (
     POLICY_PREFIX,
     check_shapes,
     keep_newest,
-    load_checkpoint,
+    load_numbered,
     numbered,
     save_checkpoint,
     to_bytes,
@@ -228,7 +228,7 @@ class Learner:
         Raises:
             UserError: missing, damaged, of another network or encoder.
         """
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_numbered(path)
         tensors = {name: value for name, value in checkpoint.tensors.items() if not name.startswith(POLICY_PREFIX)}
         try:
             check_shapes(tensors, {name: tuple(tensor.shape) for name, tensor in self.sac.state().items()}, str(path))

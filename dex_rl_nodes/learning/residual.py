@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.learning.checkpoint import POLICY_PREFIX, check_shapes, from_bytes, load_checkpoint, module_shapes
+from dex_rl_nodes.learning.checkpoint import POLICY_PREFIX, check_shapes, from_bytes, load_numbered, module_shapes
 from dex_rl_nodes.learning.networks import Actor, Hidden, ResidualPolicy, Standardiser
 from dex_rl_nodes.learning.sac import Interface
 from dex_rl_nodes.records import ARM_DIM, CoreAction, PolicyStep
@@ -47,7 +47,7 @@ class ResidualRunner:
 
     def load_checkpoint(self, path: Path) -> None:
         """Take the policy out of a checkpoint of `Learner.save`; UserError as for `load_weights`."""
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_numbered(path)
         tensors = {
             name.removeprefix(POLICY_PREFIX): tensor
             for name, tensor in checkpoint.tensors.items()

@@ -33,6 +33,9 @@ from dex_rl_nodes.parameters import Parameter, Value, split_argument
 from dex_rl_nodes.process import Process, Restarts
 
 RESTART_DELAY = 1.0  # s
+# Seconds after Ctrl-C until a process that has not ended is told to, and then is killed: gone within 5 s, as in
+# supervisor.py. launch itself waits for 5 and 5 more.
+_SECONDS_TO_END = {'sigterm_timeout': '3.5', 'sigkill_timeout': '1.0'}
 _held = contextlib.ExitStack()  # the domain, as long as this process lives
 
 
@@ -98,7 +101,7 @@ def _start(process: Process, parameter_file: str = '', then: list[Action] | None
     """Actions that start a process and watch its end; `then` are started when it has ended well."""
     if process.is_launch_file:
         return [_include(process)]
-    options = {'name': process.name, 'output': 'screen'}
+    options = {'name': process.name, 'output': 'screen', **_SECONDS_TO_END}
     if process.on_exit == 'restart':
         # counted in `ended`: launch would go on without the process, and that of Humble restarts it for ever
         options |= {'respawn': True, 'respawn_delay': RESTART_DELAY}

@@ -17,7 +17,7 @@ from dex_rl_nodes.learning.metrics import MetricsWriter
 from dex_rl_nodes.learning.policy import BCPolicy
 from dex_rl_nodes.learning.reward import RewardRunner
 from dex_rl_nodes.recording.history import owed_retraction, read_history
-from dex_rl_nodes.recording.reader import next_folder
+from dex_rl_nodes.recording.reader import next_folder, repair_all
 from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool, count_transitions, read_transitions
 from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import Origin, PolicyStep, Transition
@@ -129,6 +129,8 @@ class OnlineSession:
 
     def __init__(self, job: Job, presence: float = 0.0, record: bool = False, second_thread: bool = True):
         self.job, self._record = job, record
+        for sentence in repair_all(job.run.bags('online')):
+            print(sentence, file=sys.stderr, flush=True)
         self.learner = make_learner(job)
         self._episode = read_history(job.run, 'online').next_episode
         self._brain: Brain = job.brain()

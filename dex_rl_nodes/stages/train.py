@@ -54,7 +54,8 @@ def prior_from_file(
 ) -> dict:
     """Fit an action interface to a lab's own hand targets, any hand (see `read_targets`)."""
     model, metrics = train_prior_from_npz(data, interface, settings, seed, tell)
-    about = {'data': data.name, 'inputs': {'data': file_hash(data), 'seed': str(seed)}}
+    source = f'of {data.name}'  # not that of any robot or task, whose policy would send its numbers to the hand
+    about = {'data': data.name, 'hand': source, 'task': source, 'inputs': {'data': file_hash(data), 'seed': str(seed)}}
     save_interface(run.file('prior.safetensors'), model, settings, {**about, **metrics})
     return metrics
 

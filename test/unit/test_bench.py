@@ -144,6 +144,7 @@ def test_the_smoke_table_is_made_whole_and_not_twice(tmp_path, monkeypatch, caps
     for cell in results['cells'].values():
         assert cell['env_steps'] == 60 and cell['imitation']['n'] == cell['learned']['n'] == 2
     assert '| pull_tissue |' in (path.parent / 'results.md').read_text()
+    assert (path.parent / 'latent_flow_pull_tissue.png').stat().st_size > 10_000
     capsys.readouterr()
     assert main(words) == 0
     assert json.loads(path.read_text())['cells'] == results['cells'], 'what was there is not run again'

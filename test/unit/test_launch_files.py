@@ -90,6 +90,19 @@ def test_a_failed_process_ends_the_launch_with_its_name():
 
 
 @needs_launch
+@pytest.mark.parametrize('is_node', [True, False])
+def test_whoever_ignores_ctrl_c_is_gone_within_five_seconds(is_node):
+    from launch import LaunchContext
+    from launch.utilities import perform_substitutions
+
+    from dex_rl_nodes.nodes import launch_description
+
+    started = launch_description._start(Process('node', 'node', 'package', is_node=is_node))[0]
+    waits = (started._ExecuteLocal__sigterm_timeout, started._ExecuteLocal__sigkill_timeout)
+    assert 4 <= sum(float(perform_substitutions(LaunchContext(), wait)) for wait in waits) < 5
+
+
+@needs_launch
 def test_a_launch_file_of_another_package_is_included(tmp_path, monkeypatch):
     from launch import LaunchContext
 

@@ -86,6 +86,25 @@ def test_newest_whole_checkpoint_is_found(tmp_path):
     assert other.load_newest(tmp_path).stem == 'step_4' and other.updates == 4
 
 
+def test_a_damaged_checkpoint_says_which_files_to_delete_and_what_is_left(tmp_path):
+    learner = make()
+    learner.extend(online(60))
+    for _ in range(2):
+        learner.update()
+        learner.save(tmp_path)
+    damaged = numbered(tmp_path)[-1]
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b'?')
+    sentence = (
+        r'the checksum does not match.*; delete step_2.safetensors and step_2.json in .* the checkpoint before it'
+    )
+    for load in (make().load_newest, lambda folder: ResidualRunner(INTERFACE).load_checkpoint(numbered(folder)[-1])):
+        with pytest.raises(UserError, match=sentence):
+            load(tmp_path)
+    for path in (damaged, damaged.with_suffix('.json')):
+        path.unlink()
+    assert make().load_newest(tmp_path).stem == 'step_1'
+
+
 def test_a_foreign_checkpoint_is_refused(tmp_path):
     path = make().save(tmp_path)
     with pytest.raises(UserError, match=f'shape .*; delete {tmp_path} to learn anew from the recorded transitions'):

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from dex_rl_nodes.config import load_task
+from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.recording.reader import next_folder
 from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import EpisodeState, Outcome, Phase
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings
 from dex_rl_nodes.stages import collect, inputs
 from dex_rl_nodes.stages.command import main
+from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.recordings import ended_episodes
 
 
@@ -142,6 +144,16 @@ def test_a_prior_for_any_hand(runs, capsys):
     assert main(f'train prior --data {runs}/glove.npz run:=mine method:=smoke'.split()) == 2
     assert 'write the prior of glove.npz to a new run:=NAME' in capsys.readouterr().err
     assert not (runs / 'mine' / 'prior.safetensors').exists()
+
+
+def test_a_prior_of_a_file_is_no_prior_of_a_robot(runs, capsys):
+    """Its six numbers may be anybody's: a policy would send them to the hand."""
+    random = np.random.default_rng(5)
+    targets = random.uniform(0, 90, (480, 6)).cumsum(0).astype(np.float32)
+    np.savez(runs / 'glove.npz', targets=targets, lengths=np.full(12, 40))
+    assert main(f'train prior --data {runs}/glove.npz --run lab method:=smoke'.split()) == 0
+    with pytest.raises(UserError, match='was fitted for hand of glove.npz, not sim'):
+        Job.open('lab', RunSettings('pull_tissue', 'sim', 'latent_prior', 'smoke', 0)).interface()
 
 
 def test_help_lists_every_argument(capsys):

@@ -232,6 +232,19 @@ def test_a_discarded_episode_is_not_learned_from(prepared, tmp_path):
     again._loop.close()
 
 
+def test_online_bags_that_were_cut_off_are_mended_and_named(prepared, tmp_path, capsys):
+    job = copy_of(prepared, tmp_path)
+    session = OnlineSession(job)
+    session.learn(60, lambda done, note: None)
+    bag = next(job.run.bags('online').glob('*_transitions/*.mcap'))
+    bag.write_bytes(bag.read_bytes()[: bag.stat().st_size * 2 // 3])
+    capsys.readouterr()
+    again = OnlineSession(job)
+    again._loop.close()
+    said = capsys.readouterr().err
+    assert str(bag.parent) in said and 0 < again.learner.env_steps < 60
+
+
 def test_evaluation_writes_rows_and_intervals(prepared):
     found = evaluate(prepared, 'none', 1)
     kept = read_json(prepared.run.file('evaluation_imitation.json'))

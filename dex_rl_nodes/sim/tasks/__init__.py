@@ -1,18 +1,25 @@
-"""The registry of simulated tasks: the name in config/tasks/ and the class that simulates it."""
+"""The simulated tasks: the name in config/tasks/ is that of the module here that holds the class."""
+
+import importlib
+import pkgutil
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.sim.tasks.assemble_box import AssembleBox
 from dex_rl_nodes.sim.tasks.base import SimTask
-from dex_rl_nodes.sim.tasks.grasp_place import GraspPlace
-from dex_rl_nodes.sim.tasks.open_drawer import OpenDrawer
-from dex_rl_nodes.sim.tasks.pull_tissue import PullTissue
 
-TASKS: dict[str, type[SimTask]] = {
-    'assemble_box': AssembleBox,
-    'grasp_place': GraspPlace,
-    'open_drawer': OpenDrawer,
-    'pull_tissue': PullTissue,
-}
+
+def _find() -> dict[str, type[SimTask]]:
+    """The task that each module of this folder defines, by the name of the module."""
+    found = {}
+    for name in sorted(module.name for module in pkgutil.iter_modules(__path__)):
+        module = importlib.import_module(f'{__name__}.{name}')
+        own = (kind for kind in vars(module).values() if getattr(kind, '__module__', '') == module.__name__)
+        for kind in own:
+            if isinstance(kind, type) and issubclass(kind, SimTask) and kind is not SimTask:
+                found[name] = kind
+    return found
+
+
+TASKS = _find()
 
 
 def make(name: str, parameters: dict[str, float]) -> SimTask:

@@ -47,7 +47,7 @@ class Grip:
 
 
 class SimTask(ABC):
-    """One task. A new one is a file in this folder with a subclass, and a line in `sim/tasks/__init__.py`.
+    """One task. A new one is a file in this folder with a subclass; its name is that of the file.
 
     Args:
         parameters: `scene:` of the task's configuration; what it may contain is `defaults`.

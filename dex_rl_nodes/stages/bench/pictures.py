@@ -9,7 +9,7 @@ import torch
 from dex_rl_nodes.config import Robot
 from dex_rl_nodes.evaluation import figures
 from dex_rl_nodes.evaluation.report import FILES
-from dex_rl_nodes.learning.interfaces import LatentPrior
+from dex_rl_nodes.learning.interfaces import ActionInterface, LatentPrior
 from dex_rl_nodes.records import ARM_DIM
 from dex_rl_nodes.run_directory import read_json
 from dex_rl_nodes.seeds import start_seed
@@ -45,31 +45,56 @@ class _Notes:
         self.executed.append(tick.executed)
 
 
-def draw_run(job: Job, residual: str, folder: Path) -> list[Path]:
-    """Draw all pictures of a run into a folder; the episode is the first successful one of its evaluation."""
-    scores = {name: read_json(job.run.file(file)) for name, file in FILES.items() if job.run.file(file).exists()}
-    rows = scores.get(residual, {}).get('episodes', [])
+@dataclass
+class _Episode:
+    """An evaluation episode done once more: its number, the seed of its start, what was noted, and the interface."""
+
+    number: int
+    seed: int
+    notes: _Notes
+    interface: ActionInterface
+
+
+def _repeat(job: Job, residual: str) -> _Episode:
+    """The first successful episode of an evaluation, or the first where none was."""
+    path = job.run.file(FILES[residual])
+    rows = read_json(path)['episodes'] if path.exists() else []
     number = next((row['episode'] for row in rows if row['success']), 0)
     brain, notes = job.brain(residual=residual), _Notes()
     loop = Loop(job.task, job.robot, brain, ticks=lambda tick: notes.add(brain.prior.interface, tick))
     seed = start_seed(job.task, 'evaluation', job.settings.seed, number)
     loop.episode(number, seed, 'evaluation')
     loop.close()
-    name = f'{job.task.name}_{job.settings.interface}'
-    drawn = _film(job, seed, notes, folder, name)
-    interface = brain.prior.interface
-    if isinstance(interface, LatentPrior) and interface.hand_core_dim == 2:
-        drawn.append(_flow(notes, folder / f'{name}_latent_flow.png', f'{job.task.name}, start {number}'))
+    return _Episode(number, seed, notes, brain.prior.interface)
+
+
+def draw_run(job: Job, residual: str, folder: Path) -> list[Path]:
+    """Draw all pictures of a run into a folder; the episode is the first successful one of its evaluation."""
+    episode, name = _repeat(job, residual), f'{job.task.name}_{job.settings.interface}'
+    drawn = _film(job, episode.seed, episode.notes, folder, name)
+    if _has_plane(episode.interface):
+        drawn.append(_flow(episode, folder / f'{name}_latent_flow.png', job.task.name))
     curve = learning_curve(job.run.file('metrics.jsonl'))
     if curve:
         label = f'{job.settings.interface}, seed {job.settings.seed}'
         line = figures.Curve(label, job.settings.interface, *zip(*curve, strict=True))
         drawn.append(figures.learning_curves([line], folder / f'{name}_learning.png', job.task.name))
+    scores = {name: read_json(job.run.file(file)) for name, file in FILES.items() if job.run.file(file).exists()}
     titles = {'none': 'imitation', 'learned': 'after RL'}
     panels = {titles[key]: [row['hand_targets'] for row in scores[key]['episodes']] for key in titles if key in scores}
     if panels:
         drawn.append(figures.jitter_barcode(panels, folder / f'{name}_jitter.png'))
     return drawn
+
+
+def draw_flow(job: Job, path: Path) -> None:
+    """Draw the latent action flow of a run that has learned; nothing where its interface has no two latent numbers."""
+    if _has_plane(job.interface()):
+        _flow(_repeat(job, 'learned'), path, job.task.name)
+
+
+def _has_plane(interface: ActionInterface) -> bool:
+    return isinstance(interface, LatentPrior) and interface.hand_core_dim == 2
 
 
 def _film(job: Job, seed: int, notes: _Notes, folder: Path, name: str) -> list[Path]:
@@ -96,10 +121,11 @@ def _with_cameras(robot: Robot, width: int, height: int) -> Robot:
     return robot.model_copy(update={'cameras': cameras})
 
 
-def _flow(notes: _Notes, path: Path, title: str) -> Path:
+def _flow(episode: _Episode, path: Path, task: str) -> Path:
+    notes = episode.notes
     flow = figures.LatentFlow(*(np.array(part) for part in (notes.centre, notes.imitation, notes.final)))
     painter = HandPainter()
     ticks = np.linspace(0, len(notes.executed) - 1, min(_HANDS, len(notes.executed))).round().astype(int)
     pictures = {int(tick): painter.draw(notes.executed[tick].hand_target) for tick in ticks}
     painter.close()
-    return figures.latent_flow(flow, pictures, path, title)
+    return figures.latent_flow(flow, pictures, path, f'{task}, start {episode.number}')

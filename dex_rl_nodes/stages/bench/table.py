@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import mujoco
+import numpy as np
 import torch
 
 from dex_rl_nodes import config
@@ -42,6 +44,7 @@ _OWN = ('prior', 'policy')  # shared only with the cell that has the interface a
 _PRIOR_FIGURES = ('test_rmse_mean', 'active_units', 'off_manifold_ratio', 'kl_per_unit')
 _CLASSIFIER_FIGURES = ('precision', 'recall', 'held_out_positives', 'held_out_negatives')
 _EVALUATION_SHARE = 0.1  # of the progress of online learning, for its evaluation
+_LIBRARIES = ' '.join(library.__version__ for library in (torch, mujoco, np))  # whose numbers differ by version
 _LEARNING = ' learning'  # ends the name of the second half of a cell
 
 
@@ -99,12 +102,13 @@ def version(plan: Plan) -> str:
     package = Path(__file__).resolve().parents[2]
     files = [path for room in _DECIDES for path in (package / room).rglob('*.py')]
     files = [path for path in files if path.parent.name != 'bench' and path.name not in _SHOW]
+    files += [Path(__file__)]
     files += [package / f'{name}.py' for name in _MODULES]
     files += [root / 'config' / 'tasks' / f'{task}.yaml' for task in config.names('tasks')]
     files += [root / 'config' / 'methods' / f'{plan.method}.yaml', root / 'config' / 'robots' / 'sim.yaml']
     for path in sorted(files):
         digest.update(path.name.encode() + path.read_bytes())
-    digest.update(f'{plan.steps} {plan.episodes} {plan.amounts} {plan.presence} {torch.__version__}'.encode())
+    digest.update(f'{plan.steps} {plan.episodes} {plan.amounts} {plan.presence} {_LIBRARIES}'.encode())
     return digest.hexdigest()[:12]
 
 
@@ -179,6 +183,7 @@ def run_table(values: Mapping[str, Value], folder: Path) -> None:
     wanted = {cell_name(*cell) for cell in plan.cells}
     try:
         run_all(works, board, parallel, done, failed)
+        _draw_flows(results, folder, runs)
     finally:
         board.close()
         results.save()
@@ -302,13 +307,27 @@ def write_table(results: Results, folder: Path, runs: Path) -> Path:
     return path
 
 
+def _draw_flows(results: Results, folder: Path, runs: Path) -> None:
+    """The latent action flow of every task on which a latent prior has learned, where it is not drawn yet."""
+    from dex_rl_nodes.stages.bench.pictures import draw_flow  # which draws learning curves as they are here
+
+    for cell in results.cells.values():
+        if cell['interface'] != 'latent_prior' or STAGES[-1] not in cell:
+            continue
+        run = RunDirectory(f'{cell["interface"]}_{cell["seed"]}', runs / cell['task'])
+        path, scored = folder / f'latent_flow_{cell["task"]}.png', run.file(FILES['learned'])
+        if not path.exists() or path.stat().st_mtime < scored.stat().st_mtime:
+            draw_flow(Job(run, run.settings()), path)
+
+
 def draw(cells: list[dict], folder: Path, runs: Path) -> list[Path]:
-    """The figures: learning curves per task, jitter barcode, jitter per interface."""
+    """The figures: learning curves per task, latent flows that are there, jitter barcode, jitter per interface."""
     drawn = []
     for task in dict.fromkeys(cell['task'] for cell in cells):
         curves = [figures.curve_of(cell) for cell in cells if cell['task'] == task and cell['curve']]
         if curves:
             drawn.append(figures.learning_curves(curves, folder / f'curve_{task}.png', task))
+        drawn += folder.glob(f'latent_flow_{task}.png')
     for stage, residual in _SCORES.items():
         panels: dict[str, list] = {}
         for cell in cells:
