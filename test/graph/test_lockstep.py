@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -12,12 +13,13 @@ pytest.importorskip('rclpy')
 pytest.importorskip('mujoco')
 torch = pytest.importorskip('torch')
 
-from tiny_run import SETTINGS, make_run, start
+from tiny_run import SETTINGS, launch, make_run, start
 
 from dex_rl_nodes.recording.history import episode_bags
 from dex_rl_nodes.recording.reader import next_folder
 from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool, read_transitions
 from dex_rl_nodes.recording.writer import BagWriter
+from dex_rl_nodes.run_directory import RunSettings
 from dex_rl_nodes.seeds import start_seed
 from dex_rl_nodes.sim.operator import ScriptedOperator
 from dex_rl_nodes.stages.job import Job
@@ -27,18 +29,24 @@ DEADLINE = 150  # s
 BEFORE, STEPS = 50, 200
 
 
-@pytest.fixture
-def job(tmp_path, monkeypatch):
-    """A run with models, one demonstration, and one episode of online transitions from an earlier session."""
-    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+def demonstrated(settings: RunSettings) -> Job:
+    """A run with models and one demonstration."""
     torch.set_num_threads(1)
-    job = Job(make_run('online'), SETTINGS)
-    demos, online = (next_folder(job.run.bags(purpose)) for purpose in ('demos', 'online'))
-    with BagWriter(demos) as bag:
+    job = Job(make_run('online', settings), settings)
+    with BagWriter(next_folder(job.run.bags('demos'))) as bag:
         demonstrator = ScriptedOperator(job.task, job.robot, 'demonstrate')
         loop = Loop(job.task, job.robot, operator=demonstrator)
         loop.episode(0, start_seed(job.task, 'demos', SETTINGS.seed, 0), 'demos', bag)
     loop.close()
+    return job
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """A run with models, one demonstration, and one episode of online transitions from an earlier session."""
+    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    job = demonstrated(SETTINGS)
+    online = next_folder(job.run.bags('online'))
     spool = TransitionSpool(job.run, online.with_name(online.name + SUFFIX))
     loop = Loop(job.task, job.robot, job.brain(), transitions=spool.append)
     loop.episode(0, start_seed(job.task, 'online', SETTINGS.seed, 0), 'online', None, BEFORE)
@@ -87,3 +95,25 @@ def test_goes_on_with_a_run_and_does_not_wait_for_a_dead_learner(job, tmp_path):
             assert (after.features == before.next_features).all() and (after.state == before.next_state).all()
         else:
             assert before.truncated or not before.mask
+
+
+@pytest.mark.parametrize(
+    ('task', 'interface'), [('grasp_place', 'pca'), ('open_drawer', 'raw'), ('assemble_box', 'vq')]
+)
+def test_every_other_task_runs_with_another_interface(task, interface, tmp_path, monkeypatch):
+    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    job = demonstrated(replace(SETTINGS, task=task, interface=interface))
+    arguments = (
+        f'task:={task}',
+        f'interface:={interface}',
+        'run:=online',
+        'prepare:=false',
+        'operator:=none',
+        'steps:=25',
+    )
+    code, said = launch(tmp_path, 'online_rl', *arguments, timeout=DEADLINE)
+    assert code == 0, said
+    transitions = list(read_transitions(job.run))
+    assert len(transitions) == 25 and all(
+        transition.base_core.shape == (job.interface().core_dim,) for transition in transitions
+    )

@@ -24,11 +24,11 @@ def make_run(name: str, settings: RunSettings = SETTINGS) -> RunDirectory:
     run = RunDirectory(name).create(settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        encoder, interface = DemoEncoder().freeze(), create_interface(SETTINGS.interface).freeze()
+        encoder, interface = DemoEncoder().freeze(), create_interface(settings.interface).freeze()
         policy = BCPolicy(encoder.feature_dim, interface.context_dim, interface.core_dim, PolicySettings()).freeze()
         reward = RewardModel(encoder.spatial_shape, RewardSettings())
     save_encoder(run.file('encoder.safetensors'), encoder, {})
-    save_interface(run.file('prior.safetensors'), interface, PriorSettings(), {'task': SETTINGS.task})
+    save_interface(run.file('prior.safetensors'), interface, PriorSettings(), {'task': settings.task})
     identities = {'encoder': encoder.identity, 'interface': interface.identity}
     save_policy(run.file('policy.safetensors'), policy, PolicySettings(), identities)
     save_reward(run.file('reward.safetensors'), reward, encoder, RewardSettings(), {})
