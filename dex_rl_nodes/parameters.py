@@ -92,3 +92,10 @@ COMMON = (
         'simulation waits for every command, not for the learner: repeatable without one, and as fast as the machine',
     ),
 )
+
+
+def settings_words(run: str, settings: object) -> str:
+    """Arguments of a command that is meant for a run: task and name, and what is not as usual."""
+    usual = {parameter.name: parameter.default for parameter in COMMON}
+    names = [name for name in ('robot', 'interface', 'method', 'seed') if getattr(settings, name) != usual[name]]
+    return ' '.join(f'{name}:={getattr(settings, name)}' for name in ('task', *names)) + f' run:={run}'

@@ -30,9 +30,10 @@ class RunSettings:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that readers see the old or the new content, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    temporary = ''
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
         with os.fdopen(handle, 'wb') as file:
             os.fchmod(handle, 0o666 & ~_UMASK)  # mkstemp lets nobody else read it
             file.write(data)
@@ -40,7 +41,8 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
         raise UserError(
             f'cannot write {path}: {error.strerror}; free some space or choose another run folder'
         ) from None

@@ -156,8 +156,13 @@ class Learner:
     @property
     def ready(self) -> bool:
         """Whether `update` may run: enough online transitions, and the update budget is not used up."""
+        return self.owed > 0
+
+    @property
+    def owed(self) -> int:
+        """Updates that the transitions at hand allow and that were not made."""
         enough = len(self.online) >= self.settings.start
-        return enough and self.updates - self._ahead < self._budget(self.env_steps)
+        return max(0, self._budget(self.env_steps) - (self.updates - self._ahead)) if enough else 0
 
     def _budget(self, transitions: int) -> int:
         return int(transitions * self.settings.updates_per_step)

@@ -122,7 +122,7 @@ class LearnerNode(Node):
             core.add(self._inbox.popleft())
         if not self._caught_up:
             return False
-        self._metrics.write(core.progress(), episode_ended=core.episodes > episodes)
+        self._metrics.write(core.progress(), episode_ended=core.episodes != episodes)
         if not core.ready:
             return False
         self._losses |= (losses := core.update())
@@ -178,6 +178,11 @@ class LearnerNode(Node):
         self._news.set()
         self._thread.join()
         if self._failure is None:
+            if (left := self._core.owed) > self._core.settings.publish_every:
+                self.get_logger().warning(
+                    f'{left} learner iterations that the transitions allow are not made yet; this command, started '
+                    f'again, makes them while it runs, and in simulation ./dexrl online makes them all'
+                )
             self._metrics.write(self._core.progress(), episode_ended=True)
             if self._core.updates > self._saved:
                 self._save()

@@ -183,7 +183,7 @@ class McapFile:
                 left = memoryview(part)
                 while left:
                     left = left[self._file.write(left) :]
-        except OSError:
+        except BaseException:  # also Ctrl-C between two parts
             with suppress(OSError):
                 self._file.truncate(self.size)
                 self._file.seek(self.size)

@@ -92,9 +92,8 @@ class TransitionAssembler:
         return self._take()
 
     def settle(self) -> list[Transition]:
-        """Transitions that wait for incomplete ticks of discarded episodes; nothing more comes of these, so they go."""
-        discarded = {episode for (episode, _), tick in self._ticks.items() if tick.discarded is not None}
-        for key in [key for key, tick in self._ticks.items() if key[0] in discarded and tick.open]:
+        """Transitions that wait for incomplete ticks of ended episodes; nothing more comes of these, so they go."""
+        for key in [key for key, tick in self._ticks.items() if key[0] in self._final and tick.open]:
             del self._ticks[key]
             self.dropped += 1
         return self._take()

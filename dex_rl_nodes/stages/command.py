@@ -32,6 +32,9 @@ _LATENT = Parameter(
 )
 
 
+_STOPPED = '\ndexrl: stopped; what was finished is kept, and the same command goes on from here; a score begins anew'
+
+
 @dataclass(frozen=True)
 class Command:
     """One command: words it takes first, its own arguments, and what it does with both."""
@@ -119,9 +122,16 @@ def _check(_word: str, values: dict[str, Value]) -> None:
 
 
 def _online(_word: str, values: dict[str, Value]) -> None:
+    from dex_rl_nodes.stages.inputs import TRAINED, is_current
     from dex_rl_nodes.stages.online import learn_online
+    from dex_rl_nodes.stages.prepare import refuse_after_learning
 
     job, steps, presence = _simulated('online', values), int(values['steps']), float(values['presence'])
+    if old := [stage for stage in TRAINED if not is_current(job.run, job.settings, stage)]:
+        refuse_after_learning(job.run, job.settings, old)
+        raise UserError(
+            f'run "{job.run.name}": {", ".join(old)} missing or out of date; run: ./dexrl prepare {job.words}'
+        )
     learner = learn_online(job, steps, presence, bool(values['record']))
     print(
         f'{learner.env_steps} transitions, {learner.episodes} episodes, {learner.successes} successful, '
@@ -232,7 +242,10 @@ def main(arguments: list[str]) -> int:
         print(f'dexrl: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print('\ndexrl: stopped; what was finished is kept, and the same command goes on from here', file=sys.stderr)
+        print(
+            _STOPPED,
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:  # whoever read the output has left, as with "| head"
         # or Python stumbles over it once more at its end

@@ -33,14 +33,15 @@ def evaluate(
     bag = BagWriter(next_folder(job.run.bags('evaluation'))) if record else None
     rows: list[EpisodeRow] = []
     count = episodes or job.task.evaluation.episodes
+    about = job.run, job.settings, rows, residual, brain.residual.version, brain.policy.encoder.identity
     try:
         for number in range(count):
             seed = start_seed(job.task, 'evaluation', job.settings.seed, number)
             rows.append(loop.episode(number, seed, 'evaluation', bag))
+            save_report(*about, finished=False)
             tell(number + 1, count)
     finally:
         loop.close()
         if bag:
             bag.close()
-    version, encoder = brain.residual.version, brain.policy.encoder.identity
-    return save_report(job.run, job.settings, rows, residual, version, encoder)
+    return save_report(*about)

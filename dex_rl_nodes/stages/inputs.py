@@ -83,6 +83,8 @@ def stage_inputs(run: RunDirectory, settings: RunSettings, stage: str) -> dict[s
     inputs['demos'] = bags_fingerprint(run, 'demos')
     if stage == 'prior':
         inputs['interface'] = settings.interface
+    elif stage == 'encoder':
+        inputs['held_out'] = fingerprint(method.reward.get('held_out'))  # what measures the classifier is left out
     elif stage == 'policy':
         inputs |= {'encoder': identity(run, 'encoder'), 'prior': identity(run, 'prior')}
     elif stage == 'reward':

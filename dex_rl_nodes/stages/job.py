@@ -19,6 +19,7 @@ from dex_rl_nodes.learning.prior_runner import PriorRunner
 from dex_rl_nodes.learning.residual import ResidualRunner, WanderingResidual
 from dex_rl_nodes.learning.reward import RewardRunner, RewardSettings, load_reward
 from dex_rl_nodes.learning.sac import ResidualSettings
+from dex_rl_nodes.parameters import settings_words
 from dex_rl_nodes.recording.episodes import read_episodes
 from dex_rl_nodes.recording.history import episode_bags
 from dex_rl_nodes.records import Outcome
@@ -112,6 +113,11 @@ class Job:
         """Successful demonstrations that are learned from."""
         return self.amounts.demonstrations or self.task.demonstrations
 
+    @property
+    def words(self) -> str:
+        """Arguments of a command that goes on with this run."""
+        return settings_words(self.run.name, self.settings)
+
     def has(self, purpose: str) -> bool:
         """Whether there are recordings of a purpose."""
         return bool(episode_bags(self.run, purpose))
@@ -125,10 +131,7 @@ class Job:
         episodes = self.finished(purpose)
         if not episodes:
             how = 'collect_demos.launch.py' + ('' if purpose == 'demos' else f' purpose:={purpose}')
-            raise UserError(
-                f'run "{self.run.name}" has no {purpose} recordings; run ./dexrl launch {how} '
-                f'task:={self.task.name} run:={self.run.name}'
-            )
+            raise UserError(f'run "{self.run.name}" has no {purpose} recordings; run ./dexrl launch {how} {self.words}')
         return episodes
 
     def demonstrations(self) -> list[Episode]:
@@ -140,10 +143,7 @@ class Job:
     def _trained(self, name: str, command: str) -> Path:
         path = self.run.file(f'{name}.safetensors')
         if not path.exists():
-            raise UserError(
-                f'run "{self.run.name}" has no {name}; run ./dexrl train {command} task:={self.task.name} '
-                f'interface:={self.settings.interface} run:={self.run.name}'
-            )
+            raise UserError(f'run "{self.run.name}" has no {name}; run ./dexrl train {command} {self.words}')
         return path
 
     def encoder(self) -> VisualEncoder:

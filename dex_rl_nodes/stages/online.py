@@ -28,6 +28,7 @@ from dex_rl_nodes.stages.loop import Brain, Loop
 from dex_rl_nodes.stages.progress import ProgressBoard
 
 _SAVE_EVERY = 2000  # updates
+_SLICE = 100  # updates between two looks at whether to stop
 _SWITCH = 5e-4  # s; neither thread shall wait longer for the interpreter
 
 
@@ -160,6 +161,7 @@ class OnlineSession:
         learner = self.learner
         with ExitStack() as ends:  # each is run, whatever the others say
             bag = self._open(ends)
+            self._catch_up(tell)
             while learner.env_steps < budget:
                 seed = start_seed(self.job.task, 'online', self.job.settings.seed, self._episode)
                 left = min(self.job.task.episode_steps, budget - learner.env_steps)
@@ -168,6 +170,14 @@ class OnlineSession:
                 self._use_what_was_learned()
                 self._metrics.write(learner.progress(), episode_ended=True)
                 tell(learner.env_steps, f'{learner.episodes} episodes, last 20: {learner.success_rate:.0%} successful')
+            self._catch_up(tell)
+
+    def _catch_up(self, tell: Callable[[int, str], None]) -> None:
+        """Make the iterations that an earlier session left, slice by slice: each is kept, and Ctrl-C is heard."""
+        while self.learner.ready:
+            self._training = self._trainer.submit(self._train)
+            self._use_what_was_learned()
+            tell(self.learner.env_steps, f'catching up: {self.learner.updates} iterations')
 
     def _open(self, ends: ExitStack) -> BagWriter | None:
         """The bag of this sitting, where one is wanted; everything that must be closed goes to `ends`."""
@@ -197,9 +207,9 @@ class OnlineSession:
             self._training = self._trainer.submit(self._train)
 
     def _train(self) -> list[dict[str, float]]:
-        """All iterations that are due, in the second thread; their losses."""
+        """Iterations that are due, in the second thread; their losses."""
         losses = []
-        while self.learner.ready:
+        while self.learner.ready and len(losses) < _SLICE:
             losses.append(self.learner.update())
         return losses
 

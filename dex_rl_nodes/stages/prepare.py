@@ -2,6 +2,7 @@
 
 from dex_rl_nodes import config
 from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.parameters import settings_words
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings
 from dex_rl_nodes.stages.inputs import USUAL, Amounts, has_learned, missing, outdated, report
 from dex_rl_nodes.stages.progress import ProgressBoard
@@ -9,7 +10,7 @@ from dex_rl_nodes.stages.progress import ProgressBoard
 _COMMANDS = {
     'demos': 'launch collect_demos.launch.py',
     'reward sessions': 'launch collect_demos.launch.py purpose:=reward',
-    'encoder': 'train policy', 'prior': 'train prior', 'policy': 'train policy', 'reward': 'train reward',
+    'encoder': 'train encoder', 'prior': 'train prior', 'policy': 'train policy', 'reward': 'train reward',
 }  # fmt: skip
 _SHOWN = (
     'n', 'successes', 'test_rmse_mean', 'active_units', 'off_manifold_ratio', 'precision', 'recall', 'steps', 'seconds',
@@ -103,7 +104,7 @@ def _short(value: object) -> str:
 _INPUTS = {
     'settings': 'its settings in config/methods', 'seed': 'the seed', 'demos': 'the demonstrations',
     'crops': 'the crops of the task', 'interface': 'the interface', 'encoder': 'the encoder', 'prior': 'the prior',
-    'reward': 'the reward sessions',
+    'reward': 'the reward sessions', 'held_out': 'the share of sessions that only measure',
 }  # fmt: skip
 
 
@@ -130,5 +131,5 @@ def check(run: RunDirectory, settings: RunSettings) -> None:
     if todo:
         refuse_after_learning(run, settings, todo)
     for stage in todo:
-        words = f'task:={settings.task} robot:={settings.robot} interface:={settings.interface} run:={run.name}'
-        raise UserError(f'run "{run.name}": {stage} missing or out of date; run: ./dexrl {_COMMANDS[stage]} {words}')
+        command = f'./dexrl {_COMMANDS[stage]} {settings_words(run.name, settings)}'
+        raise UserError(f'run "{run.name}": {stage} missing or out of date; run: {command}')

@@ -71,6 +71,15 @@ def test_interfaces_are_compared_over_the_tasks_that_all_of_them_have():
     assert '| 3, 4 | 50% (30/60,' in table.interface_table(alone), 'after learning only the prior was scored'
 
 
+def test_an_episode_that_was_thrown_away_is_not_in_the_learning_curve(tmp_path):
+    """Its end may be written before the learner hears that it was discarded."""
+    path = tmp_path / 'metrics.jsonl'
+    rows = [(1, 1, 50, 0), (2, 1, 90, 30), (1, 1, 90, 30), (2, 2, 150, 30), (3, 3, 200, 30)]
+    names = ('episodes', 'successes', 'env_steps', 'interventions')
+    path.write_text(''.join(json.dumps(dict(zip(names, row, strict=True))) + '\n' for row in rows))
+    assert learning_curve(path) == [[50, 1.0, 0.0], [150, 1.0, 0.0], [200, 1.0, 0.0]]
+
+
 def test_learning_curve_tells_success_and_help_of_every_episode(tmp_path):
     counts = [(40, 0, 0, 10), (50, 1, 1, 20), (60, 1, 1, 20), (150, 2, 1, 20)]  # the third is a line between episodes
     keys = ('env_steps', 'episodes', 'successes', 'interventions')

@@ -146,6 +146,22 @@ def test_a_prior_for_any_hand(runs, capsys):
     assert not (runs / 'mine' / 'prior.safetensors').exists()
 
 
+def test_nothing_is_learned_on_stages_that_are_missing(runs, capsys):
+    assert main('online task:=open_drawer interface:=raw seed:=4 run:=drawer'.split()) == 2
+    said = capsys.readouterr().err
+    assert 'encoder, prior, policy, reward missing or out of date' in said
+    assert 'run: ./dexrl prepare task:=open_drawer interface:=raw seed:=4 run:=drawer' in said
+    assert not (runs / 'drawer' / 'learner').exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(runs, capsys, monkeypatch):
+    (runs / 'file').touch()
+    monkeypatch.setenv('DEXRL_RUNS', str(runs / 'file'))
+    assert main('check run:=mine'.split()) == 2
+    said = capsys.readouterr().err
+    assert f'cannot write {runs}/file/mine/run.json' in said and 'choose another run folder' in said
+
+
 def test_a_prior_of_a_file_is_no_prior_of_a_robot(runs, capsys):
     """Its six numbers may be anybody's: a policy would send them to the hand."""
     random = np.random.default_rng(5)

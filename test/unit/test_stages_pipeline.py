@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dex_rl_nodes.config import Task
+from dex_rl_nodes.learning.checkpoint import numbered
 from dex_rl_nodes.recording.history import read_history
 from dex_rl_nodes.recording.spool import read_transitions
 from dex_rl_nodes.recording.writer import BagWriter
@@ -243,6 +244,32 @@ def test_online_bags_that_were_cut_off_are_mended_and_named(prepared, tmp_path, 
     again._loop.close()
     said = capsys.readouterr().err
     assert str(bag.parent) in said and 0 < again.learner.env_steps < 60
+
+
+def test_iterations_that_a_session_left_are_made_up_for_and_kept(prepared, tmp_path):
+    job = copy_of(prepared, tmp_path)
+    OnlineSession(job).learn(120, lambda done, note: None)
+    before = numbered(job.run.file('learner'))[-1].stem
+    shutil.rmtree(job.run.file('learner'))  # as the message about another network says
+    again, told = OnlineSession(job), []
+    assert again.learner.owed == 120
+    again.learn(120, lambda done, note: told.append(note))
+    assert again.learner.owed == 0 and numbered(job.run.file('learner'))[-1].stem == before == 'step_120'
+    assert [note for note in told if note.startswith('catching up')] == told and len(told) > 1
+
+
+def test_a_score_that_was_broken_off_is_kept_beside_the_one_of_before(prepared, tmp_path):
+    job = copy_of(prepared, tmp_path)
+
+    def stop(done: int, total: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(job, 'none', 2, tell=stop)
+    assert read_json(job.run.file('evaluation_imitation_partial.json'))['n'] == 1
+    evaluate(job, 'none', 1)
+    assert not job.run.file('evaluation_imitation_partial.json').exists()
 
 
 def test_evaluation_writes_rows_and_intervals(prepared):

@@ -148,9 +148,20 @@ def test_a_retraction_does_not_wait_for_what_was_lost():
     assert assembler.add(lost) == [], 'it comes after all'
 
 
-def test_only_discarded_episodes_are_settled():
+def test_a_success_does_not_wait_for_a_lost_tick_before_it():
+    parts = list(episode_parts(3, 6, Outcome.SUCCESS))
+    parts = [part for part in parts if not (isinstance(part, ExecutedAction) and part.step == 2)]
+    found, assembler = assemble(parts)
+    assert order(found) == [(1, 3, 0), (2, 3, 1)]
+    found = assembler.settle()
+    assert order(found) == [(n, 3, n) for n in (3, 4, 5)] and found[-1].success and assembler.dropped == 1
+
+
+def test_an_episode_that_goes_on_is_not_settled():
     parts = [part for part in episode_parts(3, 6) if not (isinstance(part, ExecutedAction) and part.step == 2)]
-    _, assembler = assemble(parts)
+    ends = [part for part in parts if isinstance(part, EpisodeState)][1:]
+    last = [part for part in parts if isinstance(part, StepResult) and part.truncated]
+    _, assembler = assemble([part for part in parts if part not in ends + last])
     assert assembler.settle() == [] and assembler.dropped == 0
 
 

@@ -279,9 +279,12 @@ def learning_curve(path: Path) -> list[list[float]]:
             row = json.loads(line)
         except ValueError:  # the line at which an earlier session was killed
             continue
-        if row['episodes'] > episodes:
+        if row['episodes'] < episodes:  # the newest was thrown away
+            curve.pop()
+        elif row['episodes'] > episodes:
             helped = max(0, row['interventions'] - interventions) / max(1, row['env_steps'] - steps)
             curve.append([row['env_steps'], float(row['successes'] > successes), round(helped, 3)])
+        if row['episodes'] != episodes:
             episodes, successes = row['episodes'], row['successes']
             steps, interventions = row['env_steps'], row['interventions']
     return curve
