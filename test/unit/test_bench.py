@@ -133,6 +133,15 @@ def test_quick_figures_run(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / 'bench' / 'safety.json').read_text())['values']['commands'] == 1000
 
 
+def test_the_scripted_person_is_scored_without_a_camera(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    assert main('bench operator task:=open_drawer episodes:=2 seed:=1'.split()) == 0
+    assert 'demonstrations of open_drawer' in capsys.readouterr().out
+    found = json.loads((tmp_path / 'bench' / 'operator_open_drawer.json').read_text())
+    assert found['values']['successes'] == found['n'] == 2 and found['values']['ticks'] > 20
+    assert found['command'] == 'dexrl bench operator task:=open_drawer seed:=1 episodes:=2'
+
+
 @pytest.mark.timeout(900)  # a minute and a half; more where other work goes on
 def test_the_smoke_table_is_made_whole_and_not_twice(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))

@@ -20,6 +20,7 @@ _RUNS = Parameter('runs', '', 'runs whose evaluations are shown, separated by co
 _MINUTES = Parameter('minutes', 10.0, 'how long', 'min', 0.1, 600.0)
 _SECONDS = Parameter('seconds', 60.0, 'how long', 's', 1.0, 36000.0)
 _TIMES = Parameter('times', 50, 'how often each device is unplugged', minimum=1, maximum=10000)
+_EPISODES = Parameter('episodes', 100, 'how many', minimum=1, maximum=100_000)
 _COMMANDS_SENT = Parameter('commands', 1_000_000, 'hostile commands to send', minimum=1000, maximum=10**9)
 
 
@@ -41,6 +42,14 @@ def _figure(name: str, *arguments: str) -> Callable[[dict[str, Value]], None]:
         print(f'wrote {found.save(_folder(values))}')
 
     return run
+
+
+def _operator(values: dict[str, Value]) -> None:
+    from dex_rl_nodes.stages.bench.person import scripted_person
+
+    found = scripted_person(str(values['task']), int(values['seed']), int(values['episodes']))
+    found.tell()
+    print(f'wrote {found.save(_folder(values))}')
 
 
 def _folder(values: dict[str, Value]) -> Path:
@@ -111,6 +120,7 @@ BENCHES = {
     'safety': Bench(
         'hostile commands against the command mux', _figure('safety', 'commands'), (_COMMANDS_SENT, _SEED, _OUT)
     ),
+    'operator': Bench('how often the scripted person succeeds', _operator, (_TASK, _EPISODES, _SEED, _OUT)),
     'recorder': Bench('processor time of recording', _figure('recorder')),
     'ticks': Bench(
         'the graph in real time: control ticks on time, camera to command',

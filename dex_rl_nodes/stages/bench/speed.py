@@ -45,10 +45,11 @@ def simulation(task: str = 'pull_tissue', seed: int = 0, steps: int = 600) -> Me
         done += loop.episode(episodes, seed + episodes, 'demos').steps
         episodes += 1
     rate = done / (time.perf_counter() - started)
+    figure = 'sim_speed' if task == 'pull_tissue' else f'sim_speed_{task}'
+    title = f'in-process lockstep simulation of {task}, 10 Hz control, both views rendered in software'
     return Measurement(
-        'sim_speed', f'in-process lockstep simulation of {task}, 10 Hz control, both views rendered in software',
-        'dexrl bench sim', f'{rate:.0f} steps/s', '50 steps/s or more', rate >= 50, done, seed,
-        {'steps_per_second': rate, 'task': task, 'episodes': episodes},
+        figure, title, f'dexrl bench sim task:={task}', f'{rate:.0f} steps/s', '50 steps/s or more', rate >= 50,
+        done, seed, {'steps_per_second': rate, 'task': task, 'episodes': episodes},
     )  # fmt: skip
 
 
