@@ -164,6 +164,11 @@ class Learner:
         enough = len(self.online) >= self.settings.start
         return max(0, self._budget(self.env_steps) - (self.updates - self._ahead)) if enough else 0
 
+    @property
+    def behind(self) -> int:
+        """Updates that are owed, where they are enough for new weights; else 0."""
+        return self.owed if self.owed > self.settings.publish_every else 0
+
     def _budget(self, transitions: int) -> int:
         return int(transitions * self.settings.updates_per_step)
 

@@ -178,7 +178,7 @@ class LearnerNode(Node):
         self._news.set()
         self._thread.join()
         if self._failure is None:
-            if (left := self._core.owed) > self._core.settings.publish_every:
+            if left := self._core.behind:
                 self.get_logger().warning(
                     f'{left} learner iterations that the transitions allow are not made yet; this command, started '
                     f'again, makes them while it runs, and in simulation ./dexrl online makes them all'

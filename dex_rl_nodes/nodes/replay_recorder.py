@@ -33,7 +33,7 @@ from dex_rl_nodes.recording.reader import next_folder, repair_all
 from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool
 from dex_rl_nodes.recording.transitions import TransitionAssembler
 from dex_rl_nodes.recording.writer import BagWriter
-from dex_rl_nodes.records import EpisodeState, Phase
+from dex_rl_nodes.records import EpisodeState, Outcome, Phase
 from dex_rl_nodes.run_directory import RunSettings
 
 try:
@@ -198,7 +198,7 @@ class ReplayRecorder(Node):
             self._to_bag(received)
             if self._assembler is not None:
                 self._pass_on(self._assembler.add(record))
-                if isinstance(record, EpisodeState) and self._phase == Phase.ENDED:
+                if isinstance(record, EpisodeState) and record.outcome == Outcome.DISCARDED:
                     self._settles_at = time.monotonic() + _SETTLED
             if self._bag is not None and isinstance(record, EpisodeState) and self._phase == Phase.ENDED:
                 self._bag.sync()
@@ -206,7 +206,7 @@ class ReplayRecorder(Node):
             if topic == 'transition_ack':
                 self._acknowledged = deserialize_message(received.data, TransitionAck).sequence
             self._to_bag(received)
-        if self._settles_at and time.monotonic() > self._settles_at and not self._queue:
+        if self._settles_at and time.monotonic() > self._settles_at:
             self._settles_at = 0.0
             self._pass_on(self._assembler.settle())
 
@@ -269,7 +269,7 @@ class ReplayRecorder(Node):
         if self._failure is not None:
             return
         if self._spool is not None:
-            for transition in self._assembler.settle():
+            for transition in self._assembler.settle(nothing_comes=True):
                 self._spool.append(transition)
         for part in (self._spool, self._bag):
             if part is not None:

@@ -91,9 +91,16 @@ class TransitionAssembler:
             self._put(part.episode, part.step, executed=part)
         return self._take()
 
-    def settle(self) -> list[Transition]:
-        """Transitions that wait for incomplete ticks of ended episodes; nothing more comes of these, so they go."""
-        for key in [key for key, tick in self._ticks.items() if key[0] in self._final and tick.open]:
+    def settle(self, nothing_comes: bool = False) -> list[Transition]:
+        """Transitions that wait for incomplete ticks of discarded episodes, or of all that have ended; these ticks go.
+
+        Args:
+            nothing_comes: no message is on its way any more; while some are, a starved machine may still deliver what
+                belongs to an episode that counts.
+        """
+        discarded = {episode for (episode, _), tick in self._ticks.items() if tick.discarded is not None}
+        ended = set(self._final) if nothing_comes else discarded
+        for key in [key for key, tick in self._ticks.items() if key[0] in ended and tick.open]:
             del self._ticks[key]
             self.dropped += 1
         return self._take()
