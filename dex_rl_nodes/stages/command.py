@@ -48,6 +48,8 @@ class Command:
 def _open(values: dict[str, Value]) -> tuple[RunDirectory, RunSettings]:
     """The run that the arguments name, created where there is none; UserError when it was made with other settings."""
     settings = _settings(values)
+    # a damaged file is named before anything else is missed
+    config.load_task(settings.task), config.load_robot(settings.robot), config.load_method(settings.method)
     return RunDirectory(str(values['run'])).create(settings), settings
 
 

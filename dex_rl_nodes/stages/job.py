@@ -148,7 +148,7 @@ class Job:
 
     def encoder(self) -> VisualEncoder:
         """The frozen visual encoder."""
-        return load_encoder(self._trained('encoder', 'policy'))
+        return load_encoder(self._trained('encoder', 'encoder'))
 
     def interface(self) -> ActionInterface:
         """The frozen action interface."""

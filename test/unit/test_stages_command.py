@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from dex_rl_nodes import config
 from dex_rl_nodes.config import load_task
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.recording.reader import next_folder
@@ -152,6 +153,16 @@ def test_nothing_is_learned_on_stages_that_are_missing(runs, capsys):
     assert 'encoder, prior, policy, reward missing or out of date' in said
     assert 'run: ./dexrl prepare task:=open_drawer interface:=raw seed:=4 run:=drawer' in said
     assert not (runs / 'drawer' / 'learner').exists()
+
+
+def test_a_field_that_is_missing_is_named_before_a_stage_that_is(runs, capsys, monkeypatch):
+    def without(name: str):
+        raise UserError(f'config/tasks/{name}.yaml: episode_steps: Field required')
+
+    monkeypatch.setattr(config, 'load_task', without)
+    for words in ('evaluate run:=mine', 'online run:=mine', 'train reward run:=mine'):
+        assert main(words.split()) == 2
+        assert 'config/tasks/pull_tissue.yaml: episode_steps: Field required' in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_made_is_named(runs, capsys, monkeypatch):
