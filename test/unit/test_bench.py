@@ -8,6 +8,7 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.stages.bench import table
 from dex_rl_nodes.stages.bench.measurement import Measurement
 from dex_rl_nodes.stages.bench.report import note_runs, write_report
+from dex_rl_nodes.stages.bench.speed import loop_on_time
 from dex_rl_nodes.stages.bench.table import Plan, Results, make_plan, version
 from dex_rl_nodes.stages.command import main
 
@@ -131,6 +132,11 @@ def test_quick_figures_run(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert '0 of 1000; ' in out and out.splitlines()[0].endswith(': met')
     assert json.loads((tmp_path / 'bench' / 'safety.json').read_text())['values']['commands'] == 1000
+
+
+def test_a_machine_alone_is_late_with_what_takes_longer_than_the_period():
+    assert loop_on_time(work=0.001, seconds=0.2, period=0.02, tolerance=60) == 1
+    assert loop_on_time(work=0.05, seconds=0.1, period=0.01, tolerance=0.01) == 0
 
 
 def test_the_scripted_person_is_scored_without_a_camera(tmp_path, monkeypatch, capsys):

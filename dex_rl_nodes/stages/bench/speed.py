@@ -33,6 +33,31 @@ def _timed(function: Callable[[], object], repeats: int, warmup: int = 5) -> lis
     return durations
 
 
+def loop_on_time(work: float, seconds: float, period: float, tolerance: float) -> float:
+    """What the machine makes of ticks that nothing else delays: a loop in this process that counts for `work` s.
+
+    A virtual machine whose host takes the processor away is late with nothing else running; what a graph of nodes does
+    there has to be read beside this.
+
+    Returns:
+        Share of the intervals between two ends of the loop that are within `tolerance` (s) of `period` (s).
+    """
+
+    def count(times: int) -> None:
+        for _ in range(times):
+            pass
+
+    chunk = 20_000
+    times = max(1, round(chunk * work / min(_timed(lambda: count(chunk), 50))))
+    begin = time.monotonic()
+    ends = []
+    for tick in range(max(2, round(seconds / period))):
+        time.sleep(max(0.0, begin + tick * period - time.monotonic()))
+        count(times)
+        ends.append(time.monotonic())
+    return float((np.abs(np.diff(ends) - period) <= tolerance).mean())
+
+
 def simulation(task: str = 'pull_tissue', seed: int = 0, steps: int = 600) -> Measurement:
     """Lockstep steps per second of the simulated robot while the scripted operator acts, both views rendered."""
     from dex_rl_nodes.sim.operator import ScriptedOperator
