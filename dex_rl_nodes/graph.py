@@ -364,7 +364,8 @@ def application(launch_file: str) -> Application:
     name = os.path.basename(launch_file).removesuffix('.launch.py')
     if name not in APPLICATIONS:
         files = ', '.join(f'{known}.launch.py' for known in APPLICATIONS)
-        raise UserError(f'there is no launch file "{launch_file}"; choose one of: {files}')
+        wrong = f'there is no launch file "{launch_file}"' if launch_file else 'say which launch file'
+        raise UserError(f'{wrong}; choose one of: {files}')
     return APPLICATIONS[name]
 
 

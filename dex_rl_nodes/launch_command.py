@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from dex_rl_nodes.errors import UserError
+from dex_rl_nodes import interrupt
+from dex_rl_nodes.errors import UserError, refused_by_system
 from dex_rl_nodes.graph import Application, application, check_parameter_file, environment
 from dex_rl_nodes.parameters import split_argument
 from dex_rl_nodes.paths import share_directory
@@ -59,7 +60,7 @@ def run_with_supervisor(app: Application, values: dict) -> int:
 def run(arguments: list[str]) -> int:
     """Run `launch FILE [name:=value ...]`; returns the exit code."""
     parser = argparse.ArgumentParser(prog='./dexrl launch', description='Start a graph.')
-    parser.add_argument('launch_file', help='for example online_rl.launch.py')
+    parser.add_argument('launch_file', nargs='?', default='', help='for example online_rl.launch.py')
     parser.add_argument('-s', '--show-args', action='store_true', help='list the arguments of the launch file')
     parser.add_argument('arguments', nargs='*', metavar='name:=value')
     options = parser.parse_intermixed_args(arguments)
@@ -81,11 +82,16 @@ def run(arguments: list[str]) -> int:
 def main() -> int:
     """Entry point of `python -m dex_rl_nodes.launch_command`."""
     try:
+        interrupt.accept()
         return run(sys.argv[1:])
     except UserError as error:
         print(f'dexrl: {error}', file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f'dexrl: {refused_by_system(error)}', file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
+        print('\ndexrl: stopped before anything was started', file=sys.stderr)
         return 130
 
 

@@ -14,6 +14,7 @@ from dex_rl_nodes.paths import runs_directory
 
 _UMASK = os.umask(0)  # can only be read by setting it
 os.umask(_UMASK)
+_LISTED = 8  # runs, at most, in a sentence
 PURPOSES = ('demos', 'reward', 'online', 'evaluation')
 
 
@@ -87,8 +88,7 @@ class RunDirectory:
 
     def create(self, settings: RunSettings) -> 'RunDirectory':
         """Create the run, or check that the existing one has the same settings."""
-        file = self.path / 'run.json'
-        if file.exists():
+        if self.exists:
             stored = self.settings()
             for key, value in asdict(settings).items():
                 if getattr(stored, key) != value:
@@ -98,15 +98,26 @@ class RunDirectory:
                     )
             return self
         created = time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
-        write_json(file, {**asdict(settings), 'version': __version__, 'created': created})
+        write_json(self.file('run.json'), {**asdict(settings), 'version': __version__, 'created': created})
         return self
+
+    @property
+    def exists(self) -> bool:
+        """Whether it was created."""
+        return self.file('run.json').exists()
+
+    @property
+    def lack(self) -> str:
+        """What to say where there is no such run: it may be a slip in the name."""
+        known = sorted(file.parent.name for file in self.path.parent.glob('*/run.json'))
+        others = f' (it has: {", ".join(known[:_LISTED])}{", ..." * (len(known) > _LISTED)})' if known else ''
+        return f'there is no run "{self.name}" in {self.path.parent}{others}'
 
     def settings(self) -> RunSettings:
         """Settings of the existing run; UserError without one."""
-        file = self.path / 'run.json'
-        if not file.exists():
-            raise UserError(f'there is no run "{self.name}" in {self.path.parent}')
-        content = read_json(file)
+        if not self.exists:
+            raise UserError(self.lack)
+        content = read_json(self.file('run.json'))
         return RunSettings(**{key: content[key] for key in RunSettings.__dataclass_fields__})
 
     def bags(self, purpose: str) -> Path:

@@ -11,10 +11,20 @@ from pathlib import Path
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.parameters import Value
 
+LAST_DOMAIN = 232  # with the ports of a higher one DDS would leave the range of ports
+
 
 def device_folder(values: Mapping[str, Value]) -> str:
     """Where the emulated devices of a graph appear: only one such graph runs per domain and namespace."""
     return f'{_place_of(str(values.get("namespace", "")), os.environ)}-devices'
+
+
+def domain_of(variables: Mapping[str, str]) -> int:
+    """ROS_DOMAIN_ID; UserError when it is none."""
+    text = variables.get('ROS_DOMAIN_ID') or '0'
+    if not (text.isascii() and text.isdigit() and int(text) <= LAST_DOMAIN):
+        raise UserError(f'ROS_DOMAIN_ID is "{text}"; it must be a number from 0 to {LAST_DOMAIN}')
+    return int(text)
 
 
 @contextmanager
@@ -29,7 +39,7 @@ def sole_graph(name: str, namespace: str, variables: Mapping[str, str]) -> Itera
     Raises:
         UserError: another graph holds them; names it.
     """
-    domain, place = variables.get('ROS_DOMAIN_ID') or '0', _place_of(namespace, variables)
+    domain, place = domain_of(variables), _place_of(namespace, variables)
     with Path(f'{place}.lock').open('a+') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,5 +63,5 @@ def sole_graph(name: str, namespace: str, variables: Mapping[str, str]) -> Itera
 
 def _place_of(namespace: str, variables: Mapping[str, str]) -> Path:
     """Path, without its end, of what belongs to the one graph of a domain and namespace."""
-    domain, name = variables.get('ROS_DOMAIN_ID') or '0', namespace.strip('/').replace('/', '-')
+    domain, name = domain_of(variables), namespace.strip('/').replace('/', '-')
     return Path(tempfile.gettempdir()) / f'dexrl-{os.getuid()}-domain-{domain}{"-" * bool(name)}{name}'

@@ -21,6 +21,7 @@ from circus.stream.redirector import Redirector
 from circus.watcher import Watcher
 from tornado.ioloop import IOLoop, PeriodicCallback
 
+from dex_rl_nodes import interrupt
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.process import PACKAGE, Process, Restarts, end_of, was_stopped
 
@@ -46,6 +47,15 @@ class _Redirector(Redirector):
 
 class _Watcher(Watcher):
     _redirector_class = _Redirector
+    accepts_late = False  # it keeps Ctrl-C until it can handle it, see interrupt.py
+
+    def spawn_process(self, *arguments):
+        if self.accepts_late:
+            interrupt.hold()
+        try:
+            return super().spawn_process(*arguments)
+        finally:
+            interrupt.accept()
 
 
 class _Lines:
@@ -118,7 +128,7 @@ class Supervisor:
         executable, *arguments = self._guarded(self.commands[process.name])
         # programs that run to their end draw progress bars, so they get the terminal itself
         stream = {'stream': self._lines[process.name]} if process.is_node else None
-        return _Watcher(
+        watcher = _Watcher(
             process.name,
             shlex.quote(executable),
             args=arguments,
@@ -136,6 +146,8 @@ class Supervisor:
                 'after_reap': (self._on_end, True),
             },
         )
+        watcher.accepts_late = '-m' in self.commands[process.name][:2]  # a module of ours
+        return watcher
 
     @staticmethod
     def _guarded(command: list[str]) -> list[str]:

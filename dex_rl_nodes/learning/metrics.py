@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dex_rl_nodes.errors import UserError
 
-LONGEST_SILENCE = 10.0  # s between two lines, at most
+LINE_PERIOD = 9.0  # s after which a line is due; it comes with the next step or update, within 10 s
 _RATES = {'env_steps': 'steps_per_second', 'updates': 'updates_per_second'}
 
 
@@ -35,11 +35,11 @@ class MetricsWriter:
             folder.mkdir(parents=True, exist_ok=True)
             cut_off = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b'\n')
             self._file = path.open('a', buffering=1)
+            self._board = SummaryWriter(str(folder / 'tensorboard'))
+            if cut_off:  # the last session was killed within a line
+                self._file.write('\n')
         except OSError as error:
             raise UserError(f'cannot write {path}: {error.strerror}') from None
-        if cut_off:  # the last session was killed within a line
-            self._file.write('\n')
-        self._board = SummaryWriter(str(folder / 'tensorboard'))
 
     def add(self, losses: Mapping[str, float]) -> None:
         """Values of one update; what is written is their mean since the last line."""
@@ -62,7 +62,7 @@ class MetricsWriter:
         """
         now = self._clock()
         elapsed = now - self._last_time
-        if not episode_ended and elapsed < LONGEST_SILENCE and self._last_progress:
+        if not episode_ended and elapsed < LINE_PERIOD and self._last_progress:
             return False
         values = dict(progress)
         for counter, rate in _RATES.items():
@@ -72,10 +72,11 @@ class MetricsWriter:
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         try:
             self._file.write(json.dumps({'time': time.time(), **finite}) + '\n')
+            for name, value in finite.items():  # raises what the thread that writes the curves met before
+                self._board.add_scalar(name, value, int(progress['env_steps']))
         except OSError as error:
-            raise UserError(f'cannot write {self._file.name}: {error.strerror}; free some space') from None
-        for name, value in finite.items():
-            self._board.add_scalar(name, value, int(progress['env_steps']))
+            where = error.filename or self._file.name
+            raise UserError(f'cannot write {where}: {error.strerror}; free some space') from None
         self._sums.clear()
         self._counts.clear()
         self._last_time, self._last_progress = now, dict(progress)

@@ -5,10 +5,13 @@ import os
 import signal
 import sys
 
+from dex_rl_nodes import interrupt
+
 
 def start(name: str) -> None:
     """Run a node to its end; Ctrl-C while its modules are still loading is a clean end too."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    interrupt.accept()
     from dex_rl_nodes.graph import environment
 
     os.environ.update(environment(os.environ))  # a node that is started by hand finds the graph

@@ -35,6 +35,7 @@ from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.scheduling import prefer, spare_collector
 from dex_rl_nodes.parameters import COMMON, Parameter, Value
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings
+from dex_rl_nodes.sole_graph import domain_of
 
 if TYPE_CHECKING:
     from dex_rl_nodes.stages.job import Job
@@ -322,7 +323,8 @@ def spin(node: Node, stopping: Callable[[], bool]) -> None:
 
 
 def _init_ros() -> None:
-    """Read the arguments of ROS; UserError says which one it does not accept."""
+    """Read domain and arguments of ROS; UserError says what it does not accept."""
+    domain_of(os.environ)
     try:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:  # what rcl could not parse, and where in its own source that was

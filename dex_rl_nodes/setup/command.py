@@ -5,7 +5,8 @@ import random
 import signal
 import sys
 
-from dex_rl_nodes.errors import UserError
+from dex_rl_nodes import interrupt
+from dex_rl_nodes.errors import UserError, refused_by_system
 from dex_rl_nodes.namespace import parse_namespace
 from dex_rl_nodes.setup import system
 from dex_rl_nodes.setup.build import build, run_variables
@@ -20,6 +21,7 @@ Commands (each sets everything up when it is first used):
   keyboard [namespace:=NAME]                keys for stop, release and marks beside a running graph
   tensorboard [arguments]                   learning curves of all runs, in a browser
   train STAGE [arg:=value ...]              one offline stage, from bags: encoder, prior, policy, reward
+  prepare [arg:=value ...]                  what online RL needs and is missing, from demonstrations to classifier
   online [arg:=value ...]                   online RL in simulation, in one process without ROS
   evaluate [arg:=value ...]                 score a run in simulation, in one process without ROS
   bench [NAME] [arg:=value ...]             in-process experiments and speed figures
@@ -34,6 +36,7 @@ DEXRL_TORCH=cuda (PyTorch for NVIDIA cards), ROS_DOMAIN_ID.
 MODULES = {
     'launch': ('dex_rl_nodes.launch_command',),
     'train': ('dex_rl_nodes.stages', 'train'),
+    'prepare': ('dex_rl_nodes.stages', 'prepare'),
     'online': ('dex_rl_nodes.stages', 'online'),
     'evaluate': ('dex_rl_nodes.stages', 'evaluate'),
     'bench': ('dex_rl_nodes.stages', 'bench'),
@@ -89,6 +92,8 @@ def hand_over(places: Places, command: str, arguments: list[str]) -> int:
     if command == 'tensorboard' and not any(word.startswith('--logdir') for word in arguments):
         arguments = ['--logdir', os.environ.get('DEXRL_RUNS') or 'runs', *arguments]
     sys.stdout.flush()
+    if MODULES[command][0].startswith('dex_rl_nodes.'):
+        interrupt.hold()
     os.execv(places.python, [str(places.python), '-m', *MODULES[command], *arguments])
 
 
@@ -126,7 +131,7 @@ def run(arguments: list[str]) -> int:
 def main(arguments: list[str]) -> int:
     """Entry point of `./dexrl`."""
     # a closed terminal or a stopping service must end the set-up's programs too
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
         return run(arguments)
@@ -137,8 +142,5 @@ def main(arguments: list[str]) -> int:
         print('\ndexrl: stopped; the next call goes on from here', file=sys.stderr)
         return 130
     except OSError as error:
-        print(
-            f'dexrl: {error.filename or "the set-up"}: {error.strerror}; free some space or fix its permissions',
-            file=sys.stderr,
-        )
+        print(f'dexrl: {refused_by_system(error)}', file=sys.stderr)
         return 2

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dex_rl_nodes import config
+from dex_rl_nodes import config, interrupt
 from dex_rl_nodes.descriptions import NODES
-from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all, split_argument
+from dex_rl_nodes.errors import UserError, refused_by_system
+from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all, settings_words, split_argument
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings
 
 _CHOICES = {'task': config.names('tasks'), 'robot': config.robot_names(), 'method': config.names('methods')}
@@ -28,10 +28,11 @@ _PRESENCE = next(parameter for parameter in NODES['scripted_operator'].parameter
 _RECORD = Parameter('record', False, 'write the episodes to bags, cameras included')
 _DATA = Parameter('data', '', 'train prior: .npz with targets (N, D) and lengths, instead of demonstrations')
 _LATENT = Parameter(
-    'latent', 0, 'train prior with data: latent dimension; 0: as the method says', minimum=0, maximum=64
+    'latent', 0, 'train prior with data: latent dimension; 0: as the method says', minimum=0, maximum=1024
 )
 
 
+_COLLECT = 'launch collect_demos.launch.py'
 _STOPPED = '\ndexrl: stopped; what was finished is kept, and the same command goes on from here; a score begins anew'
 
 
@@ -45,12 +46,19 @@ class Command:
     arguments: tuple[Parameter, ...] = ()
 
 
-def _open(values: dict[str, Value]) -> tuple[RunDirectory, RunSettings]:
-    """The run that the arguments name, created where there is none; UserError when it was made with other settings."""
+def _open(values: dict[str, Value], first: str = '') -> tuple[RunDirectory, RunSettings]:
+    """The run that the arguments name; UserError when it was made with other settings.
+
+    Args:
+        first: command that begins such a run, for whoever named one that does not exist; empty: create it.
+    """
     settings = _settings(values)
     # a damaged file is named before anything else is missed
     config.load_task(settings.task), config.load_robot(settings.robot), config.load_method(settings.method)
-    return RunDirectory(str(values['run'])).create(settings), settings
+    run = RunDirectory(str(values['run']))
+    if first and not run.exists:
+        raise UserError(f'{run.lack}; a run begins with: ./dexrl {first} {settings_words(run.name, settings)}')
+    return run.create(settings), settings
 
 
 def _settings(values: dict[str, Value]) -> RunSettings:
@@ -61,16 +69,16 @@ def _simulated(command: str, values: dict[str, Value]):
     """The run, for a command that simulates; UserError for one of a robot."""
     if not config.is_simulated(str(values['robot'])):
         raise UserError(f'{command} in one process is simulated; with robot:={values["robot"]} use the launch files')
-    return _job(values)
+    return _job(values, 'prepare')
 
 
-def _job(values: dict[str, Value]):
+def _job(values: dict[str, Value], first: str):
     import torch
 
     from dex_rl_nodes.stages.job import Job
 
     torch.set_num_threads(1)  # a second thread gains little with networks of this size, and changes the last bits
-    return Job(*_open(values))
+    return Job(*_open(values, first))
 
 
 def _train(word: str, values: dict[str, Value]) -> None:
@@ -86,7 +94,7 @@ def _train(word: str, values: dict[str, Value]) -> None:
     if values['data']:
         _train_from_file(values, board)
         return
-    job = _job(values)
+    job = _job(values, _COLLECT)
     refuse_after_learning(job.run, job.settings, train.stages_for(word, job))
     for name in train.stages_for(word, job):
         train.STAGES[name](job, board.of(name), again=name == word)
@@ -120,7 +128,7 @@ def _prepare(_word: str, values: dict[str, Value]) -> None:
 def _check(_word: str, values: dict[str, Value]) -> None:
     from dex_rl_nodes.stages.prepare import check
 
-    check(*_open(values))
+    check(*_open(values, _COLLECT))
 
 
 def _online(_word: str, values: dict[str, Value]) -> None:
@@ -238,19 +246,20 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, signal.default_int_handler)
     os.environ.setdefault('MUJOCO_GL', 'egl')
     try:
+        interrupt.accept()
         run(arguments)
         sys.stdout.flush()
     except UserError as error:
         print(f'dexrl: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            _STOPPED,
-            file=sys.stderr,
-        )
+        print(_STOPPED, file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output has left, as with "| head"
         # or Python stumbles over it once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        print(f'dexrl: {refused_by_system(error)}', file=sys.stderr)
+        return 2
     return 0

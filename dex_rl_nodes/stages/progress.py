@@ -9,11 +9,12 @@ _LINE_PERIOD = 10.0  # s between two lines where there is no terminal
 
 
 class ProgressBoard:
-    """One bar per stage on a terminal; elsewhere a line at the end of each and every 10 s."""
+    """One bar per stage on a terminal; elsewhere a line at the end of each and every 10 s; both with the time left."""
 
     def __init__(self) -> None:
         self._bars: dict[str, tqdm] = {}
         self._started: dict[str, float] = {}
+        self._done_before: dict[str, int] = {}  # by an earlier session
         self._told: dict[str, float] = {}
         self._terminal = sys.stderr.isatty()
 
@@ -22,11 +23,15 @@ class ProgressBoard:
         now = time.monotonic()
         if stage not in self._started:
             self._started[stage] = self._told[stage] = now
+            self._done_before[stage] = done
         if self._terminal:
             self._draw(stage, done, total, note)
         elif now - self._told[stage] > _LINE_PERIOD:
             self._told[stage] = now
-            print(f'{stage}: {done} of {total} {note}'.rstrip(), file=sys.stderr, flush=True)
+            elapsed, new = now - self._started[stage], done - self._done_before[stage]
+            left = tqdm.format_interval(elapsed * (total - done) / new) if new > 0 else '?'
+            passed = f'[{tqdm.format_interval(elapsed)}<{left}]'
+            print(f'{stage}: {done} of {total} {passed} {note}'.rstrip(), file=sys.stderr, flush=True)
 
     def _draw(self, stage: str, done: int, total: int, note: str) -> None:
         bar = self._bars.get(stage)

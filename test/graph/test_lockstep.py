@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from dataclasses import replace
+from itertools import cycle
 
 import psutil
 import pytest
@@ -15,6 +16,7 @@ torch = pytest.importorskip('torch')
 
 from tiny_run import SETTINGS, launch, make_run, start
 
+from dex_rl_nodes import config
 from dex_rl_nodes.recording.history import episode_bags
 from dex_rl_nodes.recording.reader import next_folder
 from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool, read_transitions
@@ -97,9 +99,10 @@ def test_goes_on_with_a_run_and_does_not_wait_for_a_dead_learner(job, tmp_path):
             assert before.truncated or not before.mask
 
 
-@pytest.mark.parametrize(
-    ('task', 'interface'), [('grasp_place', 'pca'), ('open_drawer', 'raw'), ('assemble_box', 'vq')]
-)
+OTHERS = [task for task in config.names('tasks') if task != SETTINGS.task]
+
+
+@pytest.mark.parametrize(('task', 'interface'), list(zip(OTHERS, cycle(('raw', 'pca', 'vq')))))
 def test_every_other_task_runs_with_another_interface(task, interface, tmp_path, monkeypatch):
     monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
     job = demonstrated(replace(SETTINGS, task=task, interface=interface))

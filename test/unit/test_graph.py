@@ -12,10 +12,10 @@ from dex_rl_nodes import config
 from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.graph import APPLICATIONS, application, environment
-from dex_rl_nodes.launch_command import run, show_arguments
+from dex_rl_nodes.launch_command import main, run, show_arguments
 from dex_rl_nodes.parameters import COMMON
 from dex_rl_nodes.process import PACKAGE
-from dex_rl_nodes.sole_graph import device_folder
+from dex_rl_nodes.sole_graph import device_folder, domain_of
 
 ROOT = Path(__file__).parents[2]
 EXPECTED_REFUSALS = ('operator:=human', 'lockstep:=true needs robot:=sim', 'robot:=sim has no devices to emulate')
@@ -324,3 +324,21 @@ def test_profiles_are_there_and_large_enough():
         text = (ROOT / 'config' / 'fastdds' / name).read_text()
         assert int(re.search(r'<segment_size>(\d+)<', text).group(1)) == 32 * 2**20
     assert '127.0.0.1' in (ROOT / 'config' / 'fastdds' / 'localhost.xml').read_text()
+
+
+def test_what_the_system_refuses_is_one_sentence(monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(28, 'No space left on device', '/tmp/dexrl-lock')
+
+    monkeypatch.setattr('dex_rl_nodes.launch_command.run', refuse)
+    assert main() == 2
+    assert capsys.readouterr().err == (
+        'dexrl: /tmp/dexrl-lock: No space left on device; free some space or fix its permissions\n'
+    )
+
+
+@pytest.mark.parametrize('domain', ['233', 'abc', '-1', '1.5'])
+def test_a_domain_that_is_none_is_refused(domain):
+    with pytest.raises(UserError, match=f'ROS_DOMAIN_ID is "{domain}"; it must be a number from 0 to 232'):
+        domain_of({'ROS_DOMAIN_ID': domain})
+    assert domain_of({'ROS_DOMAIN_ID': '232'}) == 232 and domain_of({}) == 0

@@ -36,7 +36,7 @@ ORDER = [
     },
     {'setup'},
     {'findings', 'namespace'},
-    {'errors', '__init__'},
+    {'errors', 'interrupt', '__init__'},
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 ROS = {

@@ -1,6 +1,8 @@
 """metrics.jsonl: a line at least every 10 s and at each episode's end, also across restarts."""
 
 import json
+import resource
+import time
 
 import pytest
 
@@ -68,3 +70,18 @@ def test_a_full_disk_is_said_once_and_nothing_fails_at_the_end(tmp_path):
         for step in range(1000):
             writer.write({'env_steps': step, 'updates': step}, episode_ended=True)
     writer.close()
+
+
+def test_a_disk_too_full_for_the_curves_is_said_too(tmp_path):
+    (tmp_path / 'metrics.jsonl').symlink_to('/dev/null')
+    writer = MetricsWriter(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    end = time.monotonic() + 30
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(UserError, match='cannot write .*: File too large; free some space'):
+            while time.monotonic() < end:  # a thread writes the curves
+                writer.write({'env_steps': 1, 'updates': 1}, episode_ended=True)
+        writer.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

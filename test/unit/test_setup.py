@@ -16,6 +16,7 @@ from dex_rl_nodes.setup import build, command, doctor, environment, places, syst
 from dex_rl_nodes.setup.environment import Environment, correct_exports
 from dex_rl_nodes.setup.places import Places, build_hash, find_places
 from dex_rl_nodes.setup.steps import Progress, Runner, exclusive, last_words
+from dex_rl_nodes.stages import prepare
 
 ROOT = Path(__file__).parents[2]
 
@@ -319,6 +320,16 @@ def test_tensorboard_shows_the_runs(monkeypatch, tmp_path):
     assert [words[2:] for words in started] == [
         ['tensorboard.main', '--logdir', str(tmp_path)], ['tensorboard.main', '--logdir', 'mine'],
     ]  # fmt: skip
+
+
+def test_every_command_that_is_suggested_exists():
+    places = [command.CHECKOUT / 'README.md', command.CHECKOUT / 'CONTRIBUTING.md']
+    for folder, kind in (('dex_rl_nodes', '*.py'), ('docs', '*.md'), ('launch', '*.py'), ('config', '*.yaml')):
+        places += (command.CHECKOUT / folder).rglob(kind)
+    suggested = {word for place in places for word in re.findall(r'\./dexrl (\w+)', place.read_text())}
+    suggested |= {words.split()[0] for words in prepare._COMMANDS.values()}
+    assert suggested - {'COMMAND'} <= {*command.MODULES, 'setup', 'doctor'}
+    assert {'launch', 'train', 'prepare', 'bench'} <= suggested
 
 
 def test_usage_names_every_command():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dex_rl_nodes import config
+from dex_rl_nodes import config, interrupt
 from dex_rl_nodes.config import load_task
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.recording.reader import next_folder
@@ -26,6 +27,11 @@ from dex_rl_nodes.stages.recordings import ended_episodes
 def runs(tmp_path, monkeypatch):
     monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
     return tmp_path
+
+
+def make(name: str, robot: str = 'sim', method: str = 'lamp') -> RunDirectory:
+    """A new run of pull_tissue without recordings."""
+    return RunDirectory(name).create(RunSettings('pull_tissue', robot, 'latent_prior', method, 0))
 
 
 @pytest.mark.parametrize(
@@ -61,11 +67,31 @@ def test_refusals(words, said, capsys):
 
 def test_a_check_that_finds_all_says_nothing(capsys, monkeypatch):
     monkeypatch.setattr('dex_rl_nodes.stages.prepare.check', lambda *opened: None)
+    make('real', 'fr3_ruiyan')
     assert main(['check', 'task:=pull_tissue', 'robot:=fr3_ruiyan', 'run:=real']) == 0
     assert capsys.readouterr().out == ''
 
 
+@pytest.mark.parametrize(
+    ('words', 'first'),
+    [
+        ('train prior', 'launch collect_demos.launch.py'),
+        ('check', 'launch collect_demos.launch.py'),
+        ('online', 'prepare'),
+        ('evaluate', 'prepare'),
+    ],
+)
+def test_a_slip_in_the_name_of_a_run_makes_none(runs, capsys, words, first):
+    make('lunch')
+    assert main([*words.split(), 'run:=lunhc']) == 2
+    said = capsys.readouterr().err
+    assert f'there is no run "lunhc" in {runs} (it has: lunch)' in said
+    assert f'a run begins with: ./dexrl {first} task:=pull_tissue run:=lunhc' in said
+    assert [path.name for path in runs.iterdir()] == ['lunch']
+
+
 def test_missing_recordings_name_the_command(capsys):
+    make('empty'), make('real', 'fr3_ruiyan')
     assert main(['train', 'prior', 'task:=pull_tissue', 'run:=empty']) == 2
     assert 'run ./dexrl launch collect_demos.launch.py task:=pull_tissue run:=empty' in capsys.readouterr().err
     assert main(['check', 'task:=pull_tissue', 'robot:=fr3_ruiyan', 'run:=real']) == 2
@@ -74,6 +100,7 @@ def test_missing_recordings_name_the_command(capsys):
 
 def test_recordings_of_the_graph_are_enough_on_a_robot(runs, monkeypatch, capsys):
     monkeypatch.setattr(inputs, 'is_current', lambda *_: True)
+    make('real', 'fr3_ruiyan')
     words = ['check', 'task:=pull_tissue', 'robot:=fr3_ruiyan', 'run:=real']
     for purpose, said in (('demos', 'demos missing'), ('reward', 'reward sessions missing')):
         assert main(words) == 2
@@ -87,8 +114,8 @@ def test_recordings_of_the_graph_are_enough_on_a_robot(runs, monkeypatch, capsys
 
 def test_nothing_is_made_again_below_what_was_learned(runs, capsys, monkeypatch):
     monkeypatch.setattr('dex_rl_nodes.stages.workers.run_all', lambda *_, **__: pytest.fail('work was started'))
-    settings = RunSettings('pull_tissue', 'sim', 'latent_prior', 'smoke', 0)
-    run = RunDirectory('learned').create(settings)
+    run = make('learned', method='smoke')
+    settings = run.settings()
     policy = {'inputs': {**inputs.stage_inputs(run, settings, 'policy'), 'prior': 'another'}}
     run.file('policy.json').write_text(json.dumps(policy))
     run.file('learner').mkdir()
@@ -123,8 +150,7 @@ def test_recording_in_one_process_leaves_sessions_of_the_graph_alone(runs):
 
 
 def test_a_run_keeps_its_settings(capsys):
-    assert main(['check', 'task:=pull_tissue', 'run:=mine']) == 2
-    capsys.readouterr()
+    make('mine')
     assert main(['check', 'task:=pull_tissue', 'interface:=raw', 'run:=mine']) == 2
     assert 'run "mine" was made with interface latent_prior, not raw' in capsys.readouterr().err
 
@@ -141,13 +167,14 @@ def test_a_prior_for_any_hand(runs, capsys):
     assert 0 < found['active_units'] <= 3 and len(found['kl_per_unit']) == 3
     assert found['unit']['low'][0] == pytest.approx(targets[:, 0].min(), abs=3)
     assert (runs / 'lab' / 'prior.safetensors').exists()
-    assert main(['check', 'run:=mine']) == 2  # a run with settings
+    make('mine')
     assert main(f'train prior --data {runs}/glove.npz run:=mine method:=smoke'.split()) == 2
     assert 'write the prior of glove.npz to a new run:=NAME' in capsys.readouterr().err
     assert not (runs / 'mine' / 'prior.safetensors').exists()
 
 
 def test_nothing_is_learned_on_stages_that_are_missing(runs, capsys):
+    RunDirectory('drawer').create(RunSettings('open_drawer', 'sim', 'raw', 'lamp', 4))
     assert main('online task:=open_drawer interface:=raw seed:=4 run:=drawer'.split()) == 2
     said = capsys.readouterr().err
     assert 'encoder, prior, policy, reward missing or out of date' in said
@@ -168,7 +195,7 @@ def test_a_field_that_is_missing_is_named_before_a_stage_that_is(runs, capsys, m
 def test_a_folder_that_cannot_be_made_is_named(runs, capsys, monkeypatch):
     (runs / 'file').touch()
     monkeypatch.setenv('DEXRL_RUNS', str(runs / 'file'))
-    assert main('check run:=mine'.split()) == 2
+    assert main('prepare run:=mine'.split()) == 2
     said = capsys.readouterr().err
     assert f'cannot write {runs}/file/mine/run.json' in said and 'choose another run folder' in said
 
@@ -199,3 +226,13 @@ def test_a_reader_that_has_left_is_no_traceback():
     ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (1, '')
+
+
+def test_ctrl_c_that_comes_while_python_loads_is_kept():
+    def held():
+        interrupt.hold()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    command = [sys.executable, '-m', 'dex_rl_nodes.stages', 'bench', '--help']
+    done = subprocess.run(command, preexec_fn=held, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130 and done.stderr.startswith('\ndexrl: stopped') and not done.stdout

@@ -4,6 +4,7 @@ import pytest
 from works import leave, note, refuse, stumble, vanish, vanish_once
 
 from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.stages import progress
 from dex_rl_nodes.stages.progress import ProgressBoard
 from dex_rl_nodes.stages.workers import Work, WorkFailed, run_all
 
@@ -56,3 +57,12 @@ def test_the_first_failure_ends_everything_unless_told_otherwise(tmp_path):
     assert not (tmp_path / 'log').exists()
     with pytest.raises(UserError, match='^there is no spoon; bring one$'):
         run_all([Work('refuses', refuse)], ProgressBoard())
+
+
+def test_without_a_terminal_a_line_says_how_far_and_how_long(capsys, monkeypatch):
+    clock = iter((100.0, 105.0, 160.0))
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: next(clock))
+    board = ProgressBoard()
+    for done in (20, 25, 50):  # 20 are of an earlier session
+        board.update('learning', done, 100)
+    assert capsys.readouterr().err == 'learning: 50 of 100 [01:00<01:40]\n'

@@ -188,7 +188,7 @@ def safety(seed: int = 0, commands: int = 1_000_000) -> Measurement:
     violations = int(found['violations'])
     return Measurement(
         'safety', 'hostile commands against the command mux: executed targets beyond a limit',
-        f'dexrl bench safety commands:={commands}',
+        f'dexrl bench safety commands:={commands} seed:={seed}',
         f'{violations} of {commands}; {found["handovers"]} takeovers and hand-backs, largest step in one '
         f'{found["largest_handover_step"]:.3f} of the limit of a tick', '0; 1', violations == 0,
         commands, seed, found,
