@@ -68,6 +68,11 @@ def _in_graph(kind: str, *arguments: str, module: str = 'bench_graph') -> Callab
     return run
 
 
+def _recorder(values: dict[str, Value]) -> None:
+    _figure('recorder')(values)
+    _in_graph('recorder', 'seconds', module='bench_recorder')(values)
+
+
 def _report(values: dict[str, Value]) -> None:
     from dex_rl_nodes.stages.bench.report import note_runs, write_report
 
@@ -121,7 +126,9 @@ BENCHES = {
         'hostile commands against the command mux', _figure('safety', 'commands'), (_COMMANDS_SENT, _SEED, _OUT)
     ),
     'operator': Bench('how often the scripted person succeeds', _operator, (_TASK, _EPISODES, _SEED, _OUT)),
-    'recorder': Bench('processor time of recording', _figure('recorder')),
+    'recorder': Bench(
+        'recording two cameras: processor time, and what is lost, also to a kill', _recorder, (_SECONDS, _SEED, _OUT)
+    ),
     'ticks': Bench(
         'the graph in real time: control ticks on time, camera to command',
         _in_graph('ticks', 'run', 'task', 'minutes'),

@@ -1,0 +1,204 @@
+"""What the recorder loses under two cameras and all control topics, and when it is killed.
+
+Called by `./dexrl bench recorder`.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_JOINTS, IMAGES, MEASURED_JOINTS, TOPICS
+from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.nodes.bench_graph import Listener, measure, process_of
+from dex_rl_nodes.recording.history import episode_bags
+from dex_rl_nodes.recording.reader import BagReader
+from dex_rl_nodes.recording.spool import read_transitions
+from dex_rl_nodes.records import (
+    ACTION_DIM,
+    HAND_DIM,
+    HISTORY_LENGTH,
+    STATE_DIM,
+    ActionCommand,
+    CoreAction,
+    EpisodeState,
+    ExecutedAction,
+    Outcome,
+    Phase,
+    PolicyStep,
+    Reward,
+    StepResult,
+    TeleopCommand,
+)
+from dex_rl_nodes.run_directory import RunDirectory
+from dex_rl_nodes.stages.bench.measurement import Measurement
+
+_START_DEADLINE = 60.0  # s
+_STATES = (CURRENT_POSE, MEASURED_JOINTS, HAND_JOINTS)
+_RATES = {'images': 30, 'states': 100, 'tick': 10}  # Hz
+_TICKS = 50  # of an episode
+_FEATURES = 1024
+_CORE_DIM = 8
+_TICK_TOPICS = {
+    PolicyStep: 'policy_step',
+    CoreAction: 'core_action',
+    ActionCommand: 'action_command',
+    ExecutedAction: 'executed_action',
+    TeleopCommand: 'teleop_command',
+    Reward: 'reward',
+    StepResult: 'step_result',
+    EpisodeState: 'episode',
+}
+_TAIL = 1.0  # s of messages that a kill may cost
+
+
+def _ticks() -> Iterator[list[Any]]:
+    """Records of one tick after the other, of episodes that all end at their time limit."""
+    random = np.random.default_rng(0)
+    history = np.full(HISTORY_LENGTH * HAND_DIM, 0.5, np.float32)
+    episode = 0
+    while True:
+        first = (episode + 1) * 1_000_000_000_000
+        begin = EpisodeState(first, episode, Phase.RUNNING, hand_target=history[:HAND_DIM], purpose='online')
+        for step in range(_TICKS + 1):
+            stamp, last = first + step * 100_000_000, step == _TICKS
+            tick: list[Any] = [begin] if step == 0 else []
+            features, core = random.random(_FEATURES, np.float32), random.random(_CORE_DIM, np.float32)
+            state = random.random(STATE_DIM, np.float32)
+            tick.append(PolicyStep(stamp, episode, step, 'bench', features, state, history, core, core))
+            if step:
+                tick.append(StepResult(stamp, episode, step, 0.0, 0.5, False, last, False))
+            if last:
+                ended = EpisodeState(stamp, episode, Phase.ENDED, Outcome.TIMEOUT, final_step=step, purpose='online')
+                tick.append(ended)
+            else:
+                action = random.random(ACTION_DIM, np.float32)
+                tick.append(CoreAction(stamp, episode, step, core, core))
+                tick.append(ExecutedAction(stamp, episode, step, action, history[:HAND_DIM]))
+            yield [*tick, TeleopCommand(stamp), ActionCommand(stamp), Reward(stamp)]
+        episode += 1
+
+
+class Load:
+    """Publishers of everything that a robot and a graph send, at their rates."""
+
+    def __init__(self, node: Any):
+        self._node = node
+        topics = (*IMAGES.values(), *_STATES, *_TICK_TOPICS.values())
+        self._kinds = {topic: conversions.interface(TOPICS[topic].type) for topic in topics}
+        self._publishers = {
+            topic: node.create_publisher(kind, topic, qos.PROFILES[TOPICS[topic].qos])
+            for topic, kind in self._kinds.items()
+        }
+        random = np.random.default_rng(0)
+        ramp = np.linspace(0, 200, 640)[None, :, None]
+        noisy = [np.clip(ramp + 5 * i + random.normal(0, 2, (480, 640, 3)), 0, 255).astype(np.uint8) for i in range(4)]
+        self._images = [conversions.image_message(pixels, 0, 'camera') for pixels in noisy]
+        self._ticks = _ticks()
+        self.sent: Counter = Counter()
+        self.last: dict[str, int] = {}  # topic -> time of the newest message (ns)
+
+    def connected(self) -> bool:
+        """Whether somebody listens to every topic."""
+        return all(publisher.get_subscription_count() for publisher in self._publishers.values())
+
+    def send(self, topic: str, content: Any) -> None:
+        """Publish a message or a record."""
+        kind = self._kinds[topic]
+        self._publishers[topic].publish(content if isinstance(content, kind) else conversions.to_message(content, kind))
+        self.sent[topic] += 1
+        self.last[topic] = time.time_ns()
+
+    def run(self, seconds: float) -> None:
+        """Publish all topics at their rates for so long."""
+        senders = {'images': self._send_images, 'states': self._send_states, 'tick': self._send_tick}
+        start, numbers = time.monotonic(), dict.fromkeys(_RATES, 0)
+        while (now := time.monotonic() - start) < seconds:
+            for name, rate in _RATES.items():
+                if now >= numbers[name] / rate:
+                    numbers[name] += 1
+                    senders[name](numbers[name], self._node.get_clock().now().nanoseconds)
+            due = min(numbers[name] / rate for name, rate in _RATES.items())
+            time.sleep(max(0.0, due - (time.monotonic() - start)))
+
+    def _send_images(self, number: int, stamp: int) -> None:
+        image = self._images[number % len(self._images)]
+        image.header.stamp = conversions.time_message(stamp)
+        for topic in IMAGES.values():
+            self.send(topic, image)
+
+    def _send_states(self, _number: int, stamp: int) -> None:
+        self.send(CURRENT_POSE, conversions.pose_stamped([0, 0, 0, 1, 0, 0, 0], stamp, 'base'))
+        for topic in (MEASURED_JOINTS, HAND_JOINTS):
+            self.send(topic, conversions.joint_state(['a'] * 6, [0.0] * 6, stamp))
+
+    def _send_tick(self, _number: int, _stamp: int) -> None:
+        for part in next(self._ticks):
+            self.send(_TICK_TOPICS[type(part)], part)
+
+
+def _written(run: RunDirectory) -> tuple[Counter, dict[str, int]]:
+    """Messages per topic, and the time of the newest (ns)."""
+    counts: Counter = Counter()
+    last = {}
+    for message in BagReader(episode_bags(run, 'online')[0]):
+        topic = message.topic.lstrip('/')
+        counts[topic] += 1
+        last[topic] = message.log_time
+    return counts, last
+
+
+def recorder_loss(seconds: float, folder: Path) -> Measurement:
+    """Send to `replay_recorder` for a while, then kill it; compare what it wrote with what was sent.
+
+    Args:
+        seconds: how long, before the last second, of which a kill may cost all.
+        folder: of the run that is recorded.
+    """
+    os.environ['DEXRL_RUNS'] = str(folder)
+    listener = Listener('bench_recorder')
+    try:
+        load = Load(listener.node)
+        with process_of('nodes.replay_recorder') as process:
+            listener.until(
+                lambda: load.connected() or process.poll() is not None, _START_DEADLINE, 'replay_recorder to listen'
+            )
+            load.send('episode', EpisodeState(phase=Phase.RESETTING))
+            load.run(seconds)
+            sent = Counter(load.sent)
+            load.run(_TAIL)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    finally:
+        listener.close()
+    run = RunDirectory('default')
+    counts, last = _written(run)
+    lost = sum(max(0, number - counts[topic]) for topic, number in sent.items())
+    behind = max((load.last[topic] - last.get(topic, 0)) / 1e9 for topic in load.last)
+    numbers = [transition.sequence for transition in read_transitions(run)]
+    lost += len(set(range(1, max(numbers, default=0) + 1)) - set(numbers))
+    frames, busy = sum(sent[topic] for topic in IMAGES.values()), os.getloadavg()[0]
+    return Measurement(
+        'recorder_loss', 'recorder, two 640x480x30 Hz cameras and all control topics: lost; lost to a kill -9',
+        f'dexrl bench recorder seconds:={seconds:g}',
+        f'{lost} of {sum(sent.values())} messages in {seconds:g} s ({frames} frames); {behind:.2f} s',
+        'no message; 1 s or less', lost == 0 and behind <= _TAIL, sum(sent.values()), 0,
+        {'lost': lost, 'behind_s': behind, 'frames': frames, 'transitions': len(numbers), 'load': busy},
+    )  # fmt: skip
+
+
+def recorder(arguments: list[str]) -> list[Measurement]:
+    """`recorder SECONDS`."""
+    with tempfile.TemporaryDirectory(prefix='dexrl-bench-') as folder:
+        return [recorder_loss(float(arguments[0]), Path(folder))]
+
+
+if __name__ == '__main__':
+    sys.exit(measure(sys.argv[1:], {'recorder': recorder}))
