@@ -124,7 +124,8 @@ def _measure(model: ActionInterface, fit_on, test_on, seed: int) -> dict:
     kl = model.unit_kl(test_on) if isinstance(model, LatentPrior) else []
     ratio = None
     if model.matched_displacement:
-        points, context = model.base_points(test_on)
+        context = model.context(test_on.history.flatten(1))  # the same for all interfaces
+        points = model.project_hand(test_on.target, context)
         ratio = off_manifold_ratio(
             lambda z, c: model.normalise(model.decode_hand(z, c)),
             points, context, model.normalise(fit_on.target), DISPLACEMENT, seed,

@@ -127,7 +127,7 @@ class ActionInterface(nn.Module):
         return self.decode_hand(self.project_hand(windows.target, context), context)
 
     def base_points(self, windows: HandWindows) -> tuple[Tensor, Tensor]:
-        """Hand coordinates and contexts that demonstrated targets have, for the off-manifold ratio."""
+        """Hand coordinates and contexts of demonstrated motion, about which a residual acts."""
         context = self.context(windows.history.flatten(1))
         return self.project_hand(windows.target, context), context
 
