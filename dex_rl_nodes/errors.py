@@ -1,5 +1,7 @@
 """Errors that a person can act on."""
 
+import errno
+
 
 class UserError(Exception):
     """Something outside the program is wrong.
@@ -9,6 +11,16 @@ class UserError(Exception):
     """
 
 
+_REFUSALS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), 'free some space'),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), 'fix its permissions'),
+}
+_NO_FOLDER = 'free some space or fix its permissions'  # no folder for temporary files could be written
+
+
 def refused_by_system(error: OSError) -> str:
-    """One sentence for what the operating system did not let a command do: a full disk, a missing right."""
-    return f'{error.filename or "the file system"}: {error.strerror or error}; free some space or fix its permissions'
+    """One sentence for what the operating system did not let a command do; raises again what a person cannot mend."""
+    step = _NO_FOLDER if error.errno == errno.ENOENT and not error.filename else _REFUSALS.get(error.errno)
+    if step is None:
+        raise error
+    return f'{error.filename or "the file system"}: {error.strerror}; {step}'

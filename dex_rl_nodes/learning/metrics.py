@@ -39,7 +39,7 @@ class MetricsWriter:
             if cut_off:  # the last session was killed within a line
                 self._file.write('\n')
         except OSError as error:
-            raise UserError(f'cannot write {path}: {error.strerror}') from None
+            raise UserError(f'cannot write {error.filename or path}: {error.strerror}') from None
 
     def add(self, losses: Mapping[str, float]) -> None:
         """Values of one update; what is written is their mean since the last line."""

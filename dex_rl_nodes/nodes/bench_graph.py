@@ -26,6 +26,7 @@ from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.node import make_executor
 from dex_rl_nodes.nodes.scheduling import prefer
 from dex_rl_nodes.records import EpisodeState, Phase
+from dex_rl_nodes.sole_graph import domain_of
 from dex_rl_nodes.stages.bench.measurement import Measurement
 from dex_rl_nodes.stages.bench.speed import loop_on_time, percentiles
 
@@ -61,6 +62,7 @@ class Listener:
 
     def __init__(self, name: str):
         os.environ.update(environment(os.environ))
+        domain_of(os.environ)
         rclpy.init()
         self.node = rclpy.create_node(name)
         self._executor = make_executor()

@@ -5,6 +5,7 @@ Called by `./dexrl bench recorder`.
 
 import os
 import signal
+import struct
 import sys
 import tempfile
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_JOINTS, IMAGES, MEASURED_JOINTS, TOPICS
+from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.bench_graph import Listener, measure, process_of
 from dex_rl_nodes.recording.history import episode_bags
@@ -57,6 +59,7 @@ _TICK_TOPICS = {
     EpisodeState: 'episode',
 }
 _TAIL = 1.0  # s of messages that a kill may cost
+_STAMP, _ENCAPSULATION = struct.Struct('<iI'), 4  # every message here begins with its header, behind four bytes of CDR
 
 
 def _ticks() -> Iterator[list[Any]]:
@@ -102,7 +105,8 @@ class Load:
         noisy = [np.clip(ramp + 5 * i + random.normal(0, 2, (480, 640, 3)), 0, 255).astype(np.uint8) for i in range(4)]
         self._images = [conversions.image_message(pixels, 0, 'camera') for pixels in noisy]
         self._ticks = _ticks()
-        self.sent: Counter = Counter()
+        self.sent: Counter = Counter()  # topic and stamp -> messages
+        self.steps: set[tuple[int, int]] = set()  # episode and step of the transitions that are complete
         self.last: dict[str, int] = {}  # topic -> time of the newest message (ns)
 
     def connected(self) -> bool:
@@ -112,9 +116,12 @@ class Load:
     def send(self, topic: str, content: Any) -> None:
         """Publish a message or a record."""
         kind = self._kinds[topic]
-        self._publishers[topic].publish(content if isinstance(content, kind) else conversions.to_message(content, kind))
-        self.sent[topic] += 1
+        message = content if isinstance(content, kind) else conversions.to_message(content, kind)
+        self._publishers[topic].publish(message)
+        self.sent[topic, conversions.stamp_ns(message.header.stamp)] += 1
         self.last[topic] = time.time_ns()
+        if isinstance(content, StepResult):
+            self.steps.add((content.episode, content.step - 1))
 
     def run(self, seconds: float) -> None:
         """Publish all topics at their rates for so long."""
@@ -145,12 +152,13 @@ class Load:
 
 
 def _written(run: RunDirectory) -> tuple[Counter, dict[str, int]]:
-    """Messages per topic, and the time of the newest (ns)."""
+    """How often a message of every topic and stamp was written, and the time of the newest (ns)."""
     counts: Counter = Counter()
     last = {}
     for message in BagReader(episode_bags(run, 'online')[0]):
         topic = message.topic.lstrip('/')
-        counts[topic] += 1
+        seconds, nanoseconds = _STAMP.unpack_from(message.data, _ENCAPSULATION)
+        counts[topic, seconds * 1_000_000_000 + nanoseconds] += 1
         last[topic] = message.log_time
     return counts, last
 
@@ -172,25 +180,26 @@ def recorder_loss(seconds: float, folder: Path) -> Measurement:
             )
             load.send('episode', EpisodeState(phase=Phase.RESETTING))
             load.run(seconds)
-            sent = Counter(load.sent)
+            sent, steps = Counter(load.sent), set(load.steps)
             load.run(_TAIL)
+            if process.poll() is not None:
+                raise UserError(f'replay_recorder ended with exit code {process.returncode}; see the messages above')
             process.send_signal(signal.SIGKILL)
             process.wait()
     finally:
         listener.close()
     run = RunDirectory('default')
-    counts, last = _written(run)
-    lost = sum(max(0, number - counts[topic]) for topic, number in sent.items())
+    written, last = _written(run)
+    kept = {(transition.episode, transition.step) for transition in read_transitions(run)}
+    lost = (sent - written).total() + len(steps - kept)
     behind = max((load.last[topic] - last.get(topic, 0)) / 1e9 for topic in load.last)
-    numbers = [transition.sequence for transition in read_transitions(run)]
-    lost += len(set(range(1, max(numbers, default=0) + 1)) - set(numbers))
-    frames, busy = sum(sent[topic] for topic in IMAGES.values()), os.getloadavg()[0]
+    frames = sum(number for (topic, _), number in sent.items() if topic in IMAGES.values())
     return Measurement(
         'recorder_loss', 'recorder, two 640x480x30 Hz cameras and all control topics: lost; lost to a kill -9',
         f'dexrl bench recorder seconds:={seconds:g}',
-        f'{lost} of {sum(sent.values())} messages in {seconds:g} s ({frames} frames); {behind:.2f} s',
-        'no message; 1 s or less', lost == 0 and behind <= _TAIL, sum(sent.values()), 0,
-        {'lost': lost, 'behind_s': behind, 'frames': frames, 'transitions': len(numbers), 'load': busy},
+        f'{lost} of {sent.total()} messages in {seconds:g} s ({frames} frames, {len(steps)} transitions); '
+        f'{behind:.2f} s', 'no message; 1 s or less', lost == 0 and behind <= _TAIL, sent.total(), 0,
+        {'lost': lost, 'behind_s': behind, 'frames': frames, 'transitions': len(steps), 'load': os.getloadavg()[0]},
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ It publishes nothing and calls nothing that changes anything.
 import dataclasses
 import importlib.util
 import json
+import os
 import sys
 import time
 from functools import partial
@@ -20,6 +21,7 @@ from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.franka_arm import FrankaArm
 from dex_rl_nodes.robot.preflight import TopicSample
+from dex_rl_nodes.sole_graph import domain_of
 
 SECONDS = 2.0
 _DISCOVERY = 3.0  # s; longest wait for the first message of any topic
@@ -73,6 +75,7 @@ def controllers(node: Any, seconds: float) -> dict[str, str] | None:
 def main() -> None:
     """Print what is heard of the robot that is named on the command line."""
     robot = config.load_robot(sys.argv[1])
+    domain_of(os.environ)
     rclpy.init()
     node = rclpy.create_node('topic_probe')
     arm = FrankaArm(node, device_settings(robot).arm.controller)  # only its state is taken

@@ -132,7 +132,8 @@ def main(arguments: list[str]) -> int:
     """Entry point of `./dexrl`."""
     # a closed terminal or a stopping service must end the set-up's programs too
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as with nohup
+            signal.signal(number, signal.default_int_handler)
     try:
         return run(arguments)
     except UserError as error:

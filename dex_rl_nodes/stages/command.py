@@ -10,7 +10,7 @@ from pathlib import Path
 from dex_rl_nodes import config, interrupt
 from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError, refused_by_system
-from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all, settings_words, split_argument
+from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all, split_argument
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings
 
 _CHOICES = {'task': config.names('tasks'), 'robot': config.robot_names(), 'method': config.names('methods')}
@@ -57,7 +57,9 @@ def _open(values: dict[str, Value], first: str = '') -> tuple[RunDirectory, RunS
     config.load_task(settings.task), config.load_robot(settings.robot), config.load_method(settings.method)
     run = RunDirectory(str(values['run']))
     if first and not run.exists:
-        raise UserError(f'{run.lack}; a run begins with: ./dexrl {first} {settings_words(run.name, settings)}')
+        from dex_rl_nodes.stages.inputs import command_line
+
+        raise UserError(f'{run.lack}; a run begins with: {command_line(first, run, settings)}')
     return run.create(settings), settings
 
 
@@ -121,7 +123,8 @@ def _train_from_file(values: dict[str, Value], board) -> None:
 def _prepare(_word: str, values: dict[str, Value]) -> None:
     from dex_rl_nodes.stages.prepare import prepare
 
-    done = prepare(*_open(values))
+    first = '' if config.is_simulated(str(values['robot'])) else _COLLECT  # on a robot a person begins
+    done = prepare(*_open(values, first))
     print(f'run "{values["run"]}" is prepared' + (f': {", ".join(done)}' if done else ''))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from dex_rl_nodes import config
 from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.parameters import settings_words
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json, write_json
 
 _TAIL = 1 << 16  # bytes at the end of a bag file: the summary, with times and checksums
@@ -134,3 +135,11 @@ def missing(run: RunDirectory, settings: RunSettings, amounts: Amounts) -> list[
     if not sessions['n'] or any(sessions.get(kind, 0) < number for kind, number in wanted.items()):
         found.append('reward sessions')
     return found + [stage for stage in TRAINED if not is_current(run, settings, stage)]
+
+
+def command_line(command: str, run: RunDirectory, settings: RunSettings) -> str:
+    """A command of `./dexrl` that is meant for a run, to be typed; launch files name emulated devices their own way."""
+    words = settings_words(run.name, settings)
+    if command.startswith('launch '):
+        words = words.replace(f'{config.EMULATED} ', ' devices:=emulated ')
+    return f'./dexrl {command} {words}'

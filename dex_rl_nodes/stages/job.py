@@ -24,7 +24,7 @@ from dex_rl_nodes.recording.episodes import read_episodes
 from dex_rl_nodes.recording.history import episode_bags
 from dex_rl_nodes.records import Outcome
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings
-from dex_rl_nodes.stages.inputs import USUAL, Amounts
+from dex_rl_nodes.stages.inputs import USUAL, Amounts, command_line
 from dex_rl_nodes.stages.loop import Brain
 
 S = TypeVar('S', bound=config.Model)
@@ -130,8 +130,9 @@ class Job:
         """As `finished`; UserError without any."""
         episodes = self.finished(purpose)
         if not episodes:
-            how = 'collect_demos.launch.py' + ('' if purpose == 'demos' else f' purpose:={purpose}')
-            raise UserError(f'run "{self.run.name}" has no {purpose} recordings; run ./dexrl launch {how} {self.words}')
+            how = 'launch collect_demos.launch.py' + ('' if purpose == 'demos' else f' purpose:={purpose}')
+            command = command_line(how, self.run, self.settings)
+            raise UserError(f'run "{self.run.name}" has no {purpose} recordings; run {command}')
         return episodes
 
     def demonstrations(self) -> list[Episode]:

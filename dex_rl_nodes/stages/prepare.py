@@ -2,9 +2,8 @@
 
 from dex_rl_nodes import config
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.parameters import settings_words
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings
-from dex_rl_nodes.stages.inputs import USUAL, Amounts, has_learned, missing, outdated, report
+from dex_rl_nodes.stages.inputs import USUAL, Amounts, command_line, has_learned, missing, outdated, report
 from dex_rl_nodes.stages.progress import ProgressBoard
 
 _COMMANDS = {
@@ -131,5 +130,5 @@ def check(run: RunDirectory, settings: RunSettings) -> None:
     if todo:
         refuse_after_learning(run, settings, todo)
     for stage in todo:
-        command = f'./dexrl {_COMMANDS[stage]} {settings_words(run.name, settings)}'
+        command = command_line(_COMMANDS[stage], run, settings)
         raise UserError(f'run "{run.name}": {stage} missing or out of date; run: {command}')

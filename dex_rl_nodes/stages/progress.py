@@ -14,21 +14,24 @@ class ProgressBoard:
     def __init__(self) -> None:
         self._bars: dict[str, tqdm] = {}
         self._started: dict[str, float] = {}
+        self._totals: dict[str, int] = {}
         self._done_before: dict[str, int] = {}  # by an earlier session
+        self._counted: dict[str, float] = {}  # since when
         self._told: dict[str, float] = {}
         self._terminal = sys.stderr.isatty()
 
     def update(self, stage: str, done: int, total: int, note: str = '') -> None:
         """A stage has come so far."""
         now = time.monotonic()
-        if stage not in self._started:
-            self._started[stage] = self._told[stage] = now
-            self._done_before[stage] = done
+        if stage not in self._started or total != self._totals[stage]:  # what it is about may be known only now
+            self._started.setdefault(stage, now)
+            self._told.setdefault(stage, now)
+            self._totals[stage], self._done_before[stage], self._counted[stage] = total, done, now
         if self._terminal:
             self._draw(stage, done, total, note)
         elif now - self._told[stage] > _LINE_PERIOD:
             self._told[stage] = now
-            elapsed, new = now - self._started[stage], done - self._done_before[stage]
+            elapsed, new = now - self._counted[stage], done - self._done_before[stage]
             left = tqdm.format_interval(elapsed * (total - done) / new) if new > 0 else '?'
             passed = f'[{tqdm.format_interval(elapsed)}<{left}]'
             print(f'{stage}: {done} of {total} {passed} {note}'.rstrip(), file=sys.stderr, flush=True)
@@ -38,7 +41,7 @@ class ProgressBoard:
         if bar is None:
             form = '{desc:14} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}'
             bar = self._bars[stage] = tqdm(total=total, desc=stage, bar_format=form, dynamic_ncols=True, leave=False)
-        bar.total, bar.n = total, done
+        bar.total, bar.n, bar.initial = total, done, self._done_before[stage]
         bar.set_postfix_str(note, refresh=False)
         bar.refresh()
 

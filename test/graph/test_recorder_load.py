@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip('rclpy')
 
+from dex_rl_nodes.nodes import bench_recorder
 from dex_rl_nodes.nodes.bench_recorder import recorder_loss
 
 
@@ -17,8 +18,21 @@ def variables():
     os.environ.update(before)
 
 
+@pytest.mark.realtime
 def test_what_was_written_is_compared_with_what_was_sent(tmp_path, variables):
     found = recorder_loss(2.0, tmp_path)
-    assert found.n > 2 * (2 * 30 + 3 * 100) * 0.5 and found.values['frames'] > 60
-    assert found.values['transitions'] >= 15 and found.values['lost'] == 0
-    assert found.values['behind_s'] < 30  # how much a busy machine loses to a kill is for the bench to say
+    assert found.values['transitions'] > 10 and found.values['frames'] > 60
+    assert found.values['lost'] < 0.1 * found.n  # none at all is for the bench to say
+
+
+@pytest.mark.realtime
+def test_a_message_that_was_not_written_is_lost(tmp_path, variables, monkeypatch):
+    written = bench_recorder._written
+
+    def without_rewards(run):
+        counts, last = written(run)
+        return type(counts)({key: number for key, number in counts.items() if key[0] != 'reward'}), last
+
+    monkeypatch.setattr(bench_recorder, '_written', without_rewards)
+    found = recorder_loss(2.0, tmp_path)
+    assert found.values['lost'] >= found.values['transitions'] > 10

@@ -36,7 +36,7 @@ RUN = """
     from dex_rl_nodes.graph import Process
     from dex_rl_nodes.supervisor import Supervisor
     rows = json.loads(sys.argv[1])
-    commands = {row['name']: [sys.executable, '-u', '-c', row.pop('code')] for row in rows}
+    commands = {row['name']: [sys.executable, *row.pop('words', ('-u', '-c')), row.pop('code')] for row in rows}
     processes = [Process(executable='', **row) for row in rows]
     log = lambda text: print('[dexrl]', text, flush=True)
     sys.exit(Supervisor(processes, commands, dict(os.environ), log).run())
@@ -217,3 +217,13 @@ def test_stages_run_without_ros_arguments(tmp_path):
     command = command_line(process, tmp_path)
     assert command[1:5] == ['-m', 'dex_rl_nodes.stages', 'train', 'prior']
     assert 'seed:=4' in command and '--ros-args' not in command
+
+
+def test_a_module_of_ours_starts_with_ctrl_c_kept(graph, tmp_path, monkeypatch):
+    mask = "import signal; print('held', signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()), flush=True)"
+    (tmp_path / 'tells_mask.py').write_text(mask)
+    monkeypatch.setenv('PYTHONPATH', f'{tmp_path}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
+    for words, code, held in ((['-m'], 'tells_mask', True), (['-u', '-c'], mask, False)):
+        running = graph({'name': 'one', 'words': words, 'code': code, 'ends_graph': True})
+        running.wait_for(f'[one] held {held}')
+        assert running.end() == 0

@@ -332,9 +332,14 @@ def test_what_the_system_refuses_is_one_sentence(monkeypatch, capsys):
 
     monkeypatch.setattr('dex_rl_nodes.launch_command.run', refuse)
     assert main() == 2
-    assert capsys.readouterr().err == (
-        'dexrl: /tmp/dexrl-lock: No space left on device; free some space or fix its permissions\n'
-    )
+    assert capsys.readouterr().err == 'dexrl: /tmp/dexrl-lock: No space left on device; free some space\n'
+
+    def fail(*_):
+        raise ConnectionResetError(104, 'Connection reset by peer')
+
+    monkeypatch.setattr('dex_rl_nodes.launch_command.run', fail)
+    with pytest.raises(ConnectionResetError):  # nothing that a person could mend
+        main()
 
 
 @pytest.mark.parametrize('domain', ['233', 'abc', '-1', '1.5'])

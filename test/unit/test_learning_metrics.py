@@ -72,6 +72,7 @@ def test_a_full_disk_is_said_once_and_nothing_fails_at_the_end(tmp_path):
     writer.close()
 
 
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
 def test_a_disk_too_full_for_the_curves_is_said_too(tmp_path):
     (tmp_path / 'metrics.jsonl').symlink_to('/dev/null')
     writer = MetricsWriter(tmp_path)

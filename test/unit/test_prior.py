@@ -33,7 +33,7 @@ def test_prior_predicts_and_stays_on_the_manifold(trained):
     assert prior['active_units'] >= 1 and max(prior['kl_per_unit']) > 1
     assert metrics['raw']['off_manifold_ratio'] > 0.7
     assert metrics['raw']['off_manifold_ratio'] > metrics['pca']['off_manifold_ratio'] > 0.2
-    assert prior['off_manifold_ratio'] < 0.2 * metrics['pca']['off_manifold_ratio']
+    assert 0.05 < prior['off_manifold_ratio'] < 0.2 * metrics['pca']['off_manifold_ratio']
     assert metrics['vq']['off_manifold_ratio'] is None
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dex_rl_nodes import interrupt
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.setup import build, command, doctor, environment, places, system
 from dex_rl_nodes.setup.environment import Environment, correct_exports
@@ -320,6 +322,22 @@ def test_tensorboard_shows_the_runs(monkeypatch, tmp_path):
     assert [words[2:] for words in started] == [
         ['tensorboard.main', '--logdir', str(tmp_path)], ['tensorboard.main', '--logdir', 'mine'],
     ]  # fmt: skip
+
+
+def test_ctrl_c_waits_for_those_who_accept_it(monkeypatch, tmp_path):
+    held = {}
+
+    def note(_, words):
+        held[words[2]] = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        interrupt.accept()
+
+    monkeypatch.setattr(command.os, 'execv', note)
+    monkeypatch.setattr(command, 'run_variables', lambda _: {})
+    monkeypatch.chdir(tmp_path)
+    for name in command.MODULES:
+        command.hand_over(Places(tmp_path, tmp_path, ''), name, [])
+    ours = {words[0] for words in command.MODULES.values() if words[0].startswith('dex_rl_nodes')}
+    assert {module for module, kept in held.items() if kept} == ours and held['pytest'] is False
 
 
 def test_every_command_that_is_suggested_exists():

@@ -79,6 +79,8 @@ def test_a_check_that_finds_all_says_nothing(capsys, monkeypatch):
         ('check', 'launch collect_demos.launch.py'),
         ('online', 'prepare'),
         ('evaluate', 'prepare'),
+        ('prepare robot:=fr3_ruiyan', 'launch collect_demos.launch.py'),
+        ('check robot:=fr3_ruiyan_emulated', 'launch collect_demos.launch.py'),
     ],
 )
 def test_a_slip_in_the_name_of_a_run_makes_none(runs, capsys, words, first):
@@ -86,7 +88,8 @@ def test_a_slip_in_the_name_of_a_run_makes_none(runs, capsys, words, first):
     assert main([*words.split(), 'run:=lunhc']) == 2
     said = capsys.readouterr().err
     assert f'there is no run "lunhc" in {runs} (it has: lunch)' in said
-    assert f'a run begins with: ./dexrl {first} task:=pull_tissue run:=lunhc' in said
+    robot = words.partition(' robot:=')[2].replace('_emulated', ' devices:=emulated')
+    assert f'a run begins with: ./dexrl {first} task:=pull_tissue {f"robot:={robot} " * bool(robot)}run:=lunhc' in said
     assert [path.name for path in runs.iterdir()] == ['lunch']
 
 
