@@ -96,7 +96,7 @@ class Load:
         self._node = node
         topics = (*IMAGES.values(), *_STATES, *_TICK_TOPICS.values())
         self._kinds = {topic: conversions.interface(TOPICS[topic].type) for topic in topics}
-        self._publishers = {
+        self._senders = {
             topic: node.create_publisher(kind, topic, qos.PROFILES[TOPICS[topic].qos])
             for topic, kind in self._kinds.items()
         }
@@ -111,13 +111,13 @@ class Load:
 
     def connected(self) -> bool:
         """Whether somebody listens to every topic."""
-        return all(publisher.get_subscription_count() for publisher in self._publishers.values())
+        return all(publisher.get_subscription_count() for publisher in self._senders.values())
 
     def send(self, topic: str, content: Any) -> None:
         """Publish a message or a record."""
         kind = self._kinds[topic]
         message = content if isinstance(content, kind) else conversions.to_message(content, kind)
-        self._publishers[topic].publish(message)
+        self._senders[topic].publish(message)
         self.sent[topic, conversions.stamp_ns(message.header.stamp)] += 1
         self.last[topic] = time.time_ns()
         if isinstance(content, StepResult):

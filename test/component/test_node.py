@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,8 @@ def _start(name, *parameters, remaps=()):
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
     }
     command = [sys.executable, '-m', f'dex_rl_nodes.nodes.{name}', '--ros-args', *overrides]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    hang_up = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # also where the tests run with nohup
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=hang_up)
 
 
 def test_a_person_s_mistake_is_one_sentence_and_code_2():
