@@ -16,8 +16,8 @@ from dex_rl_nodes.learning.prior_runner import PriorRunner
 from dex_rl_nodes.learning.schedule import split_episodes, warmup_cosine
 from dex_rl_nodes.records import CoreAction, EpisodeState, ExecutedAction
 
-SHORT = PriorSettings(steps=1200, batch_size=128, warmup_steps=100, kl_warmup_steps=100, vq_steps=1000)
-LONG = SHORT.model_copy(update={'steps': 4000})
+SHORT = PriorSettings(steps=1200, batch_size=128, warmup_steps=100, kl_warmup_steps=100, vq_steps=600)
+LONG = SHORT.model_copy(update={'steps': 2500})
 
 
 @pytest.fixture(scope='module')
