@@ -27,12 +27,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line('markers', 'realtime: measures real time, so a busy machine gets up to three attempts')
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        # On several cores a file stays with one worker, for its tests share what is dear to make; and all that starts
-        # nodes stays with one, for two graphs at a time starve each other.
-        starts_nodes = item.path.parent.name in ('component', 'graph')
-        item.add_marker(pytest.mark.xdist_group('nodes' if starts_nodes else item.path.name))
+        # On several cores a file stays with one worker, for its tests share what is dear to make; and whole graphs stay
+        # with one, for two at a time starve each other.
+        item.add_marker(pytest.mark.xdist_group('graph' if item.path.parent.name == 'graph' else item.path.name))
         if item.get_closest_marker('realtime'):
             item.add_marker(pytest.mark.flaky(reruns=2))
 

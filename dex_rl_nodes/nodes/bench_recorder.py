@@ -58,6 +58,7 @@ _TICK_TOPICS = {
     StepResult: 'step_result',
     EpisodeState: 'episode',
 }
+_HEAD = 1.0  # s of messages that do not count: publishers know of the recorder before it knows of all of them
 _TAIL = 1.0  # s of messages that a kill may cost
 _STAMP, _ENCAPSULATION = struct.Struct('<iI'), 4  # every message here begins with its header, behind four bytes of CDR
 
@@ -167,7 +168,7 @@ def recorder_loss(seconds: float, folder: Path) -> Measurement:
     """Send to `replay_recorder` for a while, then kill it; compare what it wrote with what was sent.
 
     Args:
-        seconds: how long, before the last second, of which a kill may cost all.
+        seconds: how long, between a first second, which does not count, and a last one, of which a kill may cost all.
         folder: of the run that is recorded.
     """
     os.environ['DEXRL_RUNS'] = str(folder)
@@ -179,8 +180,10 @@ def recorder_loss(seconds: float, folder: Path) -> Measurement:
                 lambda: load.connected() or process.poll() is not None, _START_DEADLINE, 'replay_recorder to listen'
             )
             load.send('episode', EpisodeState(phase=Phase.RESETTING))
-            load.run(seconds)
+            load.run(_HEAD)
             sent, steps = Counter(load.sent), set(load.steps)
+            load.run(seconds)
+            sent, steps = load.sent - sent, load.steps - steps
             load.run(_TAIL)
             if process.poll() is not None:
                 raise UserError(f'replay_recorder ended with exit code {process.returncode}; see the messages above')
