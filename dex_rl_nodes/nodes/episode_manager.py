@@ -1,6 +1,7 @@
 """Starts episodes, judges every tick, and ends the graph when there are enough."""
 
 import time
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ _WATCH_PERIOD = 0.1  # s
 _RECORD_DEADLINE = 60.0  # s, lockstep; a recorder without processor time
 _LINGER = 1.0  # s from DONE to the end, so that the last messages reach the recorder
 _TELEOP_DEADLINE = 20.0  # s, lockstep
+_TELEOP_OF_TICK = 'teleop_command of the tick'
 _LET_GO = 1_000_000_000  # ns, for a hand that still moves the arm when its episode is over
 _STARTLED = 2.0  # s; who wants a pause just after the manager paused by itself does not want to end it
 _SILENCES = 3  # in a row, before a simulation gives up
@@ -106,8 +108,9 @@ class EpisodeManager(Node):
 
     def _forget_episode(self) -> None:
         self._judged = -1  # newest tick that was judged
-        self._verdict: PolicyStep | Reward | None = None  # waits for the operator's command of its tick
-        self._mark = Mark.NONE
+        # topics overtake each other: in lockstep a verdict waits for the operator's command of its tick, a mark for it
+        self._verdicts: deque[PolicyStep | Reward] = deque()
+        self._marks: deque[tuple[int, Mark]] = deque()  # with their stamps
         self._teleop_stamp = -1
         self._stopped = False
         self._executed: dict[int, ExecutedAction] = {}
@@ -222,13 +225,14 @@ class EpisodeManager(Node):
         return self._running and record.episode == self._state.episode and record.stamp >= self._state.stamp
 
     def _on_verdict(self, verdict: PolicyStep | Reward) -> None:
-        if not self._belongs(verdict) or verdict.step <= self._judged:
+        newest = self._verdicts[-1].step if self._verdicts else self._judged
+        if not self._belongs(verdict) or verdict.step <= newest:
             return
         self._heard_at = time.monotonic()
-        self._verdict = verdict
-        if self._waits_for_operator():
-            self.wait_for('teleop_command of the tick', _TELEOP_DEADLINE, 'is teleop running?')
+        self._verdicts.append(verdict)
         self._judge()
+        if self._running and self._verdicts:
+            self.wait_for(_TELEOP_OF_TICK, _TELEOP_DEADLINE, 'is teleop running?')
 
     def _on_teleop(self, teleop: TeleopCommand) -> None:
         if teleop.mark == Mark.PAUSE:
@@ -240,9 +244,8 @@ class EpisodeManager(Node):
             return
         valid = (Mark.FAILURE, Mark.DISCARD, Mark.SUCCESS) if self._operator_decides else (Mark.FAILURE, Mark.DISCARD)
         if teleop.mark in valid:
-            self._mark = teleop.mark
+            self._marks.append((teleop.stamp, teleop.mark))
         self._teleop_stamp = teleop.stamp
-        self.arrived('teleop_command of the tick')
         self._judge()
 
     def _call_off_by_hand(self, teleop: TeleopCommand) -> None:
@@ -269,20 +272,28 @@ class EpisodeManager(Node):
 
     # Judging
 
-    def _waits_for_operator(self) -> bool:
-        required = self.lockstep and self.setting('teleop_required')
-        return required and self._verdict is not None and self._teleop_stamp < self._verdict.stamp
+    def _waits_for_operator(self, verdict: PolicyStep | Reward) -> bool:
+        return self.lockstep and self.setting('teleop_required') and self._teleop_stamp < verdict.stamp
+
+    def _mark_of(self, verdict: PolicyStep | Reward) -> Mark:
+        """The newest mark that belongs to a tick; in real time, whatever was marked until now."""
+        mark = Mark.NONE
+        while self._marks and (not self.lockstep or self._marks[0][0] <= verdict.stamp):
+            _, mark = self._marks.popleft()
+        return mark
 
     def _judge(self) -> None:
-        verdict = self._verdict
-        if verdict is None or self._waits_for_operator():
-            return
-        self._verdict = None
+        """Judge, one after the other, the ticks of which everything has come."""
+        while self._running and self._verdicts and not self._waits_for_operator(self._verdicts[0]):
+            self._judge_tick(self._verdicts.popleft())
+        if not (self._running and self._verdicts):
+            self.arrived(_TELEOP_OF_TICK)
+
+    def _judge_tick(self, verdict: PolicyStep | Reward) -> None:
         self._judged = verdict.step
         seen = {'probability': verdict.probability, 'success': verdict.success} if isinstance(verdict, Reward) else {}
         stopped = _STOP_REASON if self._stopped else ''
-        result = self._machine.judge(verdict.step, verdict.stamp, mark=self._mark, stopped=stopped, **seen)
-        self._mark = Mark.NONE
+        result = self._machine.judge(verdict.step, verdict.stamp, mark=self._mark_of(verdict), stopped=stopped, **seen)
         if result is not None:
             self.publish('step_result', result)
         if self._machine.ended:

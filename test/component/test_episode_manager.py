@@ -182,13 +182,34 @@ def test_lockstep_waits_for_the_operator_of_the_tick(bench):
     graph.wait_phase(Phase.RUNNING, 0)
     for step in range(2):
         graph.tick(0, step)
-        graph.table.until(lambda: graph.table.node._verdict is not None, 'the tick')
+        graph.table.until(lambda: graph.table.node._verdicts, 'the tick')
         assert len(graph.results) == max(step - 1, 0)
         mark = Mark.SUCCESS if step == 1 else Mark.NONE
         graph.table.send('teleop_command', TeleopCommand(graph.first + step * 100 * MS, mark=mark))
-        graph.table.until(lambda: graph.table.node._verdict is None, 'the judgement')
+        graph.table.until(lambda: not graph.table.node._verdicts, 'the judgement')
     graph.done()
     assert [(result.step, result.success) for result in graph.results] == [(1, True)]
+
+
+def test_lockstep_judges_every_tick_when_topics_overtake_each_other(bench):
+    graph = Graph(bench, 'demos', episodes=1, teleop_required=True)
+    node = graph.wait_phase(Phase.RUNNING, 0) and graph.table.node
+
+    def command(step, mark=Mark.NONE):
+        stamp = graph.first + step * 100 * MS
+        graph.table.send('teleop_command', TeleopCommand(stamp, mark=mark))
+        graph.table.until(lambda: node._teleop_stamp == stamp, f'command {step}')
+
+    for step in range(3):  # ticks before their commands
+        graph.tick(0, step)
+    graph.table.until(lambda: len(node._verdicts) == 3, 'the ticks')
+    for step in range(5):  # commands before their ticks, one of them with the mark
+        command(step, Mark.SUCCESS if step == 4 else Mark.NONE)
+    for step in (3, 4):
+        graph.tick(0, step)
+    graph.done()
+    assert [result.step for result in graph.results] == [1, 2, 3, 4]
+    assert [result.success for result in graph.results] == [False, False, False, True]
 
 
 def test_budget_of_steps_truncates_and_a_new_session_goes_on(bench, runs):
