@@ -5,9 +5,11 @@ A node that needs PyTorch imports it when it is made, not when its module is: fr
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property, wraps
@@ -50,6 +52,8 @@ _TYPES = {
 _DIAGNOSTICS_PERIOD = 1.0  # s
 _DEADLINE_PERIOD = 0.2  # s
 _STOP_PERIOD = 0.1  # s; a signal is noticed within
+_STUCK = 4.2  # s after a signal; just before it is killed, a node that has not ended says where it stands
+_GOODBYE = 1.0  # s for the middleware to say that a node goes, once everything is written
 
 
 def _descriptor(parameter: Parameter) -> ParameterDescriptor:
@@ -332,6 +336,15 @@ def _init_ros() -> None:
         raise UserError(f'ROS does not accept what stands after --ros-args: {what}') from None
 
 
+def _leave_within(seconds: float) -> None:
+    """End the process after that time at the latest; the middleware has been seen to hang while it went."""
+    if sys.exc_info()[1] is None:  # nothing has gone wrong
+        sys.stdout.flush()
+        watch = threading.Timer(seconds, os._exit, [0])
+        watch.daemon = True
+        watch.start()
+
+
 def run_node(node_class: Callable[[], Node]) -> None:
     """Main function of every node.
 
@@ -344,6 +357,7 @@ def run_node(node_class: Callable[[], Node]) -> None:
     def request_stop(number: int, _frame: Any) -> None:
         nonlocal stop_requests
         stop_requests += 1
+        faulthandler.dump_traceback_later(_STUCK)
         if node is None or (stop_requests > 1 and number != signal.SIGHUP):  # which comes twice
             raise _Stop
 
@@ -361,6 +375,7 @@ def run_node(node_class: Callable[[], Node]) -> None:
         finally:
             if node is not None:
                 node.close()
+                _leave_within(_GOODBYE)
                 node.destroy_node()
             rclpy.try_shutdown()
     except UserError as error:

@@ -137,6 +137,26 @@ def test_a_signal_ends_a_node_with_code_0(bench, which):
     assert (process.returncode, errors) == (0, '')
 
 
+_HANGS = """
+import time
+from dex_rl_nodes.nodes import node
+class Hangs(node.Node):
+    def __init__(self):
+        super().__init__('policy')
+        self.every(0.01, self.finish)
+    def close(self):
+        print('written')
+    def destroy_node(self):
+        time.sleep(60)
+node.run_node(Hangs)
+"""
+
+
+def test_a_node_whose_middleware_hangs_ends_once_all_is_written():
+    ended = subprocess.run([sys.executable, '-c', _HANGS], capture_output=True, text=True, timeout=50, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, 'written\n', '')
+
+
 class Counting(Node):
     """Says how much happened since it was asked last, as the drivers do."""
 
