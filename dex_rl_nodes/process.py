@@ -62,8 +62,11 @@ def end_of(code: int) -> str:
 
 
 def was_stopped(code: int) -> bool:
-    """Whether an exit code is that of a process which somebody told to end with Ctrl-C."""
-    return code in (-signal.SIGINT, 128 + signal.SIGINT)
+    """Whether an exit code is that of a process which somebody told to end with Ctrl-C.
+
+    A node whose middleware hangs once all is written ends itself, with SIGALRM if need be.
+    """
+    return code in (-signal.SIGINT, 128 + signal.SIGINT, -signal.SIGALRM)
 
 
 def is_installed(package: str) -> bool:

@@ -1,7 +1,6 @@
 """Starts episodes, judges every tick, and ends the graph when there are enough."""
 
 import time
-from collections import deque
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.node import OK, WARN, Node, run_node
 from dex_rl_nodes.nodes.scene_reset import SceneReset
 from dex_rl_nodes.nodes.scores import Scores
+from dex_rl_nodes.nodes.verdicts import Verdicts
 from dex_rl_nodes.recording.history import History, read_history
 from dex_rl_nodes.records import (
     EpisodeState,
@@ -30,7 +30,8 @@ from dex_rl_nodes.records import (
 )
 
 _WATCH_PERIOD = 0.1  # s
-_RECORD_DEADLINE = 60.0  # s, lockstep; a recorder without processor time
+_REST = 'what belongs to the end of the episode'
+_REST_DEADLINE = 60.0  # s, lockstep; a recorder without processor time
 _LINGER = 1.0  # s from DONE to the end, so that the last messages reach the recorder
 _TELEOP_DEADLINE = 20.0  # s, lockstep
 _TELEOP_OF_TICK = 'teleop_command of the tick'
@@ -54,6 +55,7 @@ class EpisodeManager(Node):
         self._operator_decides = self._purpose in COLLECTING
         self._series: EpisodeSeries | None = None  # until the recorder has repaired the bags of earlier sessions
         self._machine = EpisodeMachine(0)
+        self._verdicts = Verdicts(self.lockstep, self.lockstep and self.setting('teleop_required'))
         self._first = 0  # stamp of the first tick of the episode
         self._state = EpisodeState(purpose=self._purpose)
         self._attended = not config.is_simulated(self.setting('robot'))  # a person can help
@@ -65,6 +67,7 @@ class EpisodeManager(Node):
         self._silences = 0  # episodes in a row that ended because no tick came
         self._outcomes: dict[str, int] = {}
         self._scores = Scores(self)
+        self._ended = False  # an episode has, and the next one waits for the rest of its messages
         self._recorded = 0  # lockstep: stamp up to which the recorder has everything
         self._forget_episode()
         self.subscribe('teleop_command', self._on_teleop)
@@ -107,11 +110,7 @@ class EpisodeManager(Node):
         )
 
     def _forget_episode(self) -> None:
-        self._judged = -1  # newest tick that was judged
-        # topics overtake each other: in lockstep a verdict waits for the operator's command of its tick, a mark for it
-        self._verdicts: deque[PolicyStep | Reward] = deque()
-        self._marks: deque[tuple[int, Mark]] = deque()  # with their stamps
-        self._teleop_stamp = -1
+        self._verdicts.clear()
         self._stopped = False
         self._executed: dict[int, ExecutedAction] = {}
         self._sim_states: dict[int, SimState] = {}
@@ -225,11 +224,9 @@ class EpisodeManager(Node):
         return self._running and record.episode == self._state.episode and record.stamp >= self._state.stamp
 
     def _on_verdict(self, verdict: PolicyStep | Reward) -> None:
-        newest = self._verdicts[-1].step if self._verdicts else self._judged
-        if not self._belongs(verdict) or verdict.step <= newest:
+        if not self._belongs(verdict) or not self._verdicts.add(verdict):
             return
         self._heard_at = time.monotonic()
-        self._verdicts.append(verdict)
         self._judge()
         if self._running and self._verdicts:
             self.wait_for(_TELEOP_OF_TICK, _TELEOP_DEADLINE, 'is teleop running?')
@@ -243,9 +240,7 @@ class EpisodeManager(Node):
         if not self._running or teleop.stamp < self._state.stamp:
             return
         valid = (Mark.FAILURE, Mark.DISCARD, Mark.SUCCESS) if self._operator_decides else (Mark.FAILURE, Mark.DISCARD)
-        if teleop.mark in valid:
-            self._marks.append((teleop.stamp, teleop.mark))
-        self._teleop_stamp = teleop.stamp
+        self._verdicts.hear(teleop, valid)
         self._judge()
 
     def _call_off_by_hand(self, teleop: TeleopCommand) -> None:
@@ -260,6 +255,7 @@ class EpisodeManager(Node):
         if action.episode == self._machine.state.episode and action.stamp >= self._first:
             self._executed[action.step] = action
             self._stopped |= action.stopped
+            self._go_on()
 
     def _on_safety_stop(self, stop: String) -> None:
         self._latched = stop.data
@@ -269,31 +265,21 @@ class EpisodeManager(Node):
     def _on_sim_state(self, state: SimState) -> None:
         if self._state.phase in (Phase.RUNNING, Phase.ENDED, Phase.RESETTING):
             self._sim_states[state.stamp] = state
+            self._go_on()
 
     # Judging
 
-    def _waits_for_operator(self, verdict: PolicyStep | Reward) -> bool:
-        return self.lockstep and self.setting('teleop_required') and self._teleop_stamp < verdict.stamp
-
-    def _mark_of(self, verdict: PolicyStep | Reward) -> Mark:
-        """The newest mark that belongs to a tick; in real time, whatever was marked until now."""
-        mark = Mark.NONE
-        while self._marks and (not self.lockstep or self._marks[0][0] <= verdict.stamp):
-            _, mark = self._marks.popleft()
-        return mark
-
     def _judge(self) -> None:
         """Judge, one after the other, the ticks of which everything has come."""
-        while self._running and self._verdicts and not self._waits_for_operator(self._verdicts[0]):
-            self._judge_tick(self._verdicts.popleft())
+        while self._running and (ready := self._verdicts.pop()):
+            self._judge_tick(*ready)
         if not (self._running and self._verdicts):
             self.arrived(_TELEOP_OF_TICK)
 
-    def _judge_tick(self, verdict: PolicyStep | Reward) -> None:
-        self._judged = verdict.step
+    def _judge_tick(self, verdict: PolicyStep | Reward, mark: Mark) -> None:
         seen = {'probability': verdict.probability, 'success': verdict.success} if isinstance(verdict, Reward) else {}
         stopped = _STOP_REASON if self._stopped else ''
-        result = self._machine.judge(verdict.step, verdict.stamp, mark=self._mark_of(verdict), stopped=stopped, **seen)
+        result = self._machine.judge(verdict.step, verdict.stamp, mark=mark, stopped=stopped, **seen)
         if result is not None:
             self.publish('step_result', result)
         if self._machine.ended:
@@ -312,7 +298,25 @@ class EpisodeManager(Node):
             self._silences = 0
         if self._stopped or (self._attended and (self._latched or broken_off)):  # whatever was marked
             self._pause_for(state.reason if broken_off else _STOP_REASON)
-        self._next_episode()
+        self._ended = True
+        self.wait_for(_REST, _REST_DEADLINE)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Next, once the rest of the episode has come: in lockstep nothing else holds back the one after it."""
+        if self._ended and self._rest_has_come():
+            self._ended = False
+            self.arrived(_REST)
+            self._next_episode()
+
+    def _rest_has_come(self) -> bool:
+        """Whether recorder and manager have the last action that was executed, and what came of it."""
+        state = self._machine.state
+        if not (self.lockstep and self.setting('recorded') and state.final_step):
+            return True
+        last = self._executed.get(state.final_step - 1)
+        truth = self._purpose != 'evaluation' or state.stamp in self._sim_states
+        return truth and last is not None and self._recorded >= last.stamp
 
     def _watch_silence(self) -> None:
         silence = self.setting('silence')
@@ -323,8 +327,11 @@ class EpisodeManager(Node):
         if not self._attended and self._silences >= _SILENCES:  # nobody is there who could end a pause
             raise UserError(f'episode_manager: {reason}')
         reason += ', then end the pause' if self._attended else ''
-        self._machine.break_off(self.get_clock().now().nanoseconds, max(self._judged, 0), reason)
+        self._break_off(reason)
         self._end()
+
+    def _break_off(self, reason: str) -> None:
+        self._machine.break_off(self.get_clock().now().nanoseconds, max(self._verdicts.judged, 0), reason)
 
     # Pause
 
@@ -354,20 +361,13 @@ class EpisodeManager(Node):
     def _finish(self) -> None:
         self._announce(Phase.DONE)
         self.get_logger().info(f'done: {self._series.progress()}')
-        if self.lockstep and self.setting('recorded') and self._executed:
-            self.wait_for('the recorder', _RECORD_DEADLINE)
-        self.create_timer(_LINGER, self._finish_when_recorded, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(_LINGER, self._finish_when_heard, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_recorded(self, header: Header) -> None:
         self._recorded = conversions.stamp_ns(header.stamp)
+        self._go_on()
 
-    def _finish_when_recorded(self) -> None:
-        """Go when the recorder has the last action that was executed, and what comes from here."""
-        final = self._machine.state.final_step
-        last = max((action.stamp for action in self._executed.values() if action.step < final), default=0)
-        if self.lockstep and self.setting('recorded') and self._recorded < last:
-            return
-        self.arrived('the recorder')
+    def _finish_when_heard(self) -> None:
         for topic in ('episode', 'step_result'):
             self.flush(topic, _LINGER)
         self.finish()
@@ -382,7 +382,7 @@ class EpisodeManager(Node):
 
     def close(self) -> None:
         if self._running:
-            self._machine.break_off(self.get_clock().now().nanoseconds, max(self._judged, 0), 'the graph was stopped')
+            self._break_off('the graph was stopped')
             self.publish('episode', self._machine.state)
         self._score()
 

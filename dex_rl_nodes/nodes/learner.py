@@ -36,6 +36,7 @@ class LearnerNode(Node):
         step_back(self.setting('niceness'))  # not before: the robot waits until the learner is there
         self._metrics = metrics or self._open_metrics()
         self._received = 0  # newest transition without a gap below it
+        self._heard = 0  # newest transition that came after a gap
         self._inbox: deque[Transition] = deque()
         self._news = threading.Event()
         self._stopping = False
@@ -73,6 +74,7 @@ class LearnerNode(Node):
         if transition.sequence == self._received + 1:
             self._take([transition])
         elif transition.sequence > self._received:
+            self._heard = transition.sequence  # it may be newer than an answer that is under way
             self._fetch()
 
     def _take(self, transitions: list[Transition]) -> None:
@@ -99,7 +101,7 @@ class LearnerNode(Node):
         transitions = [conversions.to_record(message, Transition) for message in answer.transitions]
         if transitions and transitions[0].sequence == self._received + 1:
             self._take(transitions)
-        self._caught_up = answer.newest <= self._received
+        self._caught_up = max(answer.newest, self._heard) <= self._received
         if not self._caught_up and transitions:
             self._fetch()
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,7 @@ _DIAGNOSTICS_PERIOD = 1.0  # s
 _DEADLINE_PERIOD = 0.2  # s
 _STOP_PERIOD = 0.1  # s; a signal is noticed within
 _STUCK = 4.2  # s after a signal; just before it is killed, a node that has not ended says where it stands
-_GOODBYE = 1.0  # s for the middleware to say that a node goes, once everything is written
+_GOODBYE = 2.0  # s for the middleware to say that a node goes, once everything is written
 
 
 def _descriptor(parameter: Parameter) -> ParameterDescriptor:
@@ -336,13 +337,21 @@ def _init_ros() -> None:
         raise UserError(f'ROS does not accept what stands after --ros-args: {what}') from None
 
 
-def _leave_within(seconds: float) -> None:
-    """End the process after that time at the latest; the middleware has been seen to hang while it went."""
-    if sys.exc_info()[1] is None:  # nothing has gone wrong
-        sys.stdout.flush()
-        watch = threading.Timer(seconds, os._exit, [0])
-        watch.daemon = True
-        watch.start()
+def _say_goodbye(node: Node | None, code: int) -> None:
+    """End the process, which peers hear of; soon and with its code also where the middleware hangs while it goes."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it is going
+    sys.stdout.flush()
+    sys.stderr.flush()
+    watch = threading.Timer(_GOODBYE, os._exit, [code])
+    watch.daemon = True
+    watch.start()
+    signal.setitimer(signal.ITIMER_REAL, _GOODBYE + 0.5)  # the timer cannot run where Python's lock is kept
+    if node is not None:
+        node.destroy_node()
+    rclpy.try_shutdown()
+    # All is closed. Tearing down an interpreter with PyTorch in it would take seconds on a busy machine.
+    os._exit(code)
 
 
 def run_node(node_class: Callable[[], Node]) -> None:
@@ -375,18 +384,14 @@ def run_node(node_class: Callable[[], Node]) -> None:
         finally:
             if node is not None:
                 node.close()
-                _leave_within(_GOODBYE)
-                node.destroy_node()
-            rclpy.try_shutdown()
     except UserError as error:
-        print(error, file=sys.stderr, flush=True)
+        print(error, file=sys.stderr)
         code = 2
     except _Stop:
         pass
-    except ImportError:
-        if not stop_requests:  # a library in C that was stopped while it was loaded says this instead
-            raise
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # All is closed. Tearing down an interpreter with PyTorch in it would take seconds on a busy machine.
-    os._exit(code)
+    except Exception as error:
+        # a library in C that was stopped while it was loaded says ImportError
+        if not (stop_requests and isinstance(error, ImportError)):
+            traceback.print_exc()
+            code = 1
+    _say_goodbye(node, code)

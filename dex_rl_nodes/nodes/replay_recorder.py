@@ -211,8 +211,9 @@ class ReplayRecorder(Node):
             self._pass_on(self._assembler.settle())
 
     def _to_bag(self, received: _Received) -> None:
-        sensor = TOPICS[received.topic].qos == 'SENSOR'
-        begun = self._phase in (Phase.RESETTING, Phase.RUNNING) or received.topic in _TICK_PARTS
+        # in lockstep sensors speak within episodes alone, though maybe before and after we hear of them
+        sensor = TOPICS[received.topic].qos == 'SENSOR' and not self.lockstep
+        begun = self._phase in (Phase.RESETTING, Phase.RUNNING) or received.topic in (*_TICK_PARTS, *self._newest)
         if self._bag is None and begun:
             self._bag = BagWriter(self._folder, self._profiles)
         if self._bag is None or (sensor and self._phase in (Phase.PAUSED, Phase.DONE)):

@@ -50,6 +50,7 @@ class SimRobotNode(EpisodeNode):
         self._core.reset(self.setting('seed'))
         self._infos = {view: self._camera_info(view) for view in self.robot.cameras}
         self._prepared = -1  # episode the scene was last reset for
+        self._since = 0  # time of the last reset (ns); in real time what was commanded before it is none
         self._tick = 0  # lockstep: stamp of the tick whose commands are waited for
         self._targets: dict[str, np.ndarray] = {}
         self._frames = Timing()
@@ -85,8 +86,9 @@ class SimRobotNode(EpisodeNode):
         self._prepared = request.episode
         if not self.lockstep:
             self._go_on_from_here()
+        self._since = reading.stamp if self.lockstep else self._now()
         response.success = True
-        response.start = conversions.time_message(reading.stamp if self.lockstep else self._now())
+        response.start = conversions.time_message(self._since)
         response.hand_target = self._core.start_hand
         response.start_pose = conversions.pose_message(reading.tcp_pose)
         return response
@@ -113,6 +115,8 @@ class SimRobotNode(EpisodeNode):
             if stamp != self._tick:
                 return
             self.arrived(self._awaited(topic))
+        elif stamp < self._since:  # what held the last episode at its end came in during the reset
+            return
         if self._hand is not None:
             self._core.set_arm_target(target)
             return

@@ -116,7 +116,7 @@ class Graph:
 
     def mark(self, mark, step):
         self.table.send('teleop_command', TeleopCommand(self.first + step * 100 * MS - 1, mark=mark))
-        self.table.until(lambda: mark in [known for _, known in self.table.node._marks], 'the mark')
+        self.table.until(lambda: mark in [known for _, known in self.table.node._verdicts.marks], 'the mark')
 
     def done(self):
         self.wait_phase(Phase.DONE)

@@ -138,23 +138,34 @@ def test_a_signal_ends_a_node_with_code_0(bench, which):
 
 
 _HANGS = """
-import time
+import ctypes, time
 from dex_rl_nodes.nodes import node
 class Hangs(node.Node):
     def __init__(self):
         super().__init__('policy')
-        self.every(0.01, self.finish)
+        self.every(0.01, self.fail if {fails} else self.finish)
+    def fail(self):
+        raise node.UserError('a reason')
     def close(self):
         print('written')
     def destroy_node(self):
-        time.sleep(60)
+        {hang}(60)
 node.run_node(Hangs)
 """
 
 
-def test_a_node_whose_middleware_hangs_ends_once_all_is_written():
-    ended = subprocess.run([sys.executable, '-c', _HANGS], capture_output=True, text=True, timeout=50, check=False)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, 'written\n', '')
+@pytest.mark.parametrize(
+    ('fails', 'hang', 'code', 'errors'),
+    [
+        (False, 'time.sleep', 0, ''),
+        (True, 'time.sleep', 2, 'a reason\n'),
+        (False, 'ctypes.PyDLL(None).sleep', -signal.SIGALRM, ''),  # it keeps Python's lock
+    ],
+)
+def test_a_node_whose_middleware_hangs_ends_once_all_is_written(fails, hang, code, errors):
+    command = [sys.executable, '-c', _HANGS.format(fails=fails, hang=hang)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, 'written\n', errors)
 
 
 class Counting(Node):

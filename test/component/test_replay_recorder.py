@@ -205,7 +205,7 @@ def test_what_has_come_is_written_also_when_the_node_was_too_busy_to_look(bench,
 
 
 def test_pause_records_no_images(bench, run):
-    table = bench(ReplayRecorder, purpose='demos')
+    table = bench(ReplayRecorder, purpose='demos', lockstep=False)
     image = conversions.image_message(np.zeros((128, 172, 3), np.uint8), 0, 'camera')
 
     def counts():
@@ -222,6 +222,20 @@ def test_pause_records_no_images(bench, run):
     table.send(FRONT_IMAGE, image)
     table.until(lambda: counts()['skipped'] == 2, 'a frame in the pause')
     assert counts()['written'] == 1
+
+
+def test_lockstep_records_every_frame_also_one_that_overtakes_its_episode(bench, run):
+    table = bench(ReplayRecorder, purpose='demos')
+    counts = table.node._counts[FRONT_IMAGE]
+    image = conversions.image_message(np.zeros((128, 172, 3), np.uint8), 0, 'camera')
+    for number, phase in enumerate((Phase.RUNNING, Phase.DONE), 1):
+        table.send(FRONT_IMAGE, image)
+        table.until(lambda number=number: counts['written'] == number, f'frame {number}')
+        table.send('episode', EpisodeState(phase=phase, hand_target=START_HAND))
+        table.until(lambda phase=phase: table.node._phase == phase, f'phase {phase!r}')
+    table.send(FRONT_IMAGE, image)
+    table.until(lambda: counts['written'] == 3, 'a frame after the end')
+    assert counts['skipped'] == 0
 
 
 def test_full_queue_drops_images_and_says_so(bench, run, monkeypatch):
