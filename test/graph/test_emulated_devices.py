@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,23 +45,26 @@ class Watcher:
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         self.latest = {}
-        for topic in (HAND_JOINTS, HAND_COMMAND, 'joint_states'):
+        for topic in (HAND_JOINTS, HAND_COMMAND, GLOVE, 'joint_states'):
             message = conversions.interface(TOPICS[topic].type)
             profile = qos.profile(TOPICS[topic].qos)
             self.node.create_subscription(message, topic, lambda got, topic=topic: self._hear(topic, got), profile)
-        self.commands = 0
-        self.moved = 0.0  # normalised travel since the first command; a reset moves the hand without one
+        self.heard = Counter()  # messages by topic
+        self.moved = 0.0  # normalised travel since the glove was first heard; a reset moves the hand without it
         self.apart = np.inf  # least difference between what the driver says and the simulated joints
 
     def _hear(self, topic, message):
         self.latest[topic] = message
-        self.commands += topic == HAND_COMMAND
+        self.heard[topic] += 1
         if topic == HAND_JOINTS and 'joint_states' in self.latest:
             simulated = conversions.joint_positions(self.latest['joint_states'], JOINTS) / TRAVEL
             self.apart = min(self.apart, float(np.abs(simulated - np.array(message.position)).max()))
-            if self.commands:
+            if self.heard[GLOVE]:
                 start = self.latest.setdefault('start', np.array(message.position))
                 self.moved = max(self.moved, float(np.abs(np.array(message.position) - start).max()))
+
+    def has_seen_enough(self):
+        return self.moved > 0.2 and self.apart < 0.02 and min(self.heard[GLOVE], self.heard[HAND_COMMAND]) > 20
 
     def until(self, condition, graph):
         end = time.monotonic() + DEADLINE
@@ -96,7 +100,7 @@ def test_the_operator_moves_the_simulated_hand_through_real_protocols(tmp_path, 
     log = tmp_path / 'log.txt'
     with log.open('w') as file, start(tmp_path, 'collect_demos', *words, stdout=file, lockstep=False) as graph:
         try:
-            watcher.until(lambda: watcher.moved > 0.2 and watcher.apart < 0.02 and watcher.commands > 20, graph)
+            watcher.until(watcher.has_seen_enough, graph)
             assert {path.name for path in folder.iterdir()} == {'hand', 'glove', 'spacemouse'}
             graph.send_signal(signal.SIGINT)
             graph.wait(DEADLINE)
