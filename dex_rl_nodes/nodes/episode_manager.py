@@ -171,7 +171,8 @@ class EpisodeManager(Node):
         number, seed = self._series.number, self._series.seed
         self._hands_off = False
         self._announce(Phase.RESETTING, episode=number, seed=seed)
-        self._scene.ask(lambda start: self._begin(start, seed), episode=number, seed=seed, purpose=self._purpose)
+        fields = {'episode': number, 'seed': seed, 'purpose': self._purpose}
+        self._scene.ask(lambda start: self._begin(start, seed), repeat=not self._attended, **fields)
 
     def _begin(self, start: Any, seed: int) -> None:
         self._score()

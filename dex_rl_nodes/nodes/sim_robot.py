@@ -72,6 +72,9 @@ class SimRobotNode(EpisodeNode):
     # Episodes
 
     def _on_reset_scene(self, request: Any, response: Any) -> Any:
+        if self.running and self.episode.episode == request.episode:
+            response.message = 'this episode has begun'  # asked again while the first answer was under way
+            return response
         self._stop_tick()
         self._targets.clear()
         try:

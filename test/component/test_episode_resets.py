@@ -10,7 +10,7 @@ from std_msgs.msg import String
 
 from dex_rl_nodes.descriptions import TOPICS
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.nodes import conversions, qos, scene_reset
 from dex_rl_nodes.records import (
     Mark,
     Phase,
@@ -137,3 +137,14 @@ def test_who_asks_for_a_pause_just_after_the_manager_paused_does_not_end_it(benc
     node._paused_at -= 3.0  # later
     node._on_teleop(TeleopCommand(2, mark=Mark.PAUSE))
     assert node._state.phase == Phase.RESETTING
+
+
+def test_a_simulation_whose_answer_was_lost_is_asked_again(bench, monkeypatch):
+    monkeypatch.setattr(scene_reset, '_AGAIN', 0.2)
+    graph = Graph(bench, 'demos', slow=True)
+    graph.until_asked(1)
+    graph.late._header = None  # the middleware dropped it
+    graph.until_asked(2)
+    graph.answer()
+    graph.wait_phase(Phase.RUNNING, 0)
+    assert graph.resets[0] == graph.resets[1] and graph.table.node._scene._repeat is None
