@@ -213,7 +213,8 @@ class ReplayRecorder(Node):
     def _to_bag(self, received: _Received) -> None:
         # in lockstep sensors speak within episodes alone, though maybe before and after we hear of them
         sensor = TOPICS[received.topic].qos == 'SENSOR' and not self.lockstep
-        begun = self._phase in (Phase.RESETTING, Phase.RUNNING) or received.topic in (*_TICK_PARTS, *self._newest)
+        of_a_tick = received.topic in _TICK_PARTS or received.topic in self._newest
+        begun = of_a_tick or self._phase in (Phase.RESETTING, Phase.RUNNING)
         if self._bag is None and begun:
             self._bag = BagWriter(self._folder, self._profiles)
         if self._bag is None or (sensor and self._phase in (Phase.PAUSED, Phase.DONE)):
