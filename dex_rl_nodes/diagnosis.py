@@ -37,6 +37,25 @@ def versions() -> Iterator[Row]:
             )
 
 
+def training() -> Iterator[Row]:
+    """Where networks are trained, and why not on the card that is there."""
+    import torch
+
+    from dex_rl_nodes.learning.device import CPU, training_device
+    from dex_rl_nodes.setup.places import has_card
+
+    if training_device() != CPU:
+        yield 'good', 'training', f'on {torch.cuda.get_device_name()}; the control loop computes on the processor', ''
+    elif not has_card():
+        yield 'good', 'training', 'on the processor: no NVIDIA card', ''
+    elif torch.version.cuda is None:
+        text = 'on the processor, for this PyTorch is the build without CUDA'
+        yield 'warning', 'training', text, 'unset DEXRL_TORCH, or set it to cuda, and run ./dexrl setup'
+    else:
+        text = f'on the processor, for PyTorch (CUDA {torch.version.cuda}) cannot use the NVIDIA card'
+        yield 'warning', 'training', text, 'look at CUDA_VISIBLE_DEVICES and at the version of the driver (nvidia-smi)'
+
+
 def messages() -> Iterator[Row]:
     """Whether ROS and the messages of this package load."""
     try:
@@ -188,7 +207,7 @@ def _heard(robot: str) -> tuple[dict[str, Any], ArmState | None, dict[str, str] 
 
 def main() -> None:
     """Print every finding for the robot named on the command line."""
-    rows = [*versions(), *messages(), *drawing(), *weights()]
+    rows = [*versions(), *training(), *messages(), *drawing(), *weights()]
     if (robot := sys.argv[1]) != 'sim':
         rows += [dataclasses.astuple(finding) for finding in robot_findings(robot)]
     print(json.dumps(rows))

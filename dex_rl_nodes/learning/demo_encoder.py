@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dex_rl_nodes.config import Model
 from dex_rl_nodes.learning.dataset import Episode
 from dex_rl_nodes.learning.demonstrations import Steps, stack_steps
+from dex_rl_nodes.learning.device import CPU
 from dex_rl_nodes.learning.encoder import CHANNELS, DemoEncoder
 from dex_rl_nodes.learning.schedule import Progress, low_precision, no_progress, split_episodes, warmup_cosine
 from dex_rl_nodes.learning.vision import VIEWS, Augmentation, augment, to_tensor
@@ -154,6 +155,7 @@ def train_demo_encoder(
     settings: DemoEncoderSettings | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
+    device: torch.device = CPU,
 ) -> tuple[DemoEncoder, dict]:
     """Train the encoder on the training split of the demonstrations, then freeze it.
 
@@ -161,6 +163,7 @@ def train_demo_encoder(
         demos: successful demonstrations; the split is that of prior and policy.
         others: recordings of any kind (for example of the reward sessions); what the robot measured of itself is
             learned from them, and what was called a success; not what was commanded.
+        device: where it is trained.
 
     Returns:
         The frozen encoder; what was measured on the held-out demonstrations (errors in units of each target's
@@ -175,8 +178,8 @@ def train_demo_encoder(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = DemoEncoder(settings.channels).to(memory_format=torch.channels_last)
-        heads = _Heads(encoder.feature_dim, targets.value.shape[1], settings.dropout)
+        encoder = DemoEncoder(settings.channels).to(device, memory_format=torch.channels_last)
+        heads = _Heads(encoder.feature_dim, targets.value.shape[1], settings.dropout).to(device)
         fit, other = np.flatnonzero(groups == 0), np.flatnonzero(groups == 2)
         _optimise(encoder, heads, steps, targets, fit, other, settings, generator, progress)
     metrics = {
@@ -187,7 +190,7 @@ def train_demo_encoder(
         'test': _errors(encoder, heads, steps, targets, np.flatnonzero(groups == 1)),
         'train': _errors(encoder, heads, steps, targets, fit[:: max(1, len(fit) // 200)]),
     }
-    return encoder.freeze(), metrics
+    return encoder.cpu().freeze(), metrics
 
 
 def _optimise(
@@ -205,7 +208,7 @@ def _optimise(
     optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     proprioception = _proprioception(steps)
     unlabelled, count = _unlabelled(settings, len(other)), _step_count(settings, len(fit), len(other))
-    command = slice(-_SHOWN, -1)
+    command, device = slice(-_SHOWN, -1), encoder.device
     for step in range(count):
         rate = settings.learning_rate * warmup_cosine(step, settings.warmup_steps, count)
         optimiser.param_groups[0]['lr'] = rate
@@ -213,14 +216,13 @@ def _optimise(
             torch.from_numpy(pool)[torch.randint(len(pool), (share,), generator=generator)]
             for pool, share in ((fit, settings.batch_size - unlabelled), (other, unlabelled)) if share
         ])  # fmt: skip
-        views = [
-            to_tensor(augment(steps.images[view], settings.augmentation, generator, rows.tolist())) for view in VIEWS
-        ]
+        changed = [augment(steps.images[view], settings.augmentation, generator, rows.tolist()) for view in VIEWS]
+        views = [to_tensor(images, device) for images in changed]
         told = proprioception[rows] + 0.1 * torch.randn((len(rows), proprioception.shape[1]), generator=generator)
         told *= torch.rand((len(rows), 1), generator=generator) >= settings.proprioception_dropout
-        with low_precision():
-            seen, commanded = heads(torch.cat(encoder.view_features(views), dim=1), told)
-        known, value = targets.known[rows], targets.value[rows]
+        with low_precision(device):
+            seen, commanded = heads(torch.cat(encoder.view_features(views), dim=1), told.to(device))
+        known, value = targets.known[rows].to(device), targets.value[rows].to(device)
         loss = (F.smooth_l1_loss(seen.float(), value, reduction='none') * known).mean()
         loss = (
             loss + (F.smooth_l1_loss(commanded.float(), value[:, command], reduction='none') * known[:, command]).mean()
@@ -255,7 +257,8 @@ def _errors(encoder: DemoEncoder, heads: _Heads, steps: Steps, targets: Targets,
     heads.eval()
     features = encoder.encode_batch({view: steps.images[view][rows] for view in VIEWS})
     known = (targets.known[rows] > 0).float()
-    error = (heads.vision(torch.from_numpy(features)) - targets.value[rows]) * known
+    said = heads.vision(torch.from_numpy(features).to(encoder.device)).cpu()
+    error = (said - targets.value[rows]) * known
     rmse = (error.square().sum(0) / known.sum(0).clamp(min=1)).sqrt()
     width, went = 3 + HAND_DIM, _DONE + 1
     groups = {

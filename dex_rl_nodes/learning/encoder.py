@@ -44,6 +44,11 @@ class VisualEncoder(nn.Module):
         return len(VIEWS) * self.view_feature_dim
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.parameters()).device
+
+    @property
     def identity(self) -> str:
         """`name:hash` of network and weights; stored with everything computed from the features."""
         if self._identity is None:
@@ -76,8 +81,8 @@ class VisualEncoder(nn.Module):
 
     @torch.inference_mode()
     def _encode(self, views: list[np.ndarray]) -> Tensor:
-        batches = [resize(to_tensor(view), self.input_size) for view in views]
-        return torch.cat(self.view_features(batches), dim=1).half().float()
+        batches = [resize(to_tensor(view, self.device), self.input_size) for view in views]
+        return torch.cat(self.view_features(batches), dim=1).half().cpu().float()
 
     def freeze(self) -> 'VisualEncoder':
         """Never to be trained again."""

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import Field
 
 from dex_rl_nodes.config import Model
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.dataset import Episode
 from dex_rl_nodes.learning.demo_encoder import DemoEncoderSettings, train_demo_encoder
+from dex_rl_nodes.learning.device import CPU
 from dex_rl_nodes.learning.encoder import ResNetEncoder, VisualEncoder
 from dex_rl_nodes.learning.pretrained import find_pretrained, weight_folders
 from dex_rl_nodes.learning.schedule import Progress, no_progress
@@ -34,12 +36,14 @@ def build_encoder(
     settings: EncoderSettings | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
+    device: torch.device = CPU,
 ) -> tuple[VisualEncoder, dict]:
     """Load or train the encoder of a run.
 
     Args:
         demos: successful demonstrations.
         others: further recordings of the same scene, for example of the reward sessions.
+        device: where one is trained.
 
     Returns:
         The frozen encoder; what is known about it, for its JSON (`source`: the file, or what it was trained on).
@@ -54,7 +58,7 @@ def build_encoder(
         path = path or find_pretrained('resnet18')
         name = 'resnet18' if path else 'demo'
     if name == 'demo':
-        encoder, metrics = train_demo_encoder(demos, others, settings.demo, seed, progress)
+        encoder, metrics = train_demo_encoder(demos, others, settings.demo, seed, progress, device)
         return encoder, {
             'source': f'trained on {len(demos)} demonstrations and {len(others)} other recordings',
             **metrics,

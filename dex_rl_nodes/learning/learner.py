@@ -19,6 +19,7 @@ from dex_rl_nodes.learning.checkpoint import (
     save_checkpoint,
     to_bytes,
 )
+from dex_rl_nodes.learning.device import CPU
 from dex_rl_nodes.learning.networks import Standardiser
 from dex_rl_nodes.learning.replay import Dimensions, MixedSampler, ReplayBuffer, Returns
 from dex_rl_nodes.learning.sac import Interface, ResidualSac, ResidualSettings
@@ -36,20 +37,26 @@ _ENDS = 1000  # slots for the last observations of demonstrations, which start n
 class Learner:
     """Learns a residual from online transitions and demonstrations.
 
-    Deterministic: the same settings, seed, transitions and thread count give the same weights, bit for bit.
+    Deterministic: the same settings, seed, transitions, device and thread count give the same weights, bit for bit.
 
     Args:
         settings: see ResidualSettings.
-        interface: frozen action interface.
+        interface: frozen action interface, on the device.
         demonstrations: every transition of every demonstration, with base actions.
         seed: of weights, minibatches and exploration inside the updates.
+        device: where the updates are computed.
 
     Raises:
         UserError: there are no demonstrations.
     """
 
     def __init__(
-        self, settings: ResidualSettings, interface: Interface, demonstrations: Sequence[Transition], seed: int
+        self,
+        settings: ResidualSettings,
+        interface: Interface,
+        demonstrations: Sequence[Transition],
+        seed: int,
+        device: torch.device = CPU,
     ):
         if not demonstrations:
             raise UserError('online learning needs demonstrations; collect some with collect_demos.launch.py')
@@ -61,7 +68,8 @@ class Learner:
             )
         self.settings = settings
         self.dimensions = dimensions
-        self._standardiser = _fit_standardiser(dimensions, demonstrations)
+        standardiser = _fit_standardiser(dimensions, demonstrations)
+        self.sac = ResidualSac(settings, interface, dimensions, standardiser, seed, device)
         self.online, self.demonstrations = (
             ReplayBuffer(dimensions, settings.capacity + kept, settings.own_worth, settings.shown_worth)
             for kept in (0, len(demonstrations) + _ENDS)
@@ -69,9 +77,8 @@ class Learner:
         for transition in demonstrations:
             self.demonstrations.add(replace(self._prepared(transition), source=Origin.DEMONSTRATION))
         returns = Returns(settings.return_ticks, settings.discount)
-        self._sampler = MixedSampler(self.online, self.demonstrations, settings.online_share, returns)
+        self._sampler = MixedSampler(self.online, self.demonstrations, settings.online_share, returns, device)
         self._random = np.random.default_rng(seed)
-        self.sac = ResidualSac(settings, interface, dimensions, self._standardiser, seed)
         rows = ((t.action, t.hand_history[-HAND_DIM:]) for t in demonstrations)
         self.sac.motion.fit(*(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)))
         self.sac.policy.reach[:ARM_DIM] = _arm_reach(demonstrations)
@@ -93,7 +100,7 @@ class Learner:
     def _prepared(self, transition: Transition) -> Transition:
         """The transition as the buffers keep it: features standardised, so that sampling need not do it."""
         features = np.stack((transition.features, transition.next_features))
-        features = self._standardiser.features(torch.from_numpy(features)).numpy()
+        features = self.sac.standardiser.features(torch.from_numpy(features).to(self.sac.device)).cpu().numpy()
         return replace(transition, features=features[0], next_features=features[1])
 
     def add(self, transition: Transition) -> bool:

@@ -1,5 +1,6 @@
 """Behaviour cloning in the coordinates of an action interface (LAMP section 3.2, appendix B.2)."""
 
+import copy
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.checkpoint import load_checkpoint, module_shapes, save_checkpoint
 from dex_rl_nodes.learning.dataset import Episode
 from dex_rl_nodes.learning.demonstrations import Steps, stack_steps
+from dex_rl_nodes.learning.device import CPU
 from dex_rl_nodes.learning.encoder import VisualEncoder, encode_batches
 from dex_rl_nodes.learning.flat import FlatParameters
 from dex_rl_nodes.learning.interfaces import ActionInterface
@@ -97,12 +99,14 @@ def train_policy(
     settings: PolicySettings | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
+    device: torch.device = CPU,
 ) -> tuple[BCPolicy, dict]:
     """Clone the demonstrations (Eq. 6): the target at observation n is the action executed at tick n.
 
     Args:
         episodes: successful demonstrations; split 9:1 as for the prior.
-        encoder, interface: frozen.
+        encoder, interface: frozen; the interface on the processor, the encoder anywhere.
+        device: where it is trained.
 
     Returns:
         The frozen policy; what was measured on the held-out episodes.
@@ -117,8 +121,8 @@ def train_policy(
         torch.manual_seed(seed)
         policy = BCPolicy(encoder.feature_dim, interface.context_dim, interface.core_dim, settings)
         policy.fit_normaliser(features[0].float(), torch.from_numpy(fit_on.state))
-        curve = _optimise(policy, interface, features, fit_on, settings, generator, progress)
-    policy.freeze()
+        curve = _optimise(policy.to(device), interface, features, fit_on, settings, generator, progress, device)
+    policy.cpu().freeze()
     metrics = {
         'test': evaluate_policy(policy, encoder, interface, test_on),
         'train': evaluate_policy(policy, encoder, interface, fit_on),
@@ -154,6 +158,7 @@ def _optimise(
     settings: PolicySettings,
     generator: torch.Generator,
     progress: Progress,
+    device: torch.device,
 ) -> list[list[float]]:
     """Minimise Eq. 6; returns [step, loss] now and then.
 
@@ -167,10 +172,11 @@ def _optimise(
     def draw() -> tuple[Tensor, ...]:
         rows = torch.randint(count, (settings.batch_size,), generator=generator)
         copy = torch.randint(copies, (settings.batch_size,), generator=generator)
-        noisy_state, noisy_history = _noisy(state[rows], history[rows], policy.state_std, settings.noise, generator)
+        noisy_state, noisy_history = _noisy(state[rows], history[rows], spread, settings.noise, generator)
         seen = flat[copy * count + rows].float()
         return seen, noisy_state, noisy_history, interface.context(noisy_history), action[rows]
 
+    there, spread = copy.deepcopy(interface).to(device), policy.state_std.cpu()
     parameters, curve = FlatParameters(policy), []
     optimiser = torch.optim.AdamW(
         [parameters.vector], lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -180,10 +186,11 @@ def _optimise(
         for step in range(settings.steps):
             rate = settings.learning_rate * warmup_cosine(step, settings.warmup_steps, settings.steps)
             optimiser.param_groups[0]['lr'] = rate
-            (*inputs, wanted), drawn = drawn.result(), ahead.submit(draw)
-            with low_precision():
+            batch, drawn = drawn.result(), ahead.submit(draw)
+            *inputs, wanted = (part.to(device) for part in batch)
+            with low_precision(device):
                 core = policy(*inputs)
-            loss = policy_loss(core, wanted, inputs[-1], interface, settings)
+            loss = policy_loss(core, wanted, inputs[-1], there, settings)
             parameters.descend(optimiser, loss, 'the policy', settings.gradient_clip)
             if step % 200 == 199 or step + 1 == settings.steps:
                 progress(step + 1, settings.steps)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dex_rl_nodes.learning.device import CPU
 from dex_rl_nodes.records import ACTION_DIM, HAND_DIM, HISTORY_LENGTH, STATE_DIM, Origin, Transition
 
 CAPACITY = 200_000  # transitions (Table B.2)
@@ -245,19 +246,22 @@ class _Columns:
         self.outcome = np.empty((size, ACTION_DIM + 2), np.float32)
         self.worth = np.empty((size, 2), np.float32)
 
-    def batch(self, dimensions: Dimensions, online: int) -> Batch:
-        outcome = torch.from_numpy(self.outcome)
+    def batch(self, dimensions: Dimensions, online: int, device: torch.device) -> Batch:
+        arrays = self.features, self.next_features, self.proprioception, self.next_proprioception, self.outcome
+        features, following, proprioception, next_proprioception, outcome = (
+            torch.from_numpy(array).to(device) for array in arrays
+        )
         return Batch(
-            features=torch.from_numpy(self.features).float(),
-            proprioception=torch.from_numpy(self.proprioception),
-            next_features=torch.from_numpy(self.next_features).float(),
-            next_proprioception=torch.from_numpy(self.next_proprioception),
+            features=features.float(),
+            proprioception=proprioception,
+            next_features=following.float(),
+            next_proprioception=next_proprioception,
             action=outcome[:, :ACTION_DIM],
             reward=outcome[:, ACTION_DIM],
             mask=outcome[:, ACTION_DIM + 1],
             dimensions=dimensions,
             online=online,
-            worth=torch.from_numpy(self.worth),
+            worth=torch.from_numpy(self.worth).to(device),
         )
 
 
@@ -270,6 +274,7 @@ class MixedSampler:
         demonstrations: ReplayBuffer,
         online_share: float = 0.5,
         returns: Returns = Returns(),  # noqa: B008  (frozen)
+        device: torch.device = CPU,
     ):
         if online.dimensions != demonstrations.dimensions:
             raise ValueError('online transitions and demonstrations differ in their dimensions')
@@ -277,6 +282,7 @@ class MixedSampler:
         self.demonstrations = demonstrations
         self.online_share = online_share
         self.returns = returns
+        self.device = device
 
     def sample(self, size: int, random: np.random.Generator) -> Batch:
         """A minibatch, online transitions first; of people only what led to a success, the rest is online anyway."""
@@ -286,4 +292,4 @@ class MixedSampler:
         demonstrations = self.demonstrations
         slots = demonstrations.slots(size - online, random, worthy=True)
         demonstrations.gather(slots, columns, slice(online, size), self.returns)
-        return columns.batch(self.online.dimensions, online)
+        return columns.batch(self.online.dimensions, online, self.device)

@@ -17,6 +17,7 @@ from dex_rl_nodes.config import Model
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.checkpoint import load_checkpoint, module_shapes, save_checkpoint
 from dex_rl_nodes.learning.dataset import Episode
+from dex_rl_nodes.learning.device import CPU
 from dex_rl_nodes.learning.encoder import VisualEncoder
 from dex_rl_nodes.learning.flat import FlatParameters
 from dex_rl_nodes.learning.schedule import Progress, no_progress
@@ -169,6 +170,7 @@ def train_reward(
     settings: RewardSettings,
     seed: int,
     progress: Progress = no_progress,
+    device: torch.device = CPU,
 ) -> tuple[RewardModel, dict]:
     """Fit the classifier.
 
@@ -182,6 +184,7 @@ def train_reward(
         settings: see RewardSettings.
         seed: of the weights and the minibatches.
         progress: told how far the training is.
+        device: where it is trained.
 
     Returns:
         The frozen model, and what was measured on held-out episodes: `precision`, `recall`, `curve`, `checks`, counts.
@@ -195,9 +198,9 @@ def train_reward(
         raise UserError(f'there are no {kind} examples for the reward classifier; collect some with purpose:=reward')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = RewardModel(shape, settings)
+        model = RewardModel(shape, settings).to(device)
         checks = _fit(model, train, held, settings, np.random.default_rng(seed), progress)
-    metrics = _measured(model, held, settings)
+    metrics = _measured(model.cpu(), held, settings)
     labels = examples.success[~examples.changed]
     counts = {
         'positives': int(labels.sum()),
@@ -226,14 +229,15 @@ def _fit(
     final = np.flatnonzero(train.final & ~train.success)
     negative = np.concatenate((negative, np.tile(final, settings.final_weight - 1)))
     half = settings.batch // 2
-    label = torch.cat((torch.ones(half), torch.zeros(half)))
+    device = model.mean.device
+    label = torch.cat((torch.ones(half), torch.zeros(half))).to(device)
     parameters = FlatParameters(model)
     optimiser = torch.optim.Adam([parameters.vector], lr=settings.learning_rate, fused=True)
     checks = []
     for step in range(1, settings.steps + 1):
         model.train()
         rows = np.concatenate((random.choice(positive, half), random.choice(negative, half)))
-        loss = nn.functional.binary_cross_entropy_with_logits(model(features[rows]), label)
+        loss = nn.functional.binary_cross_entropy_with_logits(model(features[rows].to(device)), label)
         parameters.descend(optimiser, loss, 'the reward classifier')
         progress(step, settings.steps)
         if step % settings.look_every == 0 or step == settings.steps:
@@ -247,7 +251,8 @@ def _measured(model: RewardModel, held: RewardExamples, settings: RewardSettings
     """Precision, recall, balanced loss and threshold curve on held-out examples."""
     model.eval()
     with torch.inference_mode():
-        logit = model(torch.from_numpy(held.features.astype(np.float32)))
+        features = torch.from_numpy(held.features.astype(np.float32)).to(model.mean.device)
+        logit = model(features).cpu()
         label = torch.from_numpy(held.success.astype(np.float32))
         losses = nn.functional.binary_cross_entropy_with_logits(logit, label, reduction='none').numpy()
     kinds = [losses[held.success == kind] for kind in (True, False)]

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dex_rl_nodes.config import Model
+from dex_rl_nodes.learning.device import CPU
 from dex_rl_nodes.learning.flat import FlatParameters
 from dex_rl_nodes.learning.networks import Actor, Critic, Motion, ResidualPolicy, Standardiser, native_bfloat16, squash
 from dex_rl_nodes.learning.replay import Batch, Dimensions
@@ -106,10 +107,11 @@ class ResidualSac:
 
     Args:
         settings: see ResidualSettings.
-        interface: frozen action interface.
+        interface: frozen action interface, on the device.
         dimensions: lengths of the arrays of a transition.
-        standardiser: fitted on the demonstrations, as `motion` must be.
+        standardiser: fitted on the demonstrations, as `motion` must be; moved to the device.
         seed: of the initial weights and of the sampled residuals.
+        device: of networks and batches.
     """
 
     def __init__(
@@ -119,20 +121,23 @@ class ResidualSac:
         dimensions: Dimensions,
         standardiser: Standardiser,
         seed: int,
+        device: torch.device = CPU,
     ):
         self.settings = settings
         self.interface = interface
-        self.standardiser, self.motion = standardiser, Motion()
+        self.device = device
+        self.standardiser, self.motion = standardiser.to(device), Motion().to(device)
         self.noise = torch.Generator().manual_seed(seed)
-        low = settings.precision == 'bfloat16' or (settings.precision == 'auto' and native_bfloat16())
+        native = device == CPU and native_bfloat16()
+        low = settings.precision == 'bfloat16' or (settings.precision == 'auto' and native)
         sizes = (dimensions.features, dimensions.proprioception)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             shape = (*sizes, ACTION_DIM, settings.projection, settings.width, settings.members, low)
-            self.critic, self.target = Critic(*shape), Critic(*shape)
+            self.critic, self.target = Critic(*shape).to(device), Critic(*shape).to(device)
             self.actor = Actor(
                 settings.projection, sizes[1], interface.core_dim, settings.width, settings.initial_std, low
-            )
+            ).to(device)
         self._critic, self._actor = FlatParameters(self.critic), FlatParameters(self.actor)
         self._target = FlatParameters(self.target, trained=False)
         self._critic_optimiser, self._actor_optimiser = (
@@ -141,7 +146,7 @@ class ResidualSac:
         )
         self._target.vector.data.copy_(self._critic.vector)
         # The actor reads the slow copy of the projection: its inputs move slowly, and one product fewer per target.
-        self.policy = ResidualPolicy(standardiser, self.target.project, self.actor)
+        self.policy = ResidualPolicy(self.standardiser, self.target.project, self.actor).to(device)
         self.log_temperature = nn.Parameter(torch.tensor([math.log(settings.initial_temperature)]))
         self._temperature_optimiser = torch.optim.Adam([self.log_temperature], lr=settings.temperature_learning_rate)
         self.skipped = 0  # steps not taken because a gradient was not finite
@@ -171,7 +176,11 @@ class ResidualSac:
     def _propose(self, projected: Tensor, proprioception: Tensor) -> tuple[Tensor, Tensor]:
         """Sampled unit residual (B, d) and its log-probability (B,)."""
         mean, log_std = self.actor(projected, proprioception)
-        return squash(mean, log_std, torch.randn(mean.shape, generator=self.noise))
+        return squash(mean, log_std, self._draw(mean))
+
+    def _draw(self, like: Tensor) -> Tensor:
+        """Standard normal numbers of a shape, the same on every device."""
+        return torch.randn(like.shape, generator=self.noise).to(self.device)
 
     def _execute(self, residual: Tensor, base: Tensor, context: Tensor) -> Tensor:
         """Executed action (B, 12) of a residual on a base core action (Eq. 8)."""
@@ -238,8 +247,7 @@ class ResidualSac:
         """Squared difference to the actions that are worth imitating, per row of the half that people made."""
         rows = batch.worth.any(1).nonzero()[:, 0]
         inputs = proprioception[rows]
-        noise = torch.randn(inputs.shape, generator=self.noise)
-        mean, _ = self.actor(projected[rows], inputs + self.settings.imitation_noise * noise)
+        mean, _ = self.actor(projected[rows], inputs + self.settings.imitation_noise * self._draw(inputs))
         base, context = (part[rows] for part in batch.interface_inputs(following=False))
         errors = (self._execute(mean.tanh(), base, context) - batch.action[rows]).square()
         parts = torch.stack((errors[:, :ARM_DIM].sum(1), errors[:, ARM_DIM:].sum(1)), 1)

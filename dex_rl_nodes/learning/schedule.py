@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.learning.device import CPU
 from dex_rl_nodes.learning.networks import native_bfloat16
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
@@ -23,9 +24,12 @@ def warmup_cosine(step: int, warmup: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
 
 
-def low_precision() -> torch.autocast:
-    """Matrix products of supervised training in bfloat16 where the processor multiplies it natively; one step each."""
-    return torch.autocast('cpu', dtype=torch.bfloat16, enabled=native_bfloat16())
+def low_precision(device: torch.device = CPU) -> torch.autocast:
+    """Matrix products of supervised training in bfloat16 where the processor multiplies it natively; one step each.
+
+    A graphics card keeps float32: with networks of this size it waits for instructions, not for products.
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device == CPU and native_bfloat16())
 
 
 def split_episodes(count: int, seed: int, test_fraction: float = 0.1) -> tuple[list[int], list[int]]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dex_rl_nodes.learning.device import CPU
 from dex_rl_nodes.learning.learner import Learner
 from dex_rl_nodes.learning.sac import Interface, ResidualSettings
 from dex_rl_nodes.records import HAND_DIM, HISTORY_LENGTH, Transition
@@ -66,18 +67,20 @@ def sac_speed(
     features: int = 1024,
     settings: ResidualSettings | None = None,
     repeats: int = 50,
+    device: torch.device = CPU,
 ) -> dict[str, float | str | int]:
     """Iterations per second of Table B.2, and of its matrix products played back to back.
 
     Both are measured alternately in the same run with the present number of threads. The products are recorded from a
-    real iteration, so shapes, layouts and precision are those of the iteration.
+    real iteration, so shapes, layouts and precision are those of the iteration. On a device other than the processor
+    the interface must be there too.
 
     Returns:
         `iterations_per_second`, `bound_iterations_per_second`, `share_of_bound`, `precision`, `threads`.
     """
     transitions = random_transitions(1000, features, context, interface.core_dim)
     settings = (settings or ResidualSettings()).model_copy(update={'critic_warmup': 0})  # the actor belongs to it
-    learner = Learner(settings, interface, transitions, seed=0)
+    learner = Learner(settings, interface, transitions, 0, device)
     learner.extend(transitions)
     for _ in range(10):
         learner.update()
@@ -89,6 +92,8 @@ def sac_speed(
     def products() -> None:
         for a, b in factors:
             a @ b
+        if device != CPU:  # which only notes down what is to be done
+            torch.cuda.synchronize(device)
 
     pairs = [(_best_of(5, learner.update), _best_of(5, products)) for _ in range(repeats // 5)]
     iteration, bound = (min(column) for column in zip(*pairs, strict=True))

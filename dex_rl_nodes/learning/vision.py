@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dex_rl_nodes.config import Model
+from dex_rl_nodes.learning.device import CPU
 
 VIEWS = ('front', 'wrist')
 IMAGE_SIZE = 128  # px; side of the processed views of policy and classifier
@@ -38,10 +39,10 @@ def crop_view(image: np.ndarray, crop: Sequence[float], size: int = IMAGE_SIZE) 
     return np.ascontiguousarray(view)
 
 
-def to_tensor(images: np.ndarray | Tensor) -> Tensor:
-    """uint8 images (B, H, W, 3) as float32 (B, 3, H, W), normalised with the statistics of ImageNet."""
-    mean, std = torch.tensor(_IMAGENET_MEAN) * 255, torch.tensor(_IMAGENET_STD) * 255
-    return torch.as_tensor(images).float().sub_(mean).mul_(1 / std).permute(0, 3, 1, 2)
+def to_tensor(images: np.ndarray | Tensor, device: torch.device = CPU) -> Tensor:
+    """uint8 images (B, H, W, 3) as float32 (B, 3, H, W) on a device, normalised with the statistics of ImageNet."""
+    mean, std = (torch.tensor(numbers).mul_(255).to(device) for numbers in (_IMAGENET_MEAN, _IMAGENET_STD))
+    return torch.as_tensor(images).to(device).float().sub_(mean).mul_(1 / std).permute(0, 3, 1, 2)
 
 
 class Augmentation(Model):

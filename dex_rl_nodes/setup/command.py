@@ -30,7 +30,7 @@ Commands (each sets everything up when it is first used):
   doctor [robot:=NAME]                      what is used, what is missing, and the fix
 
 Variables: DEXRL_HOME (private environments, ~/.cache/dexrl), DEXRL_RUNS (run directories, ./runs),
-DEXRL_TORCH=cuda (PyTorch for NVIDIA cards), ROS_DOMAIN_ID.
+DEXRL_TORCH (PyTorch's build, cpu or cuda; unset: cuda where there is an NVIDIA card), ROS_DOMAIN_ID.
 `./dexrl COMMAND --help` says more."""
 
 MODULES = {

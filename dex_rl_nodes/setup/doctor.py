@@ -77,8 +77,6 @@ def _machine() -> Iterator[Finding]:
             yield Finding('good', requirement.name, 'found')
         else:
             yield Finding('bad', requirement.name, 'missing', f'sudo {system.install_line([requirement])}')
-    if Path('/proc/driver/nvidia/version').exists():
-        yield Finding('good', 'NVIDIA card', 'found, and not needed: everything computes on the processor')
 
 
 def _resources(places: Places) -> Iterator[Finding]:

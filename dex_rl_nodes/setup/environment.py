@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.setup.places import REQUIREMENTS, Places
+from dex_rl_nodes.setup.places import REQUIREMENTS, Places, torch_build
 from dex_rl_nodes.setup.steps import Runner
 
 CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
@@ -124,7 +124,7 @@ class Environment:
         requirement = next(
             line for line in (REQUIREMENTS / 'torch.txt').read_text().splitlines() if line.startswith('torch')
         )
-        if os.environ.get('DEXRL_TORCH', 'cpu') == 'cpu':
+        if torch_build() == 'cpu':
             options = ['--no-deps'] if not self.places.distribution else []
             try:
                 self._pip('torch', *options, '--retries', '1', '--extra-index-url', CPU_INDEX, f'{requirement}+cpu')

@@ -77,11 +77,28 @@ def home() -> Path:
     return folder
 
 
+def has_card() -> bool:
+    """Whether the driver of an NVIDIA card is loaded."""
+    return Path('/proc/driver/nvidia/version').exists()
+
+
+def torch_build() -> str:
+    """Which PyTorch: $DEXRL_TORCH, else the build for NVIDIA cards where there is one, else that for the processor.
+
+    Raises:
+        UserError: $DEXRL_TORCH is something else.
+    """
+    build = os.environ.get('DEXRL_TORCH') or ('cuda' if has_card() else 'cpu')
+    if build not in ('cpu', 'cuda'):
+        raise UserError(f'DEXRL_TORCH must be cpu or cuda, not "{build}"')
+    return build
+
+
 def find_places() -> Places:
     """Folders for the machine as it is now."""
     distribution = sourced_distribution()
     files = ['runtime.txt', 'test.txt', 'torch.txt'] if distribution else ['ros.lock', 'library.lock', 'torch.txt']
-    parts = [RECIPE, distribution, sys.version, platform.machine(), os.environ.get('DEXRL_TORCH', 'cpu')]
+    parts = [RECIPE, distribution, sys.version, platform.machine(), torch_build()]
     digest = _digest(parts, [REQUIREMENTS / file for file in files])
     # one build per kind, so that changing between a ROS installation and the wheels does not mix them
     return Places(home() / f'env-{digest[:12]}', CHECKOUT / '.dexrl' / (distribution or 'wheels'), distribution)

@@ -1,5 +1,6 @@
 """Online residual RL in one process and lockstep; and the learner as the learner node starts it."""
 
+import copy
 import sys
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from dex_rl_nodes.learning.dataset import Episode
+from dex_rl_nodes.learning.device import training_device
 from dex_rl_nodes.learning.encoder import VisualEncoder
 from dex_rl_nodes.learning.interfaces import ActionInterface
 from dex_rl_nodes.learning.learner import Learner
@@ -84,14 +86,17 @@ def _end_by_classifier(episode: Episode, encoder: str, features: np.ndarray, rew
 
 def make_learner(job: Job) -> Learner:
     """The run's learner with its demonstrations, gone on from the newest checkpoint; without online transitions."""
-    encoder, interface = job.encoder(), job.interface()
+    device = training_device()
+    encoder, interface = job.encoder().to(device), job.interface()
     policy, reward = job.policy(encoder, interface), job.reward(encoder)
     demonstrations = [
         transition
         for episode in job.demonstrations()
         for transition in demonstration_transitions(episode, encoder, interface, policy, reward)
     ]
-    learner = Learner(job.residual_settings, interface, demonstrations, job.settings.seed)
+    learner = Learner(
+        job.residual_settings, copy.deepcopy(interface).to(device), demonstrations, job.settings.seed, device
+    )
     checkpoint = learner.load_newest(job.run.file('learner'))
     recorded, _ = count_transitions(job.run)
     if learner.learned_from > recorded:

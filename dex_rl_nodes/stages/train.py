@@ -13,6 +13,7 @@ import torch
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.dataset import Episode
+from dex_rl_nodes.learning.device import training_device
 from dex_rl_nodes.learning.encoder import VisualEncoder, encode_batches, save_encoder
 from dex_rl_nodes.learning.encoder_choice import build_encoder
 from dex_rl_nodes.learning.interfaces import PriorSettings, save_interface
@@ -68,7 +69,8 @@ def encoder_stage(job: Job, tell: Tell, again: bool = False) -> dict:
     sessions = [episode for episode in job.finished('reward') if episode.episode < ROLLOUTS]
     held = choose_held_out(sessions, job.reward_settings.held_out, job.settings.seed)
     others = [episode for episode, measured_on in zip(sessions, held, strict=True) if not measured_on]
-    encoder, metrics = build_encoder(job.demonstrations(), others, job.encoder_settings, job.settings.seed, tell)
+    settings, device = job.encoder_settings, training_device()
+    encoder, metrics = build_encoder(job.demonstrations(), others, settings, job.settings.seed, tell, device)
     save_encoder(job.run.file('encoder.safetensors'), encoder, {**_about(job, 'encoder'), **metrics})
     return metrics
 
@@ -82,8 +84,9 @@ def policy_stage(job: Job, tell: Tell, again: bool = False) -> dict:
     if kept := _kept(job, 'policy', again):
         return kept
     before = identity(job.run, 'policy')
-    interface, encoder, settings = job.interface(), job.encoder(), job.policy_settings
-    policy, metrics = train_policy(job.demonstrations(), encoder, interface, settings, job.settings.seed, tell)
+    interface, settings, device = job.interface(), job.policy_settings, training_device()
+    encoder, seed = job.encoder().to(device), job.settings.seed
+    policy, metrics = train_policy(job.demonstrations(), encoder, interface, settings, seed, tell, device)
     save_policy(job.run.file('policy.safetensors'), policy, settings, {**_about(job, 'policy'), **metrics})
     if before not in ('', identity(job.run, 'policy')):
         _forget_rollouts(job.run)
@@ -137,9 +140,10 @@ def reward_stage(job: Job, tell: Tell, again: bool = False) -> dict:
     if kept := _kept(job, 'reward', again):
         return kept
     sessions, settings = job.episodes('reward'), job.reward_settings
-    encoder, started = job.encoder(), time.monotonic()
+    device, started = training_device(), time.monotonic()
+    encoder = job.encoder().to(device)
     examples = reward_examples(encoder, sessions, job.demonstrations(), settings, job.settings.seed)
-    model, metrics = train_reward(examples, encoder.spatial_shape, settings, job.settings.seed, tell)
+    model, metrics = train_reward(examples, encoder.spatial_shape, settings, job.settings.seed, tell, device)
     metrics['seconds'] = round(time.monotonic() - started, 2)
     save_reward(job.run.file('reward.safetensors'), model, encoder, settings, {**_about(job, 'reward'), **metrics})
     return metrics

@@ -83,10 +83,18 @@ def test_old_ros_distributions_are_refused(monkeypatch):
         find_places()
 
 
+def test_a_build_of_pytorch_that_does_not_exist_is_refused():
+    result = dexrl('setup', DEXRL_TORCH='rocm')
+    assert result.returncode == 2 and 'DEXRL_TORCH must be cpu or cuda, not "rocm"' in result.stderr
+
+
 def test_each_kind_of_machine_has_its_own_environment(monkeypatch):
+    monkeypatch.setattr(places, 'has_card', lambda: False)
     kinds = [find_places()]
-    monkeypatch.setenv('DEXRL_TORCH', 'cuda')
+    monkeypatch.setattr(places, 'has_card', lambda: True)
     kinds.append(find_places())
+    monkeypatch.setenv('DEXRL_TORCH', 'cpu')
+    assert find_places() == kinds[0]
     monkeypatch.setenv('ROS_DISTRO', 'jazzy')
     monkeypatch.setenv('AMENT_PREFIX_PATH', '/opt/ros/jazzy')
     kinds.append(find_places())
