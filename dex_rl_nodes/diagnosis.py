@@ -41,19 +41,28 @@ def training() -> Iterator[Row]:
     """Where networks are trained, and why not on the card that is there."""
     import torch
 
-    from dex_rl_nodes.learning.device import CPU, training_device
-    from dex_rl_nodes.setup.places import has_card
+    from dex_rl_nodes.learning.device import CPU, device_name, training_device
+    from dex_rl_nodes.setup.places import OLDEST_DRIVER, card_driver
 
+    driver = card_driver()
     if training_device() != CPU:
-        yield 'good', 'training', f'on {torch.cuda.get_device_name()}; the control loop computes on the processor', ''
-    elif not has_card():
+        yield 'good', 'training', f'on {device_name()}; the control loop computes on the processor', ''
+    elif not driver:
         yield 'good', 'training', 'on the processor: no NVIDIA card', ''
+    elif driver < OLDEST_DRIVER:
+        text = f'on the processor, for the driver of the NVIDIA card is {driver}'
+        yield 'warning', 'training', text, f'install driver {OLDEST_DRIVER} or newer, and run ./dexrl setup'
     elif torch.version.cuda is None:
         text = 'on the processor, for this PyTorch is the build without CUDA'
         yield 'warning', 'training', text, 'unset DEXRL_TORCH, or set it to cuda, and run ./dexrl setup'
     else:
         text = f'on the processor, for PyTorch (CUDA {torch.version.cuda}) cannot use the NVIDIA card'
-        yield 'warning', 'training', text, 'look at CUDA_VISIBLE_DEVICES and at the version of the driver (nvidia-smi)'
+        yield (
+            'warning',
+            'training',
+            text,
+            'look at CUDA_VISIBLE_DEVICES and nvidia-smi; cards before Turing (2018) are too old',
+        )
 
 
 def messages() -> Iterator[Row]:

@@ -12,11 +12,11 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.findings import Finding
 from dex_rl_nodes.setup import system
 from dex_rl_nodes.setup.build import run_variables
-from dex_rl_nodes.setup.places import CHECKOUT, Places, home
+from dex_rl_nodes.setup.places import CHECKOUT, Places, home, torch_build
 
 _DEADLINE = 120  # s for everything that is looked at from inside the environment
 
-MINIMUM_DISK = 5  # GiB: environment 2, build and logs, a run's bags
+MINIMUM_DISK = {'cpu': 5, 'cuda': 12}  # GiB: environment 2 (with CUDA's libraries about 9), build, logs, a run's bags
 MINIMUM_MEMORY = 4  # GiB: eleven nodes, a replay buffer of cached features
 MINIMUM_SHARED_MEMORY = 512  # MiB: a segment of 32 MB for each participant
 MARKS = {'good': 'ok  ', 'warning': 'warn', 'bad': 'BAD '}
@@ -89,7 +89,7 @@ def _resources(places: Places) -> Iterator[Finding]:
     for subject, folder in (('disk, environment', home()), ('disk, runs', runs)):
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free / 2**30
-        fix = '' if free >= MINIMUM_DISK else f'free some space on the disk of {existing}'
+        fix = '' if free >= MINIMUM_DISK[torch_build()] else f'free some space on the disk of {existing}'
         yield Finding('bad' if fix else 'good', subject, f'{free:.0f} GiB free ({folder})', fix)
     if Path('/dev/shm').exists():
         free = shutil.disk_usage('/dev/shm').free / 2**20
@@ -130,8 +130,8 @@ def _graph_variables() -> Iterator[Finding]:
         else 'the shipped profile is for Fast DDS; check that camera images arrive at full rate'
     )
     yield Finding('warning' if fix else 'good', 'middleware', middleware, fix)
-    reach = os.environ.get('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    yield Finding('good', 'discovery range', reach)
+    name = 'ROS_LOCALHOST_ONLY' if 'ROS_LOCALHOST_ONLY' in os.environ else 'ROS_AUTOMATIC_DISCOVERY_RANGE'
+    yield Finding('good', 'discovery range', f'{name}={os.environ.get(name, "LOCALHOST")}')
 
 
 def _environment(places: Places, robot: str) -> Iterator[Finding]:

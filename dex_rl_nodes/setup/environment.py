@@ -126,12 +126,13 @@ class Environment:
         )
         if torch_build() == 'cpu':
             options = ['--no-deps'] if not self.places.distribution else []
-            try:
-                self._pip('torch', *options, '--retries', '1', '--extra-index-url', CPU_INDEX, f'{requirement}+cpu')
-                return
-            except UserError:
-                pass  # that index cannot be reached: PyPI has the build for CUDA, larger but as good
-        self._pip('torch', requirement)
+            wanted = [*options, '--retries', '1', '--extra-index-url', CPU_INDEX, f'{requirement}+cpu']
+        else:
+            wanted = [f'{requirement},!={requirement.partition("==")[2]}+cpu']  # which pip would prefer, where it is
+        try:
+            self._pip('torch', *wanted)
+        except UserError:
+            self._pip('torch', requirement)  # the other build does too; the doctor says what it means
 
     def _version(self, package: str) -> str:
         code = f'import importlib.metadata as m; print(m.version("{package}"))'

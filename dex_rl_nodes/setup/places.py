@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from dex_rl_nodes.errors import UserError
 CHECKOUT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = CHECKOUT / 'requirements'
 RECIPE = '1'  # raise it when set-up itself changes in a way that old environments do not have
+OLDEST_DRIVER = 580  # of NVIDIA, for CUDA 13 of the pinned PyTorch
+_DRIVER, _CARD = Path('/proc/driver/nvidia/version'), Path('/dev/nvidiactl')
 DISTRIBUTIONS = ('humble', 'iron', 'jazzy', 'kilted', 'lyrical', 'rolling')
 
 
@@ -77,18 +80,22 @@ def home() -> Path:
     return folder
 
 
-def has_card() -> bool:
-    """Whether the driver of an NVIDIA card is loaded."""
-    return Path('/proc/driver/nvidia/version').exists()
+def card_driver() -> int:
+    """Version (the first number) of the driver of an NVIDIA card that can be reached; 0 without one."""
+    try:
+        found = re.search(r'Module.*?\s(\d+)\.\d', _DRIVER.read_text())
+    except OSError:
+        return 0
+    return int(found[1]) if found and _CARD.exists() else 0  # a container may know of the driver alone
 
 
 def torch_build() -> str:
-    """Which PyTorch: $DEXRL_TORCH, else the build for NVIDIA cards where there is one, else that for the processor.
+    """Which PyTorch: $DEXRL_TORCH, else the build for NVIDIA cards where a driver can run it, else for the processor.
 
     Raises:
         UserError: $DEXRL_TORCH is something else.
     """
-    build = os.environ.get('DEXRL_TORCH') or ('cuda' if has_card() else 'cpu')
+    build = os.environ.get('DEXRL_TORCH') or ('cuda' if card_driver() >= OLDEST_DRIVER else 'cpu')
     if build not in ('cpu', 'cuda'):
         raise UserError(f'DEXRL_TORCH must be cpu or cuda, not "{build}"')
     return build

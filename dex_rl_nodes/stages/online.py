@@ -84,10 +84,16 @@ def _end_by_classifier(episode: Episode, encoder: str, features: np.ndarray, rew
     return len(episode)
 
 
-def make_learner(job: Job) -> Learner:
-    """The run's learner with its demonstrations, gone on from the newest checkpoint; without online transitions."""
-    device = training_device()
-    encoder, interface = job.encoder().to(device), job.interface()
+def make_learner(job: Job, device: torch.device | None = None) -> Learner:
+    """The run's learner with its demonstrations, gone on from the newest checkpoint; without online transitions.
+
+    Args:
+        job: the run.
+        device: where it computes; None: on a card where there is one. The demonstrations are encoded on the processor
+            like what the robot sees.
+    """
+    device = device or training_device()
+    encoder, interface = job.encoder(), job.interface()
     policy, reward = job.policy(encoder, interface), job.reward(encoder)
     demonstrations = [
         transition
@@ -131,13 +137,21 @@ class OnlineSession:
         presence: share of the episodes in which a scripted person watches and takes over when the policy is stuck.
         record: write the episodes to bags, cameras included; the transitions are always written.
         second_thread: False: iterate in the caller's thread.
+        device: as for `make_learner`.
     """
 
-    def __init__(self, job: Job, presence: float = 0.0, record: bool = False, second_thread: bool = True):
+    def __init__(
+        self,
+        job: Job,
+        presence: float = 0.0,
+        record: bool = False,
+        second_thread: bool = True,
+        device: torch.device | None = None,
+    ):
         self.job, self._record = job, record
         for sentence in repair_all(job.run.bags('online')):
             print(sentence, file=sys.stderr, flush=True)
-        self.learner = make_learner(job)
+        self.learner = make_learner(job, device)
         self._episode = read_history(job.run, 'online').next_episode
         self._brain: Brain = job.brain()
         if self.learner.updates:

@@ -76,6 +76,7 @@ class _Scheduler:
         self._parallel = parallel
         self._on_done, self._on_failed = on_done, on_failed
         self._running: dict[Connection, tuple[Work, multiprocessing.Process]] = {}
+        self._started = 0
         self._results: dict[str, Any] = {}
         self._died: set[str] = set()  # works whose process died once
         self._parts: dict[str, dict[str, tuple[int, int]]] = {}  # bar -> work -> done, total
@@ -102,7 +103,9 @@ class _Scheduler:
                 continue
             self._waiting.remove(work)
             here, there = self._context.Pipe(duplex=False)
-            process = self._context.Process(target=_child, args=(there, work.function, work.arguments), name=work.name)
+            arguments = there, work.function, work.arguments, self._started
+            process = self._context.Process(target=_child, args=arguments, name=work.name)
+            self._started += 1
             process.start()
             there.close()
             self._running[here] = work, process
@@ -175,10 +178,13 @@ class _Scheduler:
                 process.join()
 
 
-def _child(connection: Connection, function: Callable[..., Any], arguments: tuple) -> None:
-    """What runs in the process of a work."""
+def _child(connection: Connection, function: Callable[..., Any], arguments: tuple, number: int) -> None:
+    """What runs in the process of a work; `number` counts the processes."""
     import torch
 
+    from dex_rl_nodes.learning.device import take_card
+
+    take_card(number)
     torch.set_num_threads(1)  # the other cores have work of their own, and results must not depend on their number
     signal.signal(signal.SIGINT, _interrupt_once)
     signal.signal(signal.SIGTERM, _interrupt_once)

@@ -1,5 +1,7 @@
 """Training on a graphics card: everything that meets there is there, and what comes back is what the processor has."""
 
+import os
+
 import pytest
 import torch
 from pretend_card import CARD, PretendCard
@@ -9,9 +11,9 @@ from test_reward_classifier import SETTINGS, SHAPE, examples
 from toy_reach import toy_interface
 
 from dex_rl_nodes import diagnosis
-from dex_rl_nodes.learning import schedule
+from dex_rl_nodes.learning import device, schedule
 from dex_rl_nodes.learning.demo_encoder import DemoEncoderSettings, train_demo_encoder
-from dex_rl_nodes.learning.device import CPU, training_device
+from dex_rl_nodes.learning.device import CPU, device_name, take_card, training_device
 from dex_rl_nodes.learning.encoder import DemoEncoder
 from dex_rl_nodes.learning.interfaces import create_interface
 from dex_rl_nodes.learning.learner import Learner
@@ -40,32 +42,66 @@ def test_the_pretended_card_refuses_what_a_card_refuses(card):
             wrong()
 
 
-def test_without_a_card_the_processor_trains(monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    assert training_device() == CPU
-
-
-def test_with_a_card_it_trains_with_kernels_that_repeat(monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+@pytest.fixture
+def asked(monkeypatch):
+    """`training_device` anew, and everything as it was afterwards."""
+    monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', '')
     monkeypatch.setattr(torch.backends.cudnn, 'deterministic', False)
-    monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
-    assert training_device() == CARD
-    assert torch.backends.cudnn.deterministic
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', True)
+    training_device.cache_clear()
+    yield training_device
+    training_device.cache_clear()
+
+
+def test_without_a_card_the_processor_trains(asked, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert asked() == CPU and device_name() == 'cpu'
+
+
+def test_with_a_card_it_trains_with_kernels_that_repeat(asked, card, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'H1')
+    assert asked() == CARD and device_name() == 'H1'
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.allow_tf32
+
+
+def test_a_card_that_is_listed_and_cannot_multiply_is_not_used(asked, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+
+    def ones(*_size, **_options):
+        raise RuntimeError('CUDA error: no kernel image is available for execution on the device\nCUDA kernel')
+
+    monkeypatch.setattr(torch, 'ones', ones)
+    with pytest.warns(match='the processor trains: CUDA error: no kernel image is available'):
+        assert asked() == CPU
 
 
 @pytest.mark.parametrize(
-    ('card', 'cuda', 'usable', 'level', 'said'),
+    ('visible', 'taken'),
+    [('', ['0', '1', '0']), ('2,5', ['2', '5', '2']), ('GPU-a,GPU-b', ['GPU-a', 'GPU-b', 'GPU-a'])],
+)
+def test_processes_side_by_side_take_turns_with_the_cards(monkeypatch, visible, taken):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    for number, name in enumerate(taken):
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+        take_card(number)
+        assert os.environ['CUDA_VISIBLE_DEVICES'] == name
+
+
+@pytest.mark.parametrize(
+    ('driver', 'cuda', 'usable', 'level', 'said'),
     [
-        (False, None, False, 'good', 'no NVIDIA card'),
-        (True, None, False, 'warning', 'build without CUDA'),
-        (True, '13.0', False, 'warning', 'cannot use the NVIDIA card'),
-        (True, '13.0', True, 'good', 'on H1;'),
+        (0, None, False, 'good', 'no NVIDIA card'),
+        (570, None, False, 'warning', 'driver of the NVIDIA card is 570'),
+        (580, None, False, 'warning', 'build without CUDA'),
+        (580, '13.0', False, 'warning', 'cannot use the NVIDIA card'),
+        (580, '13.0', True, 'good', 'on H1;'),
     ],
 )
-def test_the_doctor_says_where_networks_are_trained(monkeypatch, card, cuda, usable, level, said):
-    monkeypatch.setattr(places, 'has_card', lambda: card)
+def test_the_doctor_says_where_networks_are_trained(monkeypatch, driver, cuda, usable, level, said):
+    monkeypatch.setattr(places, 'card_driver', lambda: driver)
     monkeypatch.setattr(torch.version, 'cuda', cuda)
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: usable)
+    monkeypatch.setattr(device, 'training_device', lambda: CARD if usable else CPU)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'H1')
     [row] = diagnosis.training()
     assert row[0] == level and said in row[2]
@@ -75,13 +111,13 @@ def test_the_doctor_says_where_networks_are_trained(monkeypatch, card, cuda, usa
 def test_a_learner_on_a_card_learns_what_it_learns_on_the_processor(card, tmp_path):
     settings = SMALL.model_copy(update={'precision': 'float32'})
     weights = []
-    for device in (CPU, CARD):
-        learner = Learner(settings, toy_interface().to(device), DEMONSTRATIONS, 0, device)
+    for place in (CPU, CARD):
+        learner = Learner(settings, toy_interface().to(place), DEMONSTRATIONS, 0, place)
         learner.extend(online(40))
         for _ in range(5):
             learner.update()
-        path = learner.save(tmp_path / device.type)
-        again = Learner(settings, toy_interface().to(device), DEMONSTRATIONS, 0, device)
+        path = learner.save(tmp_path / place.type)
+        again = Learner(settings, toy_interface().to(place), DEMONSTRATIONS, 0, place)
         again.extend(online(40))
         again.load(path)
         again.update(), learner.update()
@@ -95,8 +131,8 @@ def test_a_policy_trained_on_a_card_is_the_same(card):
     settings = PolicySettings(steps=20, batch_size=16, warmup_steps=5, hidden=[32], image_copies=1)
     encoder, interface = DemoEncoder().freeze(), create_interface('latent_prior').freeze()
     policies = []
-    for device in (CPU, CARD):
-        policy, _ = train_policy(blob_episodes(3), encoder.to(device), interface, settings, 0, device=device)
+    for place in (CPU, CARD):
+        policy, _ = train_policy(blob_episodes(3), encoder.to(place), interface, settings, 0, device=place)
         policies.append(policy)
     assert card.operations > 500
     assert same(*policies)
@@ -105,8 +141,8 @@ def test_a_policy_trained_on_a_card_is_the_same(card):
 def test_an_encoder_trained_on_a_card_is_the_same(card):
     settings = DemoEncoderSettings(steps=4, passes=0, batch_size=8)
     encoders = [
-        train_demo_encoder(blob_episodes(4), blob_episodes(2, seed=9), settings, 0, device=device)[0]
-        for device in (CPU, CARD)
+        train_demo_encoder(blob_episodes(4), blob_episodes(2, seed=9), settings, 0, device=place)[0]
+        for place in (CPU, CARD)
     ]
     assert card.operations > 200
     assert same(*encoders)

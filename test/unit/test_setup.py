@@ -88,10 +88,29 @@ def test_a_build_of_pytorch_that_does_not_exist_is_refused():
     assert result.returncode == 2 and 'DEXRL_TORCH must be cpu or cuda, not "rocm"' in result.stderr
 
 
+@pytest.mark.parametrize(
+    ('text', 'version'),
+    [
+        ('NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  Tue Sep 23 10:11:16 UTC 2025', 580),
+        ('NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  575.57.08  Release Build', 575),
+        ('something else', 0),
+    ],
+)
+def test_the_driver_of_a_card_is_known_where_the_card_is(monkeypatch, tmp_path, text, version):
+    file, device = tmp_path / 'version', tmp_path / 'nvidiactl'
+    monkeypatch.setattr(places, '_DRIVER', file)
+    monkeypatch.setattr(places, '_CARD', device)
+    assert places.card_driver() == 0
+    file.write_text(text)
+    assert places.card_driver() == 0
+    device.touch()
+    assert places.card_driver() == version
+
+
 def test_each_kind_of_machine_has_its_own_environment(monkeypatch):
-    monkeypatch.setattr(places, 'has_card', lambda: False)
+    monkeypatch.setattr(places, 'card_driver', lambda: 570)
     kinds = [find_places()]
-    monkeypatch.setattr(places, 'has_card', lambda: True)
+    monkeypatch.setattr(places, 'card_driver', lambda: 580)
     kinds.append(find_places())
     monkeypatch.setenv('DEXRL_TORCH', 'cpu')
     assert find_places() == kinds[0]

@@ -22,6 +22,7 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.evaluation import figures, table
 from dex_rl_nodes.evaluation.report import FILES
 from dex_rl_nodes.evaluation.table import STAGES
+from dex_rl_nodes.learning.device import CPU, device_name
 from dex_rl_nodes.parameters import Value
 from dex_rl_nodes.paths import share_directory
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json, write_atomic, write_json
@@ -97,7 +98,7 @@ def make_plan(values: Mapping[str, Value]) -> Plan:
 
 
 def version(plan: Plan) -> str:
-    """Short hash of all code and configuration that decides a result."""
+    """Short hash of all code and configuration, and of the device, that decide a result."""
     root, digest = share_directory(), hashlib.sha256()
     package = Path(__file__).resolve().parents[2]
     files = [path for room in _DECIDES for path in (package / room).rglob('*.py')]
@@ -108,7 +109,7 @@ def version(plan: Plan) -> str:
     files += [root / 'config' / 'methods' / f'{plan.method}.yaml', root / 'config' / 'robots' / 'sim.yaml']
     for path in sorted(files):
         digest.update(path.name.encode() + path.read_bytes())
-    digest.update(f'{plan.steps} {plan.episodes} {plan.amounts} {plan.presence} {_LIBRARIES}'.encode())
+    digest.update(f'{plan.steps} {plan.episodes} {plan.amounts} {plan.presence} {_LIBRARIES} {device_name()}'.encode())
     return digest.hexdigest()[:12]
 
 
@@ -229,11 +230,15 @@ def imitate(plan: Plan, shared: Job, interface: str, seed: int, tell: Tell) -> d
 
 
 def learn(plan: Plan, shared: Job, interface: str, seed: int, second_thread: bool, tell: Tell) -> dict:
-    """Second half of a cell: online learning, final score."""
+    """Second half of a cell: online learning, final score.
+
+    Cells that learn beside each other have a core each and use it; on a card their small products would take turns.
+    """
     job, started = cell_job(plan, shared, interface, seed), time.monotonic()
     budget = plan.steps or job.task.online_steps
     total = round(budget * (1 + _EVALUATION_SHARE))
-    session = OnlineSession(job, plan.presence, second_thread=second_thread)
+    device = None if second_thread else CPU
+    session = OnlineSession(job, plan.presence, second_thread=second_thread, device=device)
     session.learn(budget, lambda done, note: tell(done, total))
     evaluate(job, 'learned', plan.episodes)
     return {**cell_of(job.run, job.settings), 'seconds': {STAGES[1]: round(time.monotonic() - started)}}
