@@ -241,23 +241,38 @@ def _stage(values: dict[str, Value], *words: str, **options) -> Process:
     return Process(words[0], STAGES, is_node=False, arguments=tuple(arguments), **options)
 
 
+def _dry_name(run: str) -> str:
+    """Name under which a dry run is recorded."""
+    return run if re.search(rf'(^|_){_DRY}$', run) else f'{run}_{_DRY}'
+
+
+def _refuse_dry(values: dict[str, Value]) -> None:
+    """UserError where a run that moves the robot, or learns, has the name of a dry one."""
+    run = str(values['run'])
+    if run == _dry_name(run):
+        raise UserError(f'"{run}" is the name of a dry run, in which the robot stood still; choose another run:=NAME')
+
+
 def _collect_demos(values: dict[str, Value]) -> list[Process]:
     purpose = str(values['purpose'])
     if values['operator'] == 'none':
         raise UserError('recording needs somebody who shows the task; use operator:=scripted or operator:=human')
-    if values['dry_run'] and not re.search(rf'(^|_){_DRY}$', str(values['run'])):
-        # nothing shall ever be learned from a robot that stood still
-        values = {**values, 'run': f'{values["run"]}_{_DRY}'}
+    if values['dry_run']:  # nothing shall ever be learned from a robot that stood still
+        values = {**values, 'run': _dry_name(str(values['run']))}
+    else:
+        _refuse_dry(values)
     mode = 'demonstrate' if purpose == 'demos' else 'examples'
     policy = _node('policy', values, parameters={'source': 'zero', 'recorded': True})
     return [*_robot(values), *_operator(values, mode), policy, *_episodes(values, purpose)]
 
 
 def _train(values: dict[str, Value]) -> list[Process]:
+    _refuse_dry(values)
     return [_stage(values, 'train', str(values['stage']), ends_graph=True)]
 
 
 def _online_rl(values: dict[str, Value]) -> list[Process]:
+    _refuse_dry(values)
     simulated = config.is_simulated(str(values['robot']))
     if values['operator'] == 'none' and not simulated:
         raise UserError('learning on a robot needs somebody who can take over and stop it; use operator:=human')

@@ -4,6 +4,7 @@ Marks are the message of those buttons, on a topic of its own; the rest are serv
 whatever was done before.
 """
 
+import time
 from typing import Any
 
 from sensor_msgs.msg import Joy
@@ -37,6 +38,7 @@ class Keyboard(Node):
         self.advertise(KEYBOARD)
         self._by_service = {service: self.client(service) for service, _ in SERVICES.values()}
         self._terminal = Terminal(descriptor)
+        self._unanswered: dict[str, float] = {}  # services that were called, and until when they have time (monotonic)
         self._begun = False
         self.every(_PERIOD, self._read)
 
@@ -51,6 +53,10 @@ class Keyboard(Node):
         except LinkLost:
             self.finish()
             return
+        now = time.monotonic()
+        for service in [service for service, due in self._unanswered.items() if now > due]:
+            del self._unanswered[service]
+            self._say(f'{service} did not answer within {_ANSWER:g} s; use the stop of the arm')
         for key in keys.lower():
             if key in SERVICES:
                 self._call(key)
@@ -65,10 +71,10 @@ class Keyboard(Node):
         if not client.service_is_ready():
             self._say(f'nobody offers {service}; use the stop of the arm')
             return
-        self.wait_for(f'the answer of {service}', _ANSWER, 'use the stop of the arm')
+        self._unanswered[service] = time.monotonic() + _ANSWER
 
         def answered(answer: Any) -> None:
-            self.arrived(f'the answer of {service}')
+            self._unanswered.pop(service, None)
             self._say(answer.message)
 
         self.ask(client, request, answered)

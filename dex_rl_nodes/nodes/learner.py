@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 200  # transitions fetched at once
 _FETCH_DEADLINE = 30.0  # s
+_FETCH_AGAIN = 5.0  # s; the middleware drops the answer of a service that does not know its client yet
 _IDLE = 0.05  # s; how long the training thread waits for transitions
 
 
@@ -45,6 +46,7 @@ class LearnerNode(Node):
         self._saved = self._core.updates
         self._rate_mark = time.monotonic(), self._core.updates
         self._fetching = False
+        self._asked = 0.0  # s, monotonic; when the recorder was asked last
         self._caught_up = False  # whether the recorder has said that there is nothing more
         self._fetch_client = self.client('fetch_transitions')
         self.subscribe('transitions', self._on_transition)
@@ -84,11 +86,16 @@ class LearnerNode(Node):
         self.publish('transition_ack', TransitionAck(sequence=self._received))
 
     def _fetch(self) -> None:
-        """Ask the recorder for what comes after the newest transition received."""
-        if self._fetching or not self._fetch_client.service_is_ready():
+        """Ask the recorder for what comes after the newest transition received; once more where no answer came.
+
+        An answer that comes twice changes nothing, and the deadline is that of the first question.
+        """
+        now = time.monotonic()
+        if not self._fetch_client.service_is_ready() or (self._fetching and now < self._asked + _FETCH_AGAIN):
             return
-        self._fetching = True
-        self._expect_answer()
+        if not self._fetching:
+            self._expect_answer()
+        self._fetching, self._asked = True, now
         request = FetchTransitions.Request(first=self._received + 1, count=_CHUNK)
         self.ask(self._fetch_client, request, self._on_fetched)
 

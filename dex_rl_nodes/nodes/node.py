@@ -361,13 +361,17 @@ def run_node(node_class: Callable[[], Node]) -> None:
     The context stays valid while the node closes, so that it can say good-bye.
     """
     stop_requests = 0
+    closing = False
     node = None
 
     def request_stop(number: int, _frame: Any) -> None:
         nonlocal stop_requests
         stop_requests += 1
         faulthandler.dump_traceback_later(_STUCK)
-        if node is None or (stop_requests > 1 and number != signal.SIGHUP):  # which comes twice
+        # a person who asks again wants it to end; `launch`, which does so after a while, shall not cut off what is
+        # being written; SIGHUP comes twice
+        insists = number == signal.SIGINT or (number == signal.SIGTERM and not closing)
+        if node is None or (stop_requests > 1 and insists):
             raise _Stop
 
     signal.signal(signal.SIGINT, request_stop)
@@ -382,6 +386,7 @@ def run_node(node_class: Callable[[], Node]) -> None:
             node.made()
             spin(node, stopping=lambda: stop_requests > 0)
         finally:
+            closing = True
             if node is not None:
                 node.close()
     except UserError as error:

@@ -102,8 +102,7 @@ class Teleop(EpisodeNode):
             age = 'never heard' if heard is None else f'{max(0.0, (now - heard[0]) * 1e-9):.2f}'
             silent = not self.lockstep and (heard is None or now - heard[0] > 1e9)
             self.report(device, WARN if silent else OK, 'silent' if silent else 'ok', age_s=age)
-        if self._refused:
-            self.report('glove message', WARN, self._refused)
+        self.report('glove message', WARN if self._refused else OK, self._refused or 'ok')
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from harness import bench, ros  # noqa: F401
 from std_srvs.srv import SetBool, Trigger
 
 from dex_rl_nodes.descriptions import KEYBOARD
+from dex_rl_nodes.nodes import keyboard
 from dex_rl_nodes.nodes.keyboard import Keyboard
 from dex_rl_nodes.nodes.teleop import Teleop
 from dex_rl_nodes.records import Mark
@@ -91,6 +92,24 @@ def test_the_space_bar_stops_the_robot_or_says_that_it_cannot(bench, terminal, c
     made.until(made.node._by_service['command_mux/reset_stop'].service_is_ready, 'the other service')
     os.write(person, b'r')
     made.until(lambda: said.append(capfd.readouterr().out) or 'released' in ''.join(said), 'the release')
+
+
+def test_a_service_that_does_not_answer_is_said_and_the_other_keys_still_work(bench, terminal, capfd, monkeypatch):
+    monkeypatch.setattr(keyboard, '_ANSWER', 0.2)
+    person, program = terminal
+    made = bench(lambda **options: Keyboard(program, **options), lockstep=False)
+    silent = made.peer.create_service(Trigger, 'command_mux/stop', lambda _, answer: answer)
+    silent.send_response = lambda *_: None
+    made.peer.create_service(Trigger, 'command_mux/reset_stop', lambda _, answer: answer)
+    for service in ('command_mux/stop', 'command_mux/reset_stop'):
+        made.until(made.node._by_service[service].service_is_ready, service)
+    said = []
+    os.write(person, b' ')
+    made.until(lambda: said.append(capfd.readouterr().out) or 'stop did not answer within 0.2 s' in ''.join(said), 'it')
+    os.write(person, b'rs')
+    made.until(lambda: said.append(capfd.readouterr().out) or 'nobody listens' in ''.join(said), 'the next key')
+    made.until(lambda: not made.node._unanswered, 'the answer of the other service')
+    assert not made.node.finished
 
 
 def test_one_key_pauses_and_another_goes_on_whatever_was_before(bench, terminal):

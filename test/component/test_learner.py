@@ -20,7 +20,7 @@ from dex_rl_nodes.learning.metrics import MetricsWriter
 from dex_rl_nodes.learning.residual import ResidualRunner
 from dex_rl_nodes.learning.sac import ResidualSettings
 from dex_rl_nodes.learning.speed import random_transitions
-from dex_rl_nodes.nodes import conversions
+from dex_rl_nodes.nodes import conversions, learner
 from dex_rl_nodes.nodes.learner import LearnerNode
 from dex_rl_nodes.recording.transitions import retraction
 
@@ -49,7 +49,7 @@ class Recorder:
 
     def __init__(self, table, recorded):
         self.table, self.recorded, self.requests = table, recorded, []
-        table.peer.create_service(FetchTransitions, 'fetch_transitions', self._answer)
+        self.service = table.peer.create_service(FetchTransitions, 'fetch_transitions', self._answer)
 
     def _answer(self, request, response):
         self.requests.append(request.first)
@@ -76,6 +76,17 @@ def test_fetches_what_was_recorded_before_it_started(bench, interface, run_folde
     table.until(lambda: core.sequence == 450, 'all in the buffer')
     assert recorder.requests == [1, 201, 401]
     assert core.env_steps == 450
+
+
+def test_asks_again_where_an_answer_was_dropped(bench, interface, run_folder, monkeypatch):
+    monkeypatch.setattr(learner, '_FETCH_AGAIN', 0.2)
+    recorded = _transitions(interface, 30)
+    table, recorder, core = _table(bench, interface, run_folder, recorded)
+    send, dropped = recorder.service.send_response, []
+    recorder.service.send_response = lambda *answer: send(*answer) if dropped else dropped.append(answer)
+    table.until(lambda: core.sequence == 30, 'all in the buffer')
+    assert dropped and recorder.requests[:2] == [1, 1]
+    assert core.env_steps == 30 and not table.node._deadlines
 
 
 def test_fills_a_gap_and_drops_what_it_knows(bench, interface, run_folder):

@@ -168,6 +168,33 @@ def test_a_node_whose_middleware_hangs_ends_once_all_is_written(fails, hang, cod
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, 'written\n', errors)
 
 
+_WRITES = """
+import time
+from dex_rl_nodes.nodes import node
+class Writes(node.Node):
+    def __init__(self):
+        super().__init__('policy')
+        self.every(0.01, lambda: print('ready', flush=True))
+    def close(self):
+        print('closing', flush=True)
+        time.sleep(1.5)
+        print('written', flush=True)
+node.run_node(Writes)
+"""
+
+
+@pytest.mark.parametrize(('second', 'written'), [(signal.SIGTERM, True), (signal.SIGINT, False)])
+def test_launch_does_not_cut_off_what_is_being_written_and_a_person_may(second, written):
+    with subprocess.Popen([sys.executable, '-c', _WRITES], stdout=subprocess.PIPE, text=True) as process:
+        lines = iter(process.stdout.readline, '')
+        assert next(lines) == 'ready\n'
+        process.send_signal(signal.SIGINT)
+        assert 'closing\n' in lines
+        process.send_signal(second)
+        assert ('written\n' in lines) is written
+    assert process.returncode == 0
+
+
 class Counting(Node):
     """Says how much happened since it was asked last, as the drivers do."""
 

@@ -16,6 +16,7 @@ from sensor_msgs.msg import JointState, Joy
 
 from dex_rl_nodes.descriptions import GLOVE, JOY, TOPICS, TWIST
 from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.nodes.node import OK, WARN
 from dex_rl_nodes.nodes.teleop import Teleop
 from dex_rl_nodes.records import HAND_JOINTS, EpisodeState, Mark, Phase
 from dex_rl_nodes.robot.teleop import TeleopMapper
@@ -155,3 +156,6 @@ def test_a_glove_message_without_a_finger_is_not_used(ros):
     bench = ros(False)
     bench.publishers[GLOVE].publish(JointState(name=['index'], position=[0.5]))
     bench.until(lambda: 'thumb_rotation' in bench.node._refused)
+    bench.until(lambda: bench.node._statuses.get('glove message', (OK,))[0] == WARN)
+    bench.publishers[GLOVE].publish(JointState(name=list(HAND_JOINTS), position=[0.5] * 6))
+    bench.until(lambda: bench.node._statuses['glove message'][0] == OK)

@@ -199,10 +199,21 @@ def test_a_dry_run_reaches_whoever_moves_the_robot_and_is_recorded_elsewhere():
     for name, found in (('mine', 'mine_dry'), ('dry', 'dry'), ('my_dry', 'my_dry'), ('laundry', 'laundry_dry')):
         for texts in ({}, {'dry_run': 'true'}):
             values = app.values({'robot': 'fr3_ruiyan', 'run': name, **texts})
+            if name == found and not texts:
+                with pytest.raises(UserError, match=f'"{name}" is the name of a dry run'):
+                    app.build(values)
+                continue
             started = {p.name: p.parameters for p in app.build(values)}
             for node in ('command_mux', 'arm_adapter'):
                 assert started[node]['dry_run'] is bool(texts)
             assert started['replay_recorder']['run'] == (found if texts else name)
+
+
+@pytest.mark.parametrize('name', ['train', 'online_rl'])
+def test_nothing_is_learned_from_what_a_dry_run_recorded(name):
+    app = APPLICATIONS[name]
+    with pytest.raises(UserError, match='"my_dry" is the name of a dry run'):
+        app.build(app.values({'run': 'my_dry'}))
 
 
 @pytest.mark.parametrize('name', ['online_rl', 'evaluate'])
