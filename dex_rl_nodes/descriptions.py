@@ -393,7 +393,7 @@ KEYBOARD_NODE = NodeDescription(
 
 CAMERA_DRIVER = NodeDescription(
     'camera_driver',
-    'Driver of the cameras (RealSense, V4L2, or a recording), for machines without realsense2_camera.',
+    'Driver of V4L2 cameras and recordings, and of RealSense where realsense2_camera is not installed.',
     publishes=(*IMAGES.values(), *INFOS.values()),
     parameters=(Parameter('views', '', 'which cameras, with commas between; empty: all of config/robots/'), _REALTIME),
 )

@@ -244,7 +244,10 @@ class ResidualSac:
         return {**metrics, 'entropy': entropy, 'temperature': self.temperature}
 
     def _imitation_error(self, projected: Tensor, proprioception: Tensor, batch: Batch) -> Tensor:
-        """Squared difference to the actions that are worth imitating, per row of the half that people made."""
+        """Squared difference to the actions that are worth imitating, of both halves, per row of the half of people.
+
+        An action of a person online lies in both buffers and is imitated as often as it is drawn from either.
+        """
         rows = batch.worth.any(1).nonzero()[:, 0]
         inputs = proprioception[rows]
         mean, _ = self.actor(projected[rows], inputs + self.settings.imitation_noise * self._draw(inputs))

@@ -49,7 +49,6 @@ _REACTION = 0.02  # s, from noticing a silence to the target that ends the motio
 _GOODBYE = 0.5  # s; longest wait at the end for the robot to hear its last targets
 _GHOST = 25.0  # s; DDS forgets a killed process after 20 s
 _LOOK_AROUND = 0.15  # s, between two looks for somebody else who commands the robot
-_DRIVERS = ('hand_driver', 'glove_driver', 'spacemouse_driver')  # whose faults count
 
 
 class CommandMuxNode(EpisodeNode):
@@ -191,10 +190,10 @@ class CommandMuxNode(EpisodeNode):
         self._mux.watch.frame(topic, picture_digest(data), reading, self._heard[topic])
 
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
-        """A driver of this robot that says `fault` again and again has a device that needs a person."""
-        own = [f'{self.get_namespace()}/{driver}'.lstrip('/') for driver in _DRIVERS]
+        """A hand driver of this robot that says `fault` again and again has a hand that needs a person."""
+        own = f'{self.get_namespace()}/hand_driver'.lstrip('/')
         for status in array.status:
-            if status.name.partition(': ')[0] not in own:
+            if status.name.partition(': ')[0] != own:
                 continue
             fault = next((pair.value for pair in status.values if pair.key == 'fault'), '')
             if self._faults.lasts(status.name, fault):

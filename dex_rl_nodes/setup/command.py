@@ -20,7 +20,7 @@ Commands (each sets everything up when it is first used):
   launch FILE.launch.py [arg:=value ...]    start a graph; --show-args lists its arguments
   keyboard [namespace:=NAME]                keys for stop, release and marks beside a running graph
   tensorboard [arguments]                   learning curves of all runs, in a browser
-  train STAGE [arg:=value ...]              one offline stage, from bags: encoder, prior, policy, reward
+  train STAGE [arg:=value ...]              one offline stage, from bags: encoder, prior, policy, reward; all
   prepare [arg:=value ...]                  what online RL needs and is missing, from demonstrations to classifier
   online [arg:=value ...]                   online RL in simulation, in one process without ROS
   evaluate [arg:=value ...]                 score a run in simulation, in one process without ROS
