@@ -14,6 +14,8 @@ _HEAD = """# Results
 Measured in simulation; `./dexrl bench report` writes this page from the JSON of each measurement and from the notes at
 its end, which tell the circumstances. Success is what the classifier says, with a 95 % Wilson interval; `sim` is how
 many of the episodes the simulation counts. It decides nothing, and where the two differ the classifier was wrong.
+All seeds of a task are scored on the same 20 starts, so an interval over several seeds, which takes every episode for
+independent, is narrower than it should be.
 """
 _RUNS, _CURVES, _CAPTIONS = 'runs.json', 'learning.png', 'captions.json'
 _ROWS = '| figure | measured | bar | N | seed | code | command |\n|---|---|---|---|---|---|---|'
