@@ -133,16 +133,24 @@ class ReplayRecorder(Node):
     def _receive(self, topic: str, data: bytes) -> None:
         counts = self._counts[topic]
         counts['received'] += 1
-        if self.lockstep and (topic in self._newest or topic in _IF_HEARD):
-            self._acknowledge_tick(topic, messages.stamp_of(data))
         with self._news:
-            if topic in IMAGES.values() and self._queued + len(data) > self.setting('queue') * 1_000_000:
+            if topic in IMAGES.values() and not self._room_for(len(data)):
                 counts['dropped'] += 1
                 return
             self._queue.append(_Received(topic, data, self.get_clock().now().nanoseconds))
             self._queued += len(data)
             if topic in _PARTS:  # a transition may be waiting for it; the others can wait for each other
                 self._news.notify()
+        if self.lockstep and (topic in self._newest or topic in _IF_HEARD):
+            self._acknowledge_tick(topic, messages.stamp_of(data))
+
+    def _room_for(self, size: int) -> bool:
+        """Whether an image fits into the queue. Lockstep waits until it does: whoever keeps the tick waits for us."""
+        while self._queue and self._queued + size > self.setting('queue') * 1_000_000:
+            if not self.lockstep or not self._writer.is_alive():
+                return False
+            self._news.wait(_GATHER)
+        return True
 
     def _acknowledge_tick(self, topic: str, stamp: int) -> None:
         """Tell who keeps the tick how far everything has come."""

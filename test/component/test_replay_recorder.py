@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -239,7 +240,7 @@ def test_lockstep_records_every_frame_also_one_that_overtakes_its_episode(bench,
 
 
 def test_full_queue_drops_images_and_says_so(bench, run, monkeypatch):
-    table = bench(ReplayRecorder, purpose='demos', queue=8)
+    table = bench(ReplayRecorder, purpose='demos', queue=8, lockstep=False)
     table.send('episode', EpisodeState(phase=Phase.RUNNING))
     table.until(lambda: table.node._bag is not None, 'the bag')
     with table.node._bag._lock:  # the disk is stuck
@@ -252,6 +253,26 @@ def test_full_queue_drops_images_and_says_so(bench, run, monkeypatch):
     table.node.diagnose()
     level, message, _ = table.node._statuses['bag']
     assert level != b'\x00' and FRONT_IMAGE in message
+
+
+def test_in_lockstep_a_slow_disk_is_waited_for(bench, run):
+    table = bench(ReplayRecorder, purpose='demos', queue=8)
+    table.send('episode', EpisodeState(phase=Phase.RUNNING))
+    table.until(lambda: table.node._bag is not None, 'the bag')
+    bag, waited = table.node._bag, []
+    write = bag.write_raw
+
+    def slowly(*message):
+        waited.append(table.node._queued)
+        threading.Event().wait(0.02)
+        write(*message)
+
+    bag.write_raw = slowly
+    for n in range(30):
+        table.send(FRONT_IMAGE, conversions.image_message(np.zeros((480, 640, 3), np.uint8), n, 'camera'))
+    counts = table.node._counts[FRONT_IMAGE]
+    table.until(lambda: counts['written'] == 30, 'every frame written')
+    assert counts['dropped'] == 0 and 6_000_000 < max(waited) < 8_000_000
 
 
 def test_full_disk_is_one_sentence(bench, run):
