@@ -368,8 +368,7 @@ def run_node(node_class: Callable[[], Node]) -> None:
         nonlocal stop_requests
         stop_requests += 1
         faulthandler.dump_traceback_later(_STUCK)
-        # a person who asks again wants it to end; `launch`, which does so after a while, shall not cut off what is
-        # being written; SIGHUP comes twice
+        # SIGTERM comes from `launch` after a while and shall not cut off what is being written; SIGHUP comes twice
         insists = number == signal.SIGINT or (number == signal.SIGTERM and not closing)
         if node is None or (stop_requests > 1 and insists):
             raise _Stop
