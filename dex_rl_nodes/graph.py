@@ -5,7 +5,6 @@ An application has typed arguments; from their values it builds the list of its 
 """
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from dex_rl_nodes.namespace import parse_namespace
 from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all
 from dex_rl_nodes.paths import config_directory
 from dex_rl_nodes.process import Process, is_installed
+from dex_rl_nodes.run_directory import DRY, dry_name, refuse_dry
 from dex_rl_nodes.sole_graph import device_folder, sole_graph
 from dex_rl_nodes.stages.command import COMMANDS, EPISODES, STEPS
 
@@ -241,38 +241,26 @@ def _stage(values: dict[str, Value], *words: str, **options) -> Process:
     return Process(words[0], STAGES, is_node=False, arguments=tuple(arguments), **options)
 
 
-def _dry_name(run: str) -> str:
-    """Name under which a dry run is recorded."""
-    return run if re.search(rf'(^|_){_DRY}$', run) else f'{run}_{_DRY}'
-
-
-def _refuse_dry(values: dict[str, Value]) -> None:
-    """UserError where a run that moves the robot, or learns, has the name of a dry one."""
-    run = str(values['run'])
-    if run == _dry_name(run):
-        raise UserError(f'"{run}" is the name of a dry run, in which the robot stood still; choose another run:=NAME')
-
-
 def _collect_demos(values: dict[str, Value]) -> list[Process]:
     purpose = str(values['purpose'])
     if values['operator'] == 'none':
         raise UserError('recording needs somebody who shows the task; use operator:=scripted or operator:=human')
     if values['dry_run']:  # nothing shall ever be learned from a robot that stood still
-        values = {**values, 'run': _dry_name(str(values['run']))}
+        values = {**values, 'run': dry_name(str(values['run']))}
     else:
-        _refuse_dry(values)
+        refuse_dry(str(values['run']))
     mode = 'demonstrate' if purpose == 'demos' else 'examples'
     policy = _node('policy', values, parameters={'source': 'zero', 'recorded': True})
     return [*_robot(values), *_operator(values, mode), policy, *_episodes(values, purpose)]
 
 
 def _train(values: dict[str, Value]) -> list[Process]:
-    _refuse_dry(values)
+    refuse_dry(str(values['run']))
     return [_stage(values, 'train', str(values['stage']), ends_graph=True)]
 
 
 def _online_rl(values: dict[str, Value]) -> list[Process]:
-    _refuse_dry(values)
+    refuse_dry(str(values['run']))
     simulated = config.is_simulated(str(values['robot']))
     if values['operator'] == 'none' and not simulated:
         raise UserError('learning on a robot needs somebody who can take over and stop it; use operator:=human')
@@ -333,9 +321,8 @@ _PREPARE = Parameter('prepare', True, 'run the missing stages first (simulation)
 _VIEWER = Parameter('viewer', 'rviz', 'program to look with', choices=('rviz', 'rqt', 'foxglove'))
 _RESIDUAL = next(parameter for parameter in NODES['residual_actor'].parameters if parameter.name == 'residual')
 _PRESENCE = next(parameter for parameter in NODES['scripted_operator'].parameters if parameter.name == 'presence')
-_DRY = 'dry'  # ends the name of the run of a dry run
 _DRY_RUN = next(parameter for parameter in NODES['command_mux'].parameters if parameter.name == 'dry_run')
-_DRY_RUN = replace(_DRY_RUN, description=f'{_DRY_RUN.description}; records to run <run>_{_DRY}')
+_DRY_RUN = replace(_DRY_RUN, description=f'{_DRY_RUN.description}; records to run <run>_{DRY}')
 _GRAPH = (*SETTINGS, DEVICES, CAMERAS, LOCKSTEP, NAMESPACE, PARAMETER_FILE)
 
 APPLICATIONS = {

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -27,6 +28,20 @@ class RunSettings:
     interface: str
     method: str
     seed: int
+
+
+DRY = 'dry'  # ends the name of the run of a dry run, in which the robot stands still
+
+
+def dry_name(run: str) -> str:
+    """Name under which a dry run is recorded."""
+    return run if re.search(rf'(^|_){DRY}$', run) else f'{run}_{DRY}'
+
+
+def refuse_dry(run: str) -> None:
+    """UserError where a run that moves the robot, or learns, has the name of a dry one."""
+    if run == dry_name(run):
+        raise UserError(f'"{run}" is the name of a dry run, in which the robot stood still; choose another run:=NAME')
 
 
 def write_atomic(path: Path, data: bytes) -> None:

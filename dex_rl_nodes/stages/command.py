@@ -11,7 +11,7 @@ from dex_rl_nodes import config, interrupt
 from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError, refused_by_system
 from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all, split_argument
-from dex_rl_nodes.run_directory import RunDirectory, RunSettings
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings, refuse_dry
 
 _CHOICES = {'task': config.names('tasks'), 'robot': config.robot_names(), 'method': config.names('methods')}
 
@@ -96,6 +96,7 @@ def _train(word: str, values: dict[str, Value]) -> None:
     if values['data']:
         _train_from_file(values, board)
         return
+    refuse_dry(str(values['run']))
     job = _job(values, _COLLECT)
     refuse_after_learning(job.run, job.settings, train.stages_for(word, job))
     for name in train.stages_for(word, job):

@@ -52,6 +52,7 @@ def make(name: str, robot: str = 'sim', method: str = 'lamp') -> RunDirectory:
         ('train policy data:=x.npz', 'is for "train prior", not for "train policy"'),
         ('train prior --data nowhere.npz', 'cannot read nowhere.npz'),
         ('train prior latent:=3', 'latent:= goes with data:=; for a run set prior.latent_dim'),
+        ('train policy run:=my_dry', '"my_dry" is the name of a dry run'),
         ('online robot:=fr3_ruiyan', 'online in one process is simulated; with robot:=fr3_ruiyan use the launch files'),
         ('bench warp', 'no bench "warp"; choose one of: sim'),
         ('bench table tasks:=juggle', 'unknown task "juggle"; choose from: assemble_box'),
