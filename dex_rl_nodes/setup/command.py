@@ -8,7 +8,7 @@ import sys
 from dex_rl_nodes import interrupt
 from dex_rl_nodes.errors import UserError, refused_by_system
 from dex_rl_nodes.namespace import parse_namespace
-from dex_rl_nodes.setup import system
+from dex_rl_nodes.setup import shared_memory, system
 from dex_rl_nodes.setup.build import build, run_variables
 from dex_rl_nodes.setup.environment import Environment
 from dex_rl_nodes.setup.places import CHECKOUT, Places, find_places
@@ -81,6 +81,8 @@ def keyboard_arguments(arguments: list[str]) -> list[str]:
 def hand_over(places: Places, command: str, arguments: list[str]) -> int:
     """Replace this process by the command in the environment."""
     os.environ.update(run_variables(places))
+    if command in ('launch', 'test'):
+        shared_memory.remove(shared_memory.left_over())
     if command == 'test':
         # tests must not hear another graph, and no other graph them
         os.environ.setdefault('ROS_DOMAIN_ID', str(random.choice(DOMAINS)))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.findings import Finding
-from dex_rl_nodes.setup import system
+from dex_rl_nodes.setup import shared_memory, system
 from dex_rl_nodes.setup.build import run_variables
 from dex_rl_nodes.setup.places import CHECKOUT, Places, home, torch_build
 
@@ -91,14 +91,21 @@ def _resources(places: Places) -> Iterator[Finding]:
         free = shutil.disk_usage(existing).free / 2**30
         fix = '' if free >= MINIMUM_DISK[torch_build()] else f'free some space on the disk of {existing}'
         yield Finding('bad' if fix else 'good', subject, f'{free:.0f} GiB free ({folder})', fix)
-    if Path('/dev/shm').exists():
-        free = shutil.disk_usage('/dev/shm').free / 2**20
-        fix = (
-            ''
-            if free >= MINIMUM_SHARED_MEMORY
-            else 'give /dev/shm more room (docker run --shm-size=1g); camera images go through it'
-        )
-        yield Finding('warning' if fix else 'good', 'shared memory', f'{free:.0f} MiB free', fix)
+    if shared_memory.FOLDER.exists():
+        yield _shared_memory()
+
+
+def _shared_memory() -> Finding:
+    free = shutil.disk_usage(shared_memory.FOLDER).free / 2**20
+    left = shared_memory.size_of(shared_memory.left_over())
+    state = f'{free:.0f} MiB free' + (f', {left:.0f} MiB left by programs that were killed' if left >= 1 else '')
+    if free + left < MINIMUM_SHARED_MEMORY:
+        fix = 'give /dev/shm more room (docker run --shm-size=1g); camera images go through it'
+    elif left > MINIMUM_SHARED_MEMORY:
+        fix = './dexrl launch and ./dexrl test remove it before they start'
+    else:
+        fix = ''
+    return Finding('warning' if fix else 'good', 'shared memory', state, fix)
 
 
 def _priority() -> Finding:

@@ -23,6 +23,7 @@ from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes.node import ERROR, OK, WARN, Node
 from dex_rl_nodes.parameters import COMMON
+from dex_rl_nodes.setup import shared_memory
 
 
 def _make(**parameters):
@@ -135,6 +136,26 @@ def test_a_signal_ends_a_node_with_code_0(bench, which):
     finally:
         process.kill()
     assert (process.returncode, errors) == (0, '')
+
+
+@pytest.mark.skipif(
+    'fastrtps' not in os.environ.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp'), reason='another middleware'
+)
+def test_what_a_node_leaves_in_shared_memory_counts_once_it_was_killed(bench, monkeypatch):
+    monkeypatch.setattr(shared_memory, '_SETTLED', 0)
+    table = bench(lambda **options: Node('policy', **options))
+    everything = set(shared_memory.FOLDER.glob('fastrtps_*'))
+    process = _start('scripted_operator', 'lockstep:=true')
+    try:
+        table.until(lambda: table.peer.count_publishers('glove/joint_states'), 'the node')
+        mine = set(shared_memory.FOLDER.glob('fastrtps_*')) - everything
+        assert mine and not mine & set(shared_memory.left_over())
+    finally:
+        process.kill()
+    process.communicate(timeout=5)
+    killed = sorted(mine & set(shared_memory.left_over()))
+    assert shared_memory.size_of(killed) > 0
+    shared_memory.remove(killed)
 
 
 _HANGS = """
