@@ -163,7 +163,8 @@ def _cameras(values: dict[str, Value]) -> list[Process]:
         profile = f'{camera.width}x{camera.height}x{camera.rate:g}'
         # the colour of a D435 is set up at one, that of a D405 at the other; frames are named after camera_name
         parameters = {'rgb_camera.color_profile': profile, 'depth_module.color_profile': profile}
-        parameters |= {'camera_name': view, 'enable_depth': False}
+        # the node itself streams whatever it is not told to leave out; a D405 takes colour from the infrared module
+        parameters |= {'camera_name': view, **dict.fromkeys(_NO_STREAMS, False)}
         if camera.serial:
             parameters['serial_no'] = f'_{camera.serial}'  # with the underscore it stays text
         # it names its topics after its node: camera/<view>/color/image_raw; that of a D405 up to 4.57.3 is another
@@ -307,6 +308,9 @@ def _view(values: dict[str, Value]) -> list[Process]:
     ]
 
 
+_NO_STREAMS = tuple(
+    f'enable_{name}' for name in ('depth', 'infra', 'infra1', 'infra2', 'gyro', 'accel')
+)  # of RealSense
 _HAND_DEADLINE = 120.0  # s until the emulated hand is there, which comes with the simulation
 # As long as may be: arm_adapter ends a reset by deadlines of its own, and says why.
 _RESET_DEADLINE = next(p.maximum for p in NODES['episode_manager'].parameters if p.name == 'reset_deadline')

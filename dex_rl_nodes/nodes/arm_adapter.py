@@ -42,6 +42,7 @@ _MISMATCH = 0.01  # m, between the pose that the arm reports and the one of its 
 _STILL = 1e-6  # m, and parts of a quaternion: a target that has not moved
 _ANGLE = 0.1  # rad, and normalised travel below: near enough to the start
 _TRAVEL = 0.1
+_OWN_STATE = 'robot_state of the arm'
 
 
 class ArmAdapter(EpisodeNode):
@@ -73,6 +74,8 @@ class ArmAdapter(EpisodeNode):
         self._step = 0
         self._answered_at = self._moved_at = 0.0  # s, monotonic; moved: did what was asked for
         self._asked = False  # the newest command asks for motion of the arm
+        self._recovered = False  # in this reset; once is enough
+        self._paused_at = 0.0  # s, monotonic, newest pause; a person ends it
         self._scene_until: float | None = None  # s, monotonic, once the wait for the person has begun
         self._ready = False  # a person said that the scene is put back
         self.subscribe('target_pose', self._on_target)
@@ -125,6 +128,8 @@ class ArmAdapter(EpisodeNode):
 
     def _on_episode(self, episode: EpisodeState) -> None:
         super()._on_episode(episode)
+        if episode.phase == Phase.PAUSED:
+            self._paused_at = time.monotonic()
         if episode.phase == Phase.RESETTING:
             self._begun |= episode.episode == self._episode
         elif self._begun:
@@ -162,7 +167,7 @@ class ArmAdapter(EpisodeNode):
         self._episode, self._ready, self._scene_until = request.episode, False, None
         self._begun = self.episode.phase == Phase.RESETTING and self.episode.episode == request.episode
         self._motion = self._target = None
-        self._asked = False
+        self._asked = self._recovered = False
         self._arm.cancel()
         self._unanswered.clear()
         self._step = 0
@@ -191,20 +196,36 @@ class ArmAdapter(EpisodeNode):
                 )
             else:
                 self._prepare_arm()
+        elif self._late() and self._begun and _OWN_STATE in silent and not self._dry_run:
+            self._recover_silent(' and '.join(silent))
         elif self._late():
             what = f'{" and ".join(silent)} does not report; see the bring-up of arm and hand'
             self._fail(what if silent else f'episode {self._episode} is not announced; see episode_manager')
+
+    def _recover_silent(self, silent: str) -> None:
+        """An arm that has stopped itself cannot say so, see franka_arm.py: recover it once a person has looked."""
+        if self._paused_at > self._state_at + _FRESH and not self._recovered:
+            self._recover(f'{silent} does not report')
+            return
+        self._fail(
+            f'{silent} does not report: the arm stopped itself, its user stop is pressed or its bring-up is gone; '
+            'see to it, then end the pause, and the arm is recovered'
+        )
 
     def _prepare_arm(self) -> None:
         complaint = self._complaint()
         if not complaint:
             self._start_motion()
-        elif arm_state.recoverable(self._state) and not self._dry_run:
-            self._enter(self._wait_for_recovery, self.setting('recovery_deadline'))
-            self.get_logger().info(f'recovers the arm: {complaint}')
-            self._arm.recover(self._guarded(self._on_recovered))
+        elif arm_state.recoverable(self._state) and not self._recovered and not self._dry_run:
+            self._recover(complaint)
         else:
             self._fail(complaint)
+
+    def _recover(self, why: str) -> None:
+        self._recovered = True
+        self._enter(self._wait_for_recovery, self.setting('recovery_deadline'))
+        self.get_logger().info(f'recovers the arm: {why}')
+        self._arm.recover(self._guarded(self._on_recovered))
 
     def _silent(self, seconds: float = _FRESH) -> list[str]:
         """What has not reported for so long."""
@@ -212,24 +233,29 @@ class ArmAdapter(EpisodeNode):
         topics = (CURRENT_POSE, MEASURED_JOINTS, HAND_TOPIC)
         silent = [topic for topic in topics if now - self._heard.get(topic, (0.0, 0))[0] > seconds]
         if not self._arm.missing and (self._state is None or now - self._state_at > seconds):
-            silent.append('robot_state of the arm')
+            silent.append(_OWN_STATE)
         return silent
 
     def _complaint(self) -> str:
         """Why the arm may not be moved; empty when it may, or says nothing about itself."""
-        found = None if self._arm.missing else arm_state.problem(self._state)
+        found = arm_state.problem(self._state) if self._state else None
         return found[0].sentence(found[1]) if found else ''
 
     def _on_recovered(self, problem: str) -> None:
         if self._stage == self._wait_for_recovery and problem:
-            self._fail(f'the arm could not be recovered: {problem}; {self._complaint()}')
+            self._fail(f'the arm could not be recovered: {problem}; {self._unready()}')
 
     def _wait_for_recovery(self) -> None:
-        if not self._arm.working and not self._complaint():
-            self._start_motion()
+        if not self._arm.working and not self._unready():
+            self._enter(self._wait_for_reports, _REPORTED)
         elif self._late():
             seconds = self.setting('recovery_deadline')
-            self._fail(f'the arm was not recovered within {seconds:g} s: {self._complaint()}')
+            self._fail(f'the arm was not recovered within {seconds:g} s: {self._unready()}')
+
+    def _unready(self) -> str:
+        """What is wrong with arm or hand; empty when they report and may be moved."""
+        silent = ' and '.join(self._silent())
+        return f'{silent} does not report' if silent else self._complaint()
 
     def _start_motion(self) -> None:
         if self._dry_run:

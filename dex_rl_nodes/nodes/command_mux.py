@@ -319,6 +319,9 @@ class CommandMuxNode(EpisodeNode):
         if any(event.reaction >= Reaction.HOLD for event, _ in fallen) or (self._mux.holding and silence):
             self._publish_targets()  # again and again: the hand driver lets go of a target that is not repeated
         for event, name in fallen:
+            if event.reaction == Reaction.STOP:
+                self._stop(event)
+                continue
             self.get_logger().warning(event.sentence(name))
         if fallen:
             self._report_safety()

@@ -1,13 +1,17 @@
 """The parts of franka_ros2 that need its own message types: the state of the arm, and recovery from its errors.
 
-Names are those of franka_ros2 2.5 (Humble) and 3.4 (Jazzy); after an error a controller may still be listed as active
-(Humble), so it is deactivated first.
+Names are those of franka_ros2 2.5 (Humble) and 3.4 (Jazzy). An error that comes while the arm is controlled is never
+told: libfranka throws instead of handing the state out, and the hardware is read no more. From then on the controllers,
+still active, repeat the last state (Humble), or all topics of the arm are silent (Jazzy). So a state whose robot clock
+stands still is none, and the controller is deactivated first.
 """
 
 import importlib
+import math
 from collections.abc import Callable
 from typing import Any
 
+from builtin_interfaces.msg import Duration
 from lifecycle_msgs.msg import State
 from rclpy.action import ActionClient
 from rclpy.serialization import deserialize_message
@@ -26,6 +30,7 @@ _SERVICES = {
 _HARDWARE = 'FrankaHardwareInterface'
 _BROADCASTERS = ('joint_state_broadcaster', 'franka_robot_state_broadcaster')
 _BEST_EFFORT = 1  # SwitchController: one controller that is already there does not spoil the others
+_SWITCHED = 5  # s, longest switch; its own default of 1 s is short for a start of torque control
 
 
 def _importable(*packages: str) -> str:
@@ -54,6 +59,7 @@ class FrankaArm:
         self._round = 0  # number of the recovery
         self._node, self._controller = node, controller
         self._bytes = b''
+        self._clock = math.nan  # of the robot, s, in the newest state
         if self.missing:
             return
         self._kind = conversions.interface('franka_msgs/msg/FrankaRobotState')
@@ -71,9 +77,14 @@ class FrankaArm:
         self._bytes = data
 
     def take(self, stamp: int) -> ArmState | None:
-        """The newest state, dated `stamp` (ns); None when nothing new came. ValueError: as read_arm_state."""
+        """The newest state, dated `stamp` (ns); None when no other one came. ValueError: as read_arm_state."""
         data, self._bytes = self._bytes, b''
-        return read_arm_state(deserialize_message(data, self._kind), stamp) if data else None
+        if not data:
+            return None
+        message = deserialize_message(data, self._kind)
+        state = read_arm_state(message, stamp)
+        before, self._clock = self._clock, float(getattr(message, 'time', math.nan))
+        return None if self._clock == before else state
 
     def recover(self, done: Callable[[str], None]) -> None:
         """Clear the error and activate hardware and controllers again; calls `done` with what failed, '' if nothing.
@@ -82,6 +93,7 @@ class FrankaArm:
         """
         self.cancel()
         mine, self.working = self._round, True
+        first = ''  # what was wrong with the recovery itself
 
         def step(function: Callable[..., None]) -> Callable[..., None]:
             """Nothing when the recovery was called off while the step before was waited for."""
@@ -89,46 +101,52 @@ class FrankaArm:
 
         @step
         def clear(_ignored: str = '') -> None:  # a controller that was not active any more is no failure
-            self._clear(activate_hardware, finish)
+            self._clear(activate_hardware)
 
         @step
-        def activate_hardware() -> None:
+        def activate_hardware(problem: str = '') -> None:
+            # the action fails where there is no error any more, and the start of torque control recovers by itself
+            nonlocal first
+            first = problem
             target = {'name': _HARDWARE, 'target_state': State(id=State.PRIMARY_STATE_ACTIVE, label='active')}
             self._ask('set_hardware_component_state', activate, finish, **target)
 
         @step
         def activate() -> None:
-            again = {'activate_controllers': [self._controller, *_BROADCASTERS], 'strictness': _BEST_EFFORT}
-            self._ask('switch_controller', finish, finish, **again)
+            self._switch(finish, finish, activate_controllers=[self._controller, *_BROADCASTERS])
 
         @step
         def finish(problem: str = '') -> None:
             self.working = False
-            done(problem)
+            done(', '.join(part for part in (first, problem) if part) if problem else '')
 
-        self._ask('switch_controller', clear, clear, deactivate_controllers=[self._controller], strictness=_BEST_EFFORT)
+        self._switch(clear, clear, deactivate_controllers=[self._controller])
 
     def cancel(self) -> None:
         """Begin no further step of a recovery, and do not call back: a person may be at the arm by now."""
         self._round += 1
         self.working = False
 
-    def _clear(self, then: Callable[[], None], fail: Callable[[str], None]) -> None:
+    def _clear(self, then: Callable[[str], None]) -> None:
         if not self._recovery.server_is_ready():
-            fail(f'{_RECOVERY} does not answer')
+            then(f'{_RECOVERY} does not answer')
             return
 
         def accepted(goal: Any) -> None:
             if not goal.accepted:
-                fail(f'{_RECOVERY} refused')
+                then(f'{_RECOVERY} refused')
                 return
             self._node.when_done(goal.get_result_async(), ended)
 
         def ended(result: Any) -> None:
             succeeded = result.status == 4  # action_msgs/GoalStatus STATUS_SUCCEEDED
-            then() if succeeded else fail(f'{_RECOVERY} failed')
+            then('' if succeeded else f'{_RECOVERY} failed')
 
         self._node.when_done(self._recovery.send_goal_async(self._goal()), accepted)
+
+    def _switch(self, then: Callable[[], None], fail: Callable[[str], None], **controllers: list[str]) -> None:
+        timeout = Duration(sec=_SWITCHED)
+        self._ask('switch_controller', then, fail, strictness=_BEST_EFFORT, timeout=timeout, **controllers)
 
     def _ask(self, service: str, then: Callable[[], None], fail: Callable[[str], None], /, **fields: Any) -> None:
         client = self._managing[service]

@@ -57,6 +57,10 @@ class SafetyEvent(Enum):
     ARM_REFLEX = 511, _STOP, 'the arm stopped itself', 'see what it hit, reset the stop; the next start recovers it'
     ARM_USER_STOP = 512, _STOP, 'the user stop of the arm is pressed', 'release it, then reset the stop'
     ARM_NOT_READY = 513, _STOP, 'the arm is not moved by its controller', 'see the arm bring-up, then reset the stop'
+    ARM_STATE_SILENT = (
+        514, _STOP, 'the arm says nothing about itself: it stopped itself, or its user stop is pressed',
+        'see to it, reset the stop; the next start recovers it',
+    )
     # fmt: on
 
     def __init__(self, number: int, reaction: Reaction, explanation: str, advice: str):

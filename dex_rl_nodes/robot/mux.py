@@ -69,7 +69,7 @@ class CommandMux:
         Nothing begins to move while there is a reason, and none of it may fall silent once it was heard.
         """
         found = arm_state.problem(state)
-        self.watch.watch('arm_state', SafetyEvent.ARM_SILENT, _ARM_STATE_AGE, now)
+        self.watch.watch('arm_state', SafetyEvent.ARM_STATE_SILENT, _ARM_STATE_AGE, now)
         self.watch.fault('arm_state', found)
         return found
 

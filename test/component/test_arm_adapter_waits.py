@@ -16,6 +16,7 @@ from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.arm_adapter import ArmAdapter
 from dex_rl_nodes.records import (
     Mark,
+    Phase,
     TeleopCommand,
 )
 from dex_rl_nodes.robot.arm_state import ArmMode
@@ -155,12 +156,56 @@ def test_a_user_stop_waits_for_a_person(lab):
     assert not arm.recoveries and not lab.targets
 
 
-def test_a_silent_arm_is_named(lab, monkeypatch):
+def test_a_silent_arm_is_recovered_once_a_person_has_ended_the_pause(lab, monkeypatch):
+    """An error while the arm is controlled is silence, and so is the user stop, at which somebody stands."""
     monkeypatch.setattr('dex_rl_nodes.nodes.arm_adapter._REPORTED', 0.5)
     arm = FakeArm(ArmMode.MOVE)
     arm.silent = True
     lab = lab(arm=arm)
-    assert 'robot_state of the arm does not report' in lab.answer(lab.reset()).message
+    lab.announce(Phase.PAUSED)
+    lab.table.until(lambda: lab.table.node._paused_at, 'a pause')
+    arm.silent = False  # it spoke after that pause
+    lab.table.until(lambda: not lab.table.node._silent(), 'reports')
+    arm.silent = True
+    lab.table.until(lab.table.node._silent, 'silence')
+    message = lab.answer(lab.reset()).message
+    assert message.startswith('robot_state of the arm does not report: the arm stopped itself, its user stop')
+    assert not arm.recoveries
+    lab.announce(Phase.PAUSED)
+    future = lab.reset(episode=1)
+    lab.table.until(lambda: arm.recoveries, 'the recovery')
+    assert not lab.targets
+    arm.recovered()
+    lab.table.node._cycle()
+    assert lab.table.node._stage == lab.table.node._wait_for_recovery, 'it says nothing yet'
+    arm.silent = False
+    assert lab.answer(future).success and len(arm.recoveries) == 1
+
+
+def test_a_silent_arm_is_recovered_once_in_a_reset(lab, monkeypatch):
+    monkeypatch.setattr('dex_rl_nodes.nodes.arm_adapter._REPORTED', 0.5)
+    arm = FakeArm(ArmMode.MOVE)
+    arm.silent = True
+    lab = lab(arm=arm, recovery_deadline=1.0)
+    lab.announce(Phase.PAUSED)
+    future = lab.reset()
+    lab.table.until(lambda: arm.recoveries, 'the recovery')
+    arm.recovered('controller_manager/switch_controller refused')
+    said = (
+        'could not be recovered: controller_manager/switch_controller refused; robot_state of the arm does not report'
+    )
+    assert said in lab.answer(future).message and len(arm.recoveries) == 1 and not lab.targets
+
+
+def test_an_arm_that_falls_silent_on_the_way_latches_a_stop(lab, impatient):
+    arm = FakeArm(ArmMode.MOVE)
+    lab = lab(arm=arm, clearance=0.2)
+    future = lab.reset()
+    lab.table.until(lambda: len(lab.targets) > 2, 'motion')
+    arm.silent = True
+    lab.table.until(lambda: lab.mux._mux.stopped, 'the stop')
+    assert lab.mux._mux.stop_reason.startswith('safety event 514: the arm says nothing about itself')
+    assert not lab.answer(future).success and not arm.recoveries
 
 
 # Dry run

@@ -62,10 +62,51 @@ def test_the_steps_follow_each_other(arm):
     said, node = [], arm._node
     arm.recover(said.append)
     assert node.open[0][0]['deactivate_controllers'] == ['impedance'] and arm.working
+    assert node.open[0][0]['timeout'].sec == 5, 'zero would be a second'
     _to_the_controllers(node)
     assert node.open[0][0]['activate_controllers'][0] == 'impedance' and not said
+    assert node.open[0][0]['timeout'].sec == 5
     node.answer()
     assert not arm.working and said == [''] and not node.open
+
+
+@pytest.mark.parametrize(
+    ('activated', 'said'),
+    [
+        (True, ''),
+        (False, 'action_server/error_recovery failed, controller_manager/set_hardware_component_state refused'),
+    ],
+)
+def test_an_action_that_fails_is_no_reason_to_give_up(arm, activated, said):
+    """It fails after a user stop, where no error is left; the start of torque control recovers by itself, too."""
+    heard, node = [], arm._node
+    arm.recover(heard.append)
+    node.answer()
+    node.answer(accepted=True, get_result_async=lambda: 'result')
+    node.answer(status=6)  # aborted
+    node.answer(ok=activated)
+    if activated:
+        node.answer()
+    assert heard == [said] and not node.open
+
+
+def test_a_state_whose_clock_stands_still_is_none(arm, monkeypatch):
+    """After an error the bring-up of Humble repeats the last state, with a new stamp."""
+    errors = SimpleNamespace(cartesian_reflex=False)
+    about = {
+        'robot_mode': 2,
+        'current_errors': errors,
+        'last_motion_errors': errors,
+        'control_command_success_rate': 1.0,
+    }
+    monkeypatch.setattr(franka_arm, 'deserialize_message', lambda data, _: SimpleNamespace(time=float(data), **about))
+    arm._kind = None
+    said = []
+    for moment in (b'1.0', b'1.01', b'1.01', b'', b'1.01', b'1.02'):
+        arm._keep(moment)
+        said.append(arm.take(7))
+    assert [state is not None for state in said] == [True, True, False, False, False, True]
+    assert said[0].stamp == 7
 
 
 @pytest.mark.parametrize('steps', range(5))

@@ -68,6 +68,7 @@ def test_without_a_ros_installation_the_arm_is_named(tmp_path):
 def test_the_gains_of_the_arm_avoid_the_known_traps():
     sections = yaml.safe_load((ROOT / 'config' / 'controllers' / 'fr3_impedance.yaml').read_text())['/**']
     assert {'controller_manager', 'franka_robot_state_broadcaster'} < set(sections), 'a repeated key hides another'
+    assert not sections['controller_manager']['ros__parameters']['overruns']['manage'], 'on Jazzy it skips cycles'
     gains = sections['cartesian_impedance_controller']['ros__parameters']
     assert gains['end_effector_frame'] == 'fr3_link8' and not gains['use_gravity_compensation']
     assert gains['nullspace']['damping'] > 0, 'the default was negative up to 2.3.1'
@@ -97,6 +98,8 @@ def test_cameras_are_read_by_realsense2_camera_where_it_is_installed(monkeypatch
     started = {p.name: p for p in app.build(app.values({'robot': 'fr3_ruiyan', 'cameras': 'realsense2_camera'}))}
     for view in theirs:
         assert (started[view].namespace, started[view].parameters['camera_name']) == ('camera', view)
+        streams = {name for name, value in started[view].parameters.items() if value is False}
+        assert streams == {f'enable_{name}' for name in ('depth', 'infra', 'infra1', 'infra2', 'gyro', 'accel')}
         assert started[view].remaps == (('~/color/image_rect_raw', '~/color/image_raw'),), 'older drivers of the D405'
     assert readers(cameras='camera_driver') == ours
     assert readers(cameras='realsense2_camera') == theirs
