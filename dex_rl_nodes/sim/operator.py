@@ -7,7 +7,7 @@ import numpy as np
 
 from dex_rl_nodes.config import Robot, Task
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.records import Mark, OperatorInput, RobotReading
+from dex_rl_nodes.records import HAND_JOINTS, Mark, OperatorInput, RobotReading
 from dex_rl_nodes.robot import rotations
 from dex_rl_nodes.sim import tasks
 from dex_rl_nodes.sim.tasks.base import Grip, Scene, Stage
@@ -19,6 +19,7 @@ _CLOSURE_TOLERANCE = 0.02
 _BEYOND_TICKS = 5  # with something that nobody can bring back before the person who stands by gives up
 _LOST_TICKS = 4  # what a stage needs may be missing for so long before the person starts again
 _UNDONE_TICKS = 15  # in the last stage without success
+_LET_GO_TICKS = 15  # so long a hand that opens may take before the arm moves
 _CLOSURES = np.linspace(0.0, 1.0, 21)
 _NEAR, _OPEN, _CLOSED = 0.03, 0.15, 0.85  # m beside the grasp; closure beyond that of an open hand; of a closed one
 _STAGE_TICKS = 35  # longer in one stage is being stuck
@@ -73,7 +74,7 @@ class ScriptedOperator:
         skill: demonstrate does the task; survey moves the open hand about the place first, and then does it; negative
             comes close and fails on purpose, in one of several ways; present moves about what was arranged by hand and
             says whether it is a success; assist watches, takes over when nothing is achieved for a while or what was
-            held is lost, and hands back after a success.
+            held is lost, and stays in control.
     """
 
     def __init__(self, task: Task, robot: Robot, skill: str = 'demonstrate'):
@@ -90,6 +91,7 @@ class ScriptedOperator:
         self._rng = np.random.default_rng([seed, 0x0F])
         self._style = _draw_style(self._rng, self._task.grip)
         self._plan, self._first = self._task.plan(), 0
+        self._grasp = next(number for number, stage in enumerate(self._plan) if stage.closure > _CLOSED)
         if self.skill == 'negative':
             self._plan = _spoil(self._plan, self._rng)
         elif self.skill == 'present':
@@ -110,7 +112,6 @@ class ScriptedOperator:
         self._patience = round(self.task.episode_steps * self._rng.uniform(*_PATIENCE)) if self.skill == 'assist' else 0
         self._watching, self._policy_stage, self._let_go = self._patience, 0, 0
         self._in_control = self.skill != 'assist'
-        self._took_over = False
 
     @property
     def stage(self) -> str:
@@ -121,7 +122,7 @@ class ScriptedOperator:
         """What the person does in this tick.
 
         Args:
-            scene: SimTask.scene of this tick.
+            scene: SimRobot.scene of this tick.
             reading: TCP pose and hand of this tick.
         """
         self._seen.append(scene)
@@ -132,12 +133,11 @@ class ScriptedOperator:
         self._beyond = self._beyond + 1 if seen.get('lost', 0) > 0 else 0
         if self.skill == 'assist' and self._beyond > _BEYOND_TICKS:
             return OperatorInput(glove=reading.hand.copy(), mark=self._decide(Mark.FAILURE))
-        if self._watching > 0 or (self.skill == 'assist' and scene['success'] > 0):
-            self._watching -= 1
-            self._in_control = False
-            return OperatorInput(glove=reading.hand.copy())
         if not self._in_control:
-            self._take_over(seen, reading)
+            if self._watching > 0 or scene['success'] > 0:
+                self._watching -= 1
+                return OperatorInput(glove=reading.hand.copy())
+            self._take_over(seen, reading, hand_target(scene))
         error, turn = self._errors(self._plan[self._stage], seen, reading)
         if self._closes_at is not None:
             error, turn = self._closes_at - reading.tcp_pose[:3], np.zeros(3)
@@ -150,9 +150,12 @@ class ScriptedOperator:
         else:
             self._close_hand(stage.closure)
         glove = np.clip(self._hand(self._closure) + self._offset + self._tremor, 0.0, 1.0)
+        reaching = self.skill == 'assist' and self._stage < self._grasp
+        if reaching and seen['held'] > 0 and self._in_stage < _LET_GO_TICKS:  # first the hand lets go of what it has
+            error, turn = np.zeros(3), np.zeros(3)
         return OperatorInput(
             twist=self._deflect(error, turn, stage.speed),
-            right_button=self._still < 4,
+            right_button=reaching or self._still < 4,  # the policy must not close the hand on the way
             glove=glove.astype(np.float32),
             mark=mark,
         )
@@ -175,19 +178,16 @@ class ScriptedOperator:
             return False
         return bool(np.linalg.norm(self._errors(stage, seen, reading)[0]) < _ROUGHLY * stage.tolerance)
 
-    def _take_over(self, seen: Scene, reading: RobotReading) -> None:
-        """The hand as it is; and the first time, the stage that the policy got to.
+    def _take_over(self, seen: Scene, reading: RobotReading, target: np.ndarray) -> None:
+        """The hand as it is told to be, and the stage that the policy got to.
 
-        That is the one after what it carried to its place, or the one with what it holds, or the second, to the grasp,
-        with an open hand that is nearly there, or else the first. After a success that did not last, the person goes on
-        with the stage of before.
+        Fingers that hold something stay behind their targets, and it is the targets that the glove changes. The stage
+        is the one after what was carried to its place, or the one with what is held, or the second, to the grasp, with
+        an open hand that is nearly there, or else the first.
         """
         self._in_control = True
-        self._closure = float(min(_CLOSURES, key=lambda closure: np.abs(reading.hand - self._hand(closure)).sum()))
-        self._offset = reading.hand - self._hand(self._closure)
-        if self._took_over:
-            return
-        self._took_over = True
+        self._closure = float(min(_CLOSURES, key=lambda closure: np.abs(target - self._hand(closure)).sum()))
+        self._offset = target - self._hand(self._closure)
         carried = [number for number, stage in enumerate(self._plan[:-1]) if self._is_done(stage, seen, reading)]
         if carried:
             self._enter(carried[-1] + 1)
@@ -312,6 +312,11 @@ class ScriptedOperator:
         part = np.clip((closure - style.onset) / np.maximum(style.end - style.onset, 0.1), 0.0, 1.0)
         part = part * part * (3.0 - 2.0 * part)
         return self._start_hand + (style.closed - self._start_hand) * part
+
+
+def hand_target(scene: Scene) -> np.ndarray:
+    """Where the motors of the hand are told to go (6,), normalised travel, of SimRobot.scene."""
+    return np.array([scene[f'{joint}_target'] for joint in HAND_JOINTS])
 
 
 def _look_around(plan: list[Stage], rng: np.random.Generator) -> list[Stage]:

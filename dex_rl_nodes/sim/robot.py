@@ -7,7 +7,7 @@ import numpy as np
 
 from dex_rl_nodes.config import Robot, Task
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.records import RobotReading
+from dex_rl_nodes.records import HAND_JOINTS, RobotReading
 from dex_rl_nodes.robot import rotations
 from dex_rl_nodes.robot.start import draw_start
 from dex_rl_nodes.sim import arm, hand, tasks, world
@@ -208,9 +208,13 @@ class SimRobot:
     # The truth, for labels and scores only.
 
     def scene(self) -> dict[str, float]:
-        """What a person would see, SI units, base frame; see the task for the names."""
+        """What a person would see, SI units, base frame; see the task for the names.
+
+        `<joint>_target`, normalised travel, is where a motor of the hand is told to go, which its person feels.
+        """
         if self._scene is None:
-            self._scene = self.sim_task.scene()
+            targets = zip(HAND_JOINTS, self._hand_target.tolist(), strict=True)
+            self._scene = {**self.sim_task.scene(), **{f'{joint}_target': target for joint, target in targets}}
         return self._scene
 
     def success(self) -> bool:

@@ -129,6 +129,11 @@ class AssembleBox(SimTask):
         def knob(seen: Scene, above: float = 0.0):
             return seen['lid_x'], seen['lid_y'], seen['lid_z'] + _GRASP + above, seen['lid_yaw']
 
+        def lifted(seen: Scene):
+            """Straight up, and the hand as it is turned: a lid that was gripped askew turns with it."""
+            x, y = seen['lid_x'] - seen['hang_x'], seen['lid_y'] - seen['hang_y']
+            return x, y, _GRASP + _CLEAR, seen['lid_yaw'] - seen['hang_yaw']
+
         def over_box(seen: Scene, height: float):
             """The TCP, so that the lid hangs over the box, turned as the box, with its lower edge at a height."""
             x, y = seen['box_x'] - seen['hang_x'], seen['box_y'] - seen['hang_y']
@@ -157,8 +162,7 @@ class AssembleBox(SimTask):
             Stage('pinch', knob, closure=1.0, speed=0.4, tolerance=0.02, ticks=3, until=held, retry=2),
             Stage(
                 'lift',
-                # the hand as it is turned: a lid that was gripped askew turns with it
-                lambda seen: (seen['lid_x'], seen['lid_y'], _GRASP + _CLEAR, seen['lid_yaw'] - seen['hang_yaw']),
+                lifted,
                 closure=1.0,
                 tolerance=0.025,
                 needs=held,

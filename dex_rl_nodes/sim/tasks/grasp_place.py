@@ -105,6 +105,10 @@ class GraspPlace(SimTask):
         def bottle(seen: Scene, above: float = 0.0):
             return seen['bottle_x'], seen['bottle_y'], _GRASP + above, 0.0
 
+        def lifted(seen: Scene):
+            """Straight up: the hand, not what hangs beside it."""
+            return seen['bottle_x'] - seen['hang_x'], seen['bottle_y'] - seen['hang_y'], _GRASP + _CLEAR, 0.0
+
         def over_box(seen: Scene, height: float):
             """The TCP, so that the bottle hangs over the middle of the box with its bottom at a height."""
             return (
@@ -132,7 +136,7 @@ class GraspPlace(SimTask):
             Stage('approach', lambda seen: bottle(seen, 0.055), closure=0.36, tolerance=0.015),
             Stage('descend', bottle, closure=0.36, speed=0.7, tolerance=0.008),
             Stage('grasp', bottle, closure=1.0, speed=0.4, tolerance=0.02, ticks=3, until=held, retry=2),
-            Stage('lift', lambda seen: bottle(seen, _CLEAR), closure=1.0, tolerance=0.025, needs=held),
+            Stage('lift', lifted, closure=1.0, tolerance=0.025, needs=held),
             Stage('carry', lambda seen: over_box(seen, _CLEAR), closure=1.0, tolerance=0.008, needs=held),
             Stage('lower', lower, closure=1.0, speed=0.7, tolerance=0.02, until=stands, needs=held),
             Stage(
