@@ -16,12 +16,13 @@ from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.node import run_node
 from dex_rl_nodes.records import HAND_JOINTS, EpisodeState, OperatorInput, RobotReading, SimState
 from dex_rl_nodes.robot.teleop import joy_buttons
+from dex_rl_nodes.sim.assistant import Assistant
 from dex_rl_nodes.sim.operator import ScriptedOperator
 
 _SKILLS = {
     'demonstrate': ('demonstrate',),
     'examples': ('survey', 'negative'),
-    'intervene': ('assist',),
+    'intervene': ('assist',),  # of an Assistant
 }  # what is done in one episode after the other, by mode
 
 
@@ -34,7 +35,8 @@ class ScriptedOperatorNode(EpisodeNode):
     def __init__(self, core: ScriptedOperator | None = None, **options: Any):
         super().__init__('scripted_operator', **options)
         self._mode = self.setting('mode')
-        self._core = core or ScriptedOperator(self.task, self.robot, _SKILLS[self._mode][0])
+        kind = Assistant if self._mode == 'intervene' else ScriptedOperator
+        self._core = core or kind(self.task, self.robot)
         self._present = False
         self._scene: SimState | None = None
         self._pose: tuple[int, np.ndarray] | None = None  # stamp and value, also below

@@ -7,26 +7,21 @@ import numpy as np
 
 from dex_rl_nodes.config import Robot, Task
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.records import HAND_JOINTS, Mark, OperatorInput, RobotReading
+from dex_rl_nodes.records import Mark, OperatorInput, RobotReading
 from dex_rl_nodes.robot import rotations
 from dex_rl_nodes.sim import tasks
 from dex_rl_nodes.sim.tasks.base import Grip, Scene, Stage
 
-SKILLS = ('demonstrate', 'survey', 'negative', 'present', 'assist')
+SKILLS = ('demonstrate', 'survey', 'negative', 'present')
 _DOES_IT = ('demonstrate', 'survey')
 _YAW_TOLERANCE = 0.12  # rad
 _CLOSURE_TOLERANCE = 0.02
-_BEYOND_TICKS = 5  # with something that nobody can bring back before the person who stands by gives up
 _LOST_TICKS = 4  # what a stage needs may be missing for so long before the person starts again
-_UNDONE_TICKS = 15  # in the last stage without success
-_LET_GO_TICKS = 15  # so long a hand that opens may take before the arm moves
-_CLOSURES = np.linspace(0.0, 1.0, 21)
-_NEAR, _OPEN, _CLOSED = 0.03, 0.15, 0.85  # m beside the grasp; closure beyond that of an open hand; of a closed one
+UNDONE_TICKS = 15  # in the last stage without success
+CLOSED = 0.85  # closure of a hand that holds something
 _STAGE_TICKS = 35  # longer in one stage is being stuck
 _SHOWN_TICKS = 10  # so long the end of an attempt is shown, and each look at what was arranged
 _ATTEMPTS = 3
-_PATIENCE = (0.33, 0.62)  # of the time limit: so long a person watches who sees nothing achieved
-_NEXT_STAGE, _ROUGHLY = 0.6, 2.0  # of that, for what a policy does after each stage; of the tolerances of the plan
 _LOOKS = (3, 6)  # places from which a survey looks, at least and fewer than
 _LOOK_REACH, _LOOK_SHIFT = np.array([0.05, 0.05, 0.04, 0.3]), np.array([0, 0, 0.03, 0])  # m, m, m, rad
 _MISPLACED = 0.6  # share of near misses, of tasks in which something is put down
@@ -73,8 +68,7 @@ class ScriptedOperator:
     Args:
         skill: demonstrate does the task; survey moves the open hand about the place first, and then does it; negative
             comes close and fails on purpose, in one of several ways; present moves about what was arranged by hand and
-            says whether it is a success; assist watches, takes over when nothing is achieved for a while or what was
-            held is lost, and stays in control.
+            says whether it is a success.
     """
 
     def __init__(self, task: Task, robot: Robot, skill: str = 'demonstrate'):
@@ -91,7 +85,6 @@ class ScriptedOperator:
         self._rng = np.random.default_rng([seed, 0x0F])
         self._style = _draw_style(self._rng, self._task.grip)
         self._plan, self._first = self._task.plan(), 0
-        self._grasp = next(number for number, stage in enumerate(self._plan) if stage.closure > _CLOSED)
         if self.skill == 'negative':
             self._plan = _spoil(self._plan, self._rng)
         elif self.skill == 'present':
@@ -105,13 +98,9 @@ class ScriptedOperator:
         self._closure, self._tremor = 0.0, np.zeros(6)
         self._offset: np.ndarray | None = None  # of the hand from the usual path, when it starts elsewhere
         self._stage, self._in_stage, self._attempt = 0, 0, 1
-        self._closes_at: np.ndarray | None = None  # where the hand stays while it closes on what it already touches
         self._pause = int(self._rng.integers(2, 6))
-        self._lost = self._still = self._sure = self._beyond = 0
+        self._lost = self._still = self._sure = 0
         self._marked = False
-        self._patience = round(self.task.episode_steps * self._rng.uniform(*_PATIENCE)) if self.skill == 'assist' else 0
-        self._watching, self._policy_stage, self._let_go = self._patience, 0, 0
-        self._in_control = self.skill != 'assist'
 
     @property
     def stage(self) -> str:
@@ -129,18 +118,11 @@ class ScriptedOperator:
         seen = self._seen[0]
         if self._offset is None:
             self._offset = reading.hand - self._hand(0.0)
-        self._watch_policy(seen, reading)
-        self._beyond = self._beyond + 1 if seen.get('lost', 0) > 0 else 0
-        if self.skill == 'assist' and self._beyond > _BEYOND_TICKS:
-            return OperatorInput(glove=reading.hand.copy(), mark=self._decide(Mark.FAILURE))
-        if not self._in_control:
-            if self._watching > 0 or scene['success'] > 0:
-                self._watching -= 1
-                return OperatorInput(glove=reading.hand.copy())
-            self._take_over(seen, reading, hand_target(scene))
-        error, turn = self._errors(self._plan[self._stage], seen, reading)
-        if self._closes_at is not None:
-            error, turn = self._closes_at - reading.tcp_pose[:3], np.zeros(3)
+        return self._work(scene, seen, reading)
+
+    def _work(self, scene: Scene, seen: Scene, reading: RobotReading) -> OperatorInput:
+        """A tick at the devices; `seen` is the scene that the person reacts to."""
+        error, turn = self._to_go(seen, reading)
         # who arranged the scene looks at nothing but whether it is still a success
         mark = self._follow_plan(scene if self.skill == 'present' else seen, error, turn)
         stage = self._plan[self._stage]
@@ -149,67 +131,27 @@ class ScriptedOperator:
             error, turn = np.zeros(3), np.zeros(3)
         else:
             self._close_hand(stage.closure)
-        glove = np.clip(self._hand(self._closure) + self._offset + self._tremor, 0.0, 1.0)
-        reaching = self.skill == 'assist' and self._stage < self._grasp
-        if reaching and seen['held'] > 0 and self._in_stage < _LET_GO_TICKS:  # first the hand lets go of what it has
+        if self._arm_waits(seen):
             error, turn = np.zeros(3), np.zeros(3)
+        glove = np.clip(self._hand(self._closure) + self._offset + self._tremor, 0.0, 1.0)
         return OperatorInput(
             twist=self._deflect(error, turn, stage.speed),
-            right_button=reaching or self._still < 4,  # the policy must not close the hand on the way
+            right_button=self._holds_button(),
             glove=glove.astype(np.float32),
             mark=mark,
         )
 
-    def _watch_policy(self, seen: Scene, reading: RobotReading) -> None:
-        """Wait anew when the policy gets a stage further, and no more when it let go and that was no success."""
-        if self._watching <= 0:
-            return
-        got_to = max((i for i, stage in enumerate(self._plan) if self._has_reached(stage, seen, reading)), default=0)
-        if got_to > self._policy_stage:
-            self._policy_stage = got_to
-            self._watching = max(self._watching, round(_NEXT_STAGE * self._patience))
-        self._let_go = 0 if seen['held'] > 0 else self._let_go + (self._policy_stage > 0)
-        if self._let_go > _UNDONE_TICKS:
-            self._watching = 0
+    def _to_go(self, seen: Scene, reading: RobotReading) -> tuple[np.ndarray, np.ndarray]:
+        """To where the stage ends; see _errors."""
+        return self._errors(self._plan[self._stage], seen, reading)
 
-    def _has_reached(self, stage: Stage, seen: Scene, reading: RobotReading) -> bool:
-        """Whether what a stage carries is about where it carries it."""
-        if not (stage.needs and stage.needs(seen)):
-            return False
-        return bool(np.linalg.norm(self._errors(stage, seen, reading)[0]) < _ROUGHLY * stage.tolerance)
+    def _arm_waits(self, seen: Scene) -> bool:
+        """Whether something else has to be done first."""
+        return False
 
-    def _take_over(self, seen: Scene, reading: RobotReading, target: np.ndarray) -> None:
-        """The hand as it is told to be, and the stage that the policy got to.
-
-        Fingers that hold something stay behind their targets, and it is the targets that the glove changes. The stage
-        is the one after what was carried to its place, or the one with what is held, or the second, to the grasp, with
-        an open hand that is nearly there, or else the first.
-        """
-        self._in_control = True
-        self._closure = float(min(_CLOSURES, key=lambda closure: np.abs(target - self._hand(closure)).sum()))
-        self._offset = target - self._hand(self._closure)
-        carried = [number for number, stage in enumerate(self._plan[:-1]) if self._is_done(stage, seen, reading)]
-        if carried:
-            self._enter(carried[-1] + 1)
-            return
-        holding = [index for index, stage in enumerate(self._plan) if stage.needs and stage.needs(seen)]
-        if holding and self._closure > _CLOSED:
-            self._enter(holding[0])
-            return
-        if holding:  # touched by thumb and finger, and held once the hand has closed where it is
-            self._enter(holding[0] - 1)
-            self._closes_at = reading.tcp_pose[:3].copy()
-            return
-        to_grasp = self._plan[1]
-        error, _ = self._errors(to_grasp, seen, reading)
-        near = np.linalg.norm(error[:2]) < _NEAR and self._closure < to_grasp.closure + _OPEN
-        self._enter(int(near))
-
-    def _is_done(self, stage: Stage, seen: Scene, reading: RobotReading) -> bool:
-        """Whether what a stage carries somewhere is there."""
-        if not (stage.needs and stage.until and stage.until(seen)):
-            return False
-        return bool(np.linalg.norm(self._errors(stage, seen, reading)[0][:2]) < stage.tolerance)
+    def _holds_button(self) -> bool:
+        """Whether the glove moves the hand: a little longer than its fingers move."""
+        return self._still < 4
 
     def _errors(self, stage: Stage, seen: Scene, reading: RobotReading) -> tuple[np.ndarray, np.ndarray]:
         """What is still to go: (3,) m and rotation vector (3,) rad, base frame."""
@@ -233,12 +175,12 @@ class ScriptedOperator:
                 return self._decide(Mark.DISCARD if self._sure else Mark.FAILURE)
         elif last and self._sure >= self._style.sure:
             return self._decide(Mark.SUCCESS) if self.skill in _DOES_IT else Mark.NONE
-        if seen.get('lost', 0) > 0 and self.skill != 'assist':
+        if seen.get('lost', 0) > 0 and self.skill in SKILLS:
             return self._decide(Mark.DISCARD if self.skill in _DOES_IT else Mark.FAILURE)
         if self._sure > 2 and not last:  # done, sooner than planned
             self._enter(len(self._plan) - 1)
             return Mark.NONE
-        if self._lost > _LOST_TICKS or (last and not self._sure and self._in_stage > _UNDONE_TICKS):
+        if self._lost > _LOST_TICKS or (last and not self._sure and self._in_stage > UNDONE_TICKS):
             return self._try_again(self._first)
         if self._in_stage > _STAGE_TICKS and not last:
             return self._try_again(max(self._first, self._stage - stage.retry))
@@ -263,7 +205,7 @@ class ScriptedOperator:
         return mark
 
     def _enter(self, stage: int) -> None:
-        self._stage, self._in_stage, self._lost, self._closes_at = stage, 0, 0, None
+        self._stage, self._in_stage, self._lost = stage, 0, 0
         self._pause = int(self._rng.integers(0, 3))
 
     def _try_again(self, stage: int) -> int:
@@ -314,11 +256,6 @@ class ScriptedOperator:
         return self._start_hand + (style.closed - self._start_hand) * part
 
 
-def hand_target(scene: Scene) -> np.ndarray:
-    """Where the motors of the hand are told to go (6,), normalised travel, of SimRobot.scene."""
-    return np.array([scene[f'{joint}_target'] for joint in HAND_JOINTS])
-
-
 def _look_around(plan: list[Stage], rng: np.random.Generator) -> list[Stage]:
     """Some places about the first one of a plan: from there the cameras see what is to be grasped from everywhere."""
     first = plan[0]
@@ -332,7 +269,7 @@ def _look_around(plan: list[Stage], rng: np.random.Generator) -> list[Stage]:
 
 def _spoil(plan: list[Stage], rng: np.random.Generator) -> list[Stage]:
     """A plan that nearly does the task: one thing goes wrong, and the person does not notice."""
-    if plan[-1].closure < _CLOSED and rng.random() < _MISPLACED:
+    if plan[-1].closure < CLOSED and rng.random() < _MISPLACED:
         return _misplace(plan, rng)
     kind = rng.choice(_NEARLY_SUCCESS)
     shift = np.zeros(4)

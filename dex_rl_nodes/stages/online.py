@@ -24,7 +24,7 @@ from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool, count_transiti
 from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import Origin, PolicyStep, Transition
 from dex_rl_nodes.seeds import start_seed
-from dex_rl_nodes.sim.operator import ScriptedOperator
+from dex_rl_nodes.sim.assistant import Assistant
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.loop import Brain, Loop
 from dex_rl_nodes.stages.progress import ProgressBoard
@@ -166,7 +166,7 @@ class OnlineSession:
         if second_thread:
             self._trainer = ThreadPoolExecutor(1, 'training', torch.set_num_threads, (torch.get_num_threads(),))
         self._training: Future[list[dict[str, float]]] | None = None
-        operator = ScriptedOperator(job.task, job.robot, 'assist') if presence else None
+        operator = Assistant(job.task, job.robot) if presence else None
         self._loop = Loop(
             job.task, job.robot, self._brain, operator, presence, transitions=self._take, newest=self._spool.newest
         )

@@ -27,9 +27,9 @@ def make(name: str, arranged: bool = False) -> SimRobot:
     return SimRobot(load_task(name), load_robot('sim'), arranged)
 
 
-def operate(sim: SimRobot, skill: str, seed: int) -> Episode:
-    """One episode until the operator marks it or time is up."""
-    operator = ScriptedOperator(sim.task, sim.robot, skill)
+def operate(sim: SimRobot, skill: str | ScriptedOperator, seed: int) -> Episode:
+    """One episode until the operator, or one with this skill, marks it or time is up."""
+    operator = ScriptedOperator(sim.task, sim.robot, skill) if isinstance(skill, str) else skill
     mux = CommandMux(sim.robot, sim.task)
     teleop = TeleopMapper(read_teleop(sim.robot))
     reading = sim.reset(seed)
