@@ -142,7 +142,7 @@ SCRIPTED_OPERATOR = NodeDescription(
             'mode',
             'demonstrate',
             'demonstrate: does the task; examples: in turn does it after a look around, and nearly does it; '
-            'intervene: takes over when the policy gets nowhere',
+            'intervene: pushes the policy back where it comes down beside, takes over when it gets nowhere',
             choices=('demonstrate', 'examples', 'intervene'),
         ),
         Parameter(
