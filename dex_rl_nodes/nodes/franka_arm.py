@@ -59,7 +59,7 @@ class FrankaArm:
         self._round = 0  # number of the recovery
         self._node, self._controller = node, controller
         self._bytes = b''
-        self._clock = math.nan  # of the robot, s, in the newest state
+        self._robot_time = math.nan  # s, its clock in the newest state
         if self.missing:
             return
         self._kind = conversions.interface('franka_msgs/msg/FrankaRobotState')
@@ -83,8 +83,8 @@ class FrankaArm:
             return None
         message = deserialize_message(data, self._kind)
         state = read_arm_state(message, stamp)
-        before, self._clock = self._clock, float(getattr(message, 'time', math.nan))
-        return None if self._clock == before else state
+        before, self._robot_time = self._robot_time, float(getattr(message, 'time', math.nan))
+        return None if self._robot_time == before else state
 
     def recover(self, done: Callable[[str], None]) -> None:
         """Clear the error and activate hardware and controllers again; calls `done` with what failed, '' if nothing.
