@@ -211,8 +211,7 @@ class ReplayBuffer:
     def gather(self, slots: np.ndarray, into: '_Columns', rows: slice, returns: Returns) -> None:
         """Copy the transitions that start at `slots`, with the returns of the following ticks, to rows of a batch.
 
-        The returns of what an agent did end where a person takes over, and with nothing: what the person achieved is
-        not its merit, and help was needed (as in RLIF, where an intervention is the only reward, a negative one).
+        The returns of what an agent did end where a person takes over: what the person achieved is not its merit.
         """
         outcome = into.outcome[rows]
         np.take(self._worth, slots, axis=0, out=into.worth[rows], mode='clip')
@@ -227,8 +226,6 @@ class ReplayBuffer:
             outcome[:, -2] += np.where(goes_on, outcome[:, -1] * returns.discount * reward, 0)
             outcome[:, -1] *= np.where(goes_on, returns.discount * mask, 1)
             following = np.where(goes_on, (following + 1) % self.capacity, following)
-        taken_over = alone & self._valid[following] & (self._origin[following] != Origin.POLICY)
-        outcome[:, -1] *= ~taken_over
         for source, index, target in (
             (self._features, slots, into.features),
             (self._features, following, into.next_features),

@@ -26,8 +26,9 @@ def hand_target(scene: Scene) -> np.ndarray:
 class Assistant(ScriptedOperator):
     """Watches a policy, as somebody with a SpaceMouse and a glove at hand would.
 
-    Where it comes down beside the place, with an open hand or with what it holds, a short push of the SpaceMouse helps.
-    When nothing is achieved for a while, or what was held is lost, the person does the rest of the task.
+    When nothing is achieved for a while, or what was held is lost, the person does the rest of the task. In stages with
+    a `slack`, where the policy comes down beside the place, open or with what it holds, a short push of the
+    SpaceMouse helps before that.
     """
 
     def __init__(self, task: Task, robot: Robot):
@@ -111,10 +112,13 @@ class Assistant(ScriptedOperator):
 
     def _is_beside(self, number: int, seen: Scene, reading: RobotReading) -> bool:
         """Whether it is too low for how far it is beside the place, or turned; once pushed, until it is right again."""
-        error, turn = self._errors(self._plan[number], seen, reading)
+        stage = self._plan[number]
+        if stage.slack is None:
+            return False
+        error, turn = self._errors(stage, seen, reading)
         beside, share = np.linalg.norm(error[:2]), _RIGHT if self._pushes else 1.0
         low = error[2] > (-_LOW if number < self._grasp else _BELOW)
-        wrong = beside > share * self._plan[number].slack or abs(turn[2]) > share * _ASKEW
+        wrong = beside > share * stage.slack or abs(turn[2]) > share * _ASKEW
         return bool(low and wrong and beside < _ABOUT)
 
     # In control

@@ -158,7 +158,7 @@ class AssembleBox(SimTask):
 
         return [
             Stage('approach', lambda seen: knob(seen, 0.05), closure=0.36, tolerance=0.012),
-            Stage('descend', knob, closure=0.36, speed=0.7, tolerance=0.007),
+            Stage('descend', knob, closure=0.36, speed=0.7, tolerance=0.007, slack=0.010),
             Stage('pinch', knob, closure=1.0, speed=0.4, tolerance=0.02, ticks=3, until=held, retry=2),
             Stage(
                 'lift',
@@ -174,6 +174,7 @@ class AssembleBox(SimTask):
                 closure=1.0,
                 speed=0.6,
                 tolerance=0.025,
+                slack=0.010,
                 until=seated,
                 needs=held,
             ),

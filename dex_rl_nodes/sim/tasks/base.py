@@ -32,7 +32,7 @@ class Stage:
     until: Callable[[Scene], bool] | None = None  # and when this holds
     needs: Callable[[Scene], bool] | None = None  # when this stops holding, the person starts again
     retry: int = 1  # stages to go back when this one does not get done
-    slack: float = 0.010  # who watches a policy pushes it back when it comes down further beside (m)
+    slack: float | None = None  # who watches a policy pushes it where it comes down further beside (m); None: never
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class GraspPlace(SimTask):
 
         return [
             Stage('approach', lambda seen: bottle(seen, 0.055), closure=0.36, tolerance=0.015),
-            Stage('descend', bottle, closure=0.36, speed=0.7, tolerance=0.008, slack=0.018),
+            Stage('descend', bottle, closure=0.36, speed=0.7, tolerance=0.008),
             Stage('grasp', bottle, closure=1.0, speed=0.4, tolerance=0.02, ticks=3, until=held, retry=2),
             Stage('lift', lifted, closure=1.0, tolerance=0.025, needs=held),
             Stage('carry', lambda seen: over_box(seen, _CLEAR), closure=1.0, tolerance=0.008, needs=held),
