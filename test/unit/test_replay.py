@@ -92,7 +92,7 @@ def test_what_a_person_achieves_is_no_merit_of_the_tick_before_the_takeover():
     batch = sampler_of(buffer, Returns(3, 0.5)).sample(256, np.random.default_rng(0))
     rows = batch.features[:, 0], batch.next_features[:, 0], batch.reward, batch.mask
     found = {int(at): tuple(rest) for at, *rest in zip(*(column.tolist() for column in rows), strict=True)}
-    ends = {100: (102, 0, 0.25), 101: (102, 0, 0.5)}  # as far as the person, and no further
+    ends = {100: (102, 0, 0.5), 101: (102, 0, 1)}  # as far as the person, and no further
     assert found == {**ends, 102: (105, 0.25, 0), 103: (105, 0.5, 0), 104: (105, 1, 0)}
 
 
