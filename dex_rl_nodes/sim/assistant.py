@@ -40,6 +40,7 @@ class Assistant(ScriptedOperator):
         super().reset(seed)
         self._patience = round(self.task.episode_steps * self._rng.uniform(*_PATIENCE))
         self._grasp = next(number for number, stage in enumerate(self._plan) if stage.closure > CLOSED)
+        self._pushed = [number for number, stage in enumerate(self._plan) if stage.slack]  # stages
         self._watching, self._policy_stage, self._let_go = self._patience, 0, 0
         self._pushes = 0  # ticks of a push; negative: until the next may begin
         self._beyond = 0
@@ -87,7 +88,7 @@ class Assistant(ScriptedOperator):
 
     def _push(self, seen: Scene, reading: RobotReading, target: np.ndarray) -> np.ndarray:
         """Deflection of the SpaceMouse (6,), towards the place that the policy comes down beside; else zero."""
-        number = self._comes_down(seen, target)
+        number = self._comes_down(seen, target) if seen['success'] == 0 and self._pushed else None
         if self._pushes < 0:
             self._pushes += 1
         elif number is not None and self._pushes < _PUSH and self._is_beside(number, seen, reading):
@@ -100,21 +101,17 @@ class Assistant(ScriptedOperator):
         return np.zeros(6, np.float32)
 
     def _comes_down(self, seen: Scene, target: np.ndarray) -> int | None:
-        """The stage in which something is come down on, with an open hand or with what it holds; None: no such."""
+        """The stage with a slack that the policy is in, with an open hand or with what it holds; None: in no such."""
         closure = self._closure_of(target)
-        if seen['success'] > 0:
-            return None
         if seen['held'] > 0 and closure > CLOSED:
-            stages = enumerate(self._plan)
-            return next((i for i, stage in stages if stage.needs and stage.until and stage.tolerance < 1), None)
-        before = self._grasp - 1
-        return before if closure < self._plan[before].closure + _OPEN and seen['held'] == 0 else None
+            return next((number for number in self._pushed if self._plan[number].needs), None)
+        to_grasp = self._grasp - 1
+        is_open = closure < self._plan[to_grasp].closure + _OPEN and seen['held'] == 0
+        return to_grasp if is_open and to_grasp in self._pushed else None
 
     def _is_beside(self, number: int, seen: Scene, reading: RobotReading) -> bool:
         """Whether it is too low for how far it is beside the place, or turned; once pushed, until it is right again."""
         stage = self._plan[number]
-        if stage.slack is None:
-            return False
         error, turn = self._errors(stage, seen, reading)
         beside, share = np.linalg.norm(error[:2]), _RIGHT if self._pushes else 1.0
         low = error[2] > (-_LOW if number < self._grasp else _BELOW)
