@@ -164,6 +164,19 @@ def _written(run: RunDirectory) -> tuple[Counter, dict[str, int]]:
     return counts, last
 
 
+def lost(sent: Counter, steps: set[tuple[int, int]], written: Counter, kept: set[tuple[int, int]]) -> Counter:
+    """How many messages of every topic, and how many transitions, were sent and not written.
+
+    Args:
+        sent, written: topic and stamp -> messages.
+        steps, kept: episode and step of the transitions that were sent complete, and of those in the spool.
+    """
+    missing = Counter(transitions=len(steps - kept))
+    for (topic, _), number in (sent - written).items():
+        missing[topic] += number
+    return +missing
+
+
 def recorder_loss(seconds: float, folder: Path) -> Measurement:
     """Send to `replay_recorder` for a while, then kill it; compare what it wrote with what was sent.
 
@@ -194,15 +207,16 @@ def recorder_loss(seconds: float, folder: Path) -> Measurement:
     run = RunDirectory('default')
     written, last = _written(run)
     kept = {(transition.episode, transition.step) for transition in read_transitions(run)}
-    lost = (sent - written).total() + len(steps - kept)
+    missing = lost(sent, steps, written, kept)
     behind = max((load.last[topic] - last.get(topic, 0)) / 1e9 for topic in load.last)
     frames = sum(number for (topic, _), number in sent.items() if topic in IMAGES.values())
     return Measurement(
         'recorder_loss', 'recorder, two 640x480x30 Hz cameras and all control topics: lost; lost to a kill -9',
         f'dexrl bench recorder seconds:={seconds:g}',
-        f'{lost} of {sent.total()} messages in {seconds:g} s ({frames} frames, {len(steps)} transitions); '
-        f'{behind:.2f} s', 'no message; 1 s or less', lost == 0 and behind <= _TAIL, sent.total(), 0,
-        {'lost': lost, 'behind_s': behind, 'frames': frames, 'transitions': len(steps), 'load': os.getloadavg()[0]},
+        f'{missing.total()} of {sent.total()} messages in {seconds:g} s ({frames} frames, {len(steps)} transitions); '
+        f'{behind:.2f} s', 'no message; 1 s or less', not missing and behind <= _TAIL, sent.total(), 0,
+        {'lost': missing.total(), 'behind_s': behind, 'frames': frames, 'transitions': len(steps),
+         'load': os.getloadavg()[0], **{f'lost of {topic}': number for topic, number in sorted(missing.items())}},
     )  # fmt: skip
 
 
