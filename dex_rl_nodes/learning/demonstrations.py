@@ -1,13 +1,32 @@
 """Demonstrations as the arrays that training reads."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.dataset import Episode
 from dex_rl_nodes.learning.vision import VIEWS
+from dex_rl_nodes.records import ARM_DIM, HAND_DIM
+
+Array = TypeVar('Array', np.ndarray, Tensor)
+_ARM_STILL, _HAND_STILL = 0.02, 0.001  # of a full command; normalised travel
+
+
+def is_idle(action: Array, last_hand_target: Array) -> Array:
+    """Where nothing is commanded, bool (N,): while a person thinks, or waits for something else.
+
+    Whoever imitates that stands still for good: a policy without a clock cannot tell how long it has been waiting.
+
+    Args:
+        action: executed actions (N, 12), [-1, 1].
+        last_hand_target: target of the hand in the tick before (N, 6), normalised travel.
+    """
+    step = (action[:, ARM_DIM:] + 1) / 2 - last_hand_target
+    return (abs(action[:, :ARM_DIM]) < _ARM_STILL).all(1) & (abs(step) < _HAND_STILL).all(1)
 
 
 @dataclass(frozen=True)
@@ -24,6 +43,14 @@ class Steps:
 
     def __len__(self) -> int:
         return len(self.action)
+
+    def moving(self) -> 'Steps':
+        """Those in which something is commanded; UserError where there is none."""
+        kept = ~is_idle(self.action, self.hand_history[:, -HAND_DIM:])
+        if not kept.any():
+            raise UserError('nothing is commanded in these demonstrations; record others with collect_demos.launch.py')
+        columns = {field.name: getattr(self, field.name)[kept] for field in fields(self) if field.name != 'images'}
+        return Steps(images={view: frames[kept] for view, frames in self.images.items()}, **columns)
 
 
 def stack_steps(episodes: Sequence[Episode]) -> Steps:

@@ -103,6 +103,8 @@ def train_policy(
 ) -> tuple[BCPolicy, dict]:
     """Clone the demonstrations (Eq. 6): the target at observation n is the action executed at tick n.
 
+    Ticks in which the person commands nothing are left out, see `is_idle`.
+
     Args:
         episodes: successful demonstrations; split 9:1 as for the prior.
         encoder, interface: frozen; the interface on the processor, the encoder anywhere.
@@ -113,7 +115,7 @@ def train_policy(
     """
     settings = settings or PolicySettings()
     train, test = split_episodes(len(episodes), seed)
-    fit_on, test_on = (stack_steps([episodes[i] for i in part]) for part in (train, test))
+    fit_on, test_on = (stack_steps([episodes[i] for i in part]).moving() for part in (train, test))
     started = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
     features = encode_copies(encoder, fit_on, settings, generator)

@@ -1,5 +1,7 @@
 """Behaviour cloning: loss, training, run time, files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from test_encoder import blob_episodes
 
 from dex_rl_nodes.config import INTERFACES
 from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.learning.demonstrations import is_idle
 from dex_rl_nodes.learning.encoder import DemoEncoder, ResNetEncoder
 from dex_rl_nodes.learning.interfaces import create_interface
 from dex_rl_nodes.learning.policy import (
@@ -18,7 +21,7 @@ from dex_rl_nodes.learning.policy import (
     save_policy,
     train_policy,
 )
-from dex_rl_nodes.records import HandPrior, Observation
+from dex_rl_nodes.records import ARM_DIM, HAND_DIM, HISTORY_LENGTH, HandPrior, Observation
 
 QUICK = PolicySettings(steps=150, batch_size=32, warmup_steps=20, hidden=[64, 64], image_copies=1)
 
@@ -93,6 +96,43 @@ def test_training_is_repeatable(encoder, raw):
     policies = [train_policy(blob_episodes(3), encoder, raw, quick, seed=3)[0] for _ in range(2)]
     first, second = (policy.state_dict() for policy in policies)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def paused(episode, tick: int, ticks: int):
+    """The episode of a person who commands nothing for some ticks, before one of them."""
+    idle = np.float32([0] * ARM_DIM + [*(2 * episode.hand_history[tick, -HAND_DIM:] - 1)])
+    observations = np.r_[: tick + 1, [tick] * ticks, tick + 1 : len(episode) + 1]
+    return replace(
+        episode,
+        images={view: frames[observations] for view, frames in episode.images.items()},
+        **{name: getattr(episode, name)[observations] for name in ('state', 'hand_history', 'success')},
+        action=np.insert(episode.action, [tick] * ticks, idle, axis=0),
+        source=np.insert(episode.source, [tick] * ticks, 0),
+    )
+
+
+def test_where_a_person_commands_nothing_there_is_nothing_to_clone(encoder, raw):
+    quick = QUICK.model_copy(update={'steps': 10})
+    episodes = blob_episodes(3)
+    pauses = [paused(episode, tick, ticks=4) for episode, tick in zip(episodes, (0, 3, 0), strict=True)]
+    assert [len(episode) for episode in pauses] == [16, 16, 16]
+    (policy, metrics), (other, others) = (train_policy(part, encoder, raw, quick, seed=3) for part in (episodes, pauses))
+    assert metrics['train_ticks'] == others['train_ticks']
+    assert all(torch.equal(*pair) for pair in zip(policy.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_a_hand_that_moves_is_cloned_though_the_arm_rests():
+    history = np.full((3, HISTORY_LENGTH * HAND_DIM), 0.5, np.float32)
+    action = np.zeros((3, ARM_DIM + HAND_DIM), np.float32)
+    action[1, -1], action[2, 2] = 0.01, -0.05
+    assert is_idle(action, history[:, -HAND_DIM:]).tolist() == [True, False, False]
+    assert is_idle(torch.from_numpy(action), torch.from_numpy(history[:, -HAND_DIM:])).tolist() == [True, False, False]
+
+
+def test_demonstrations_that_command_nothing_are_refused(encoder, raw):
+    episodes = [replace(episode, action=np.zeros_like(episode.action)) for episode in blob_episodes(3)]
+    with pytest.raises(UserError, match=r'nothing is commanded.*collect_demos'):
+        train_policy(episodes, encoder, raw, QUICK)
 
 
 def test_constant_inputs_do_not_blow_up(encoder):
