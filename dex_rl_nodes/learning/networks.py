@@ -157,7 +157,7 @@ class Critic(nn.Module):
 
 
 class Actor(nn.Module):
-    """Tanh-Gaussian over the unit residual, on projected features it does not train.
+    """Tanh-Gaussian over the unit residual, on projected features and proprioception.
 
     Small initial residual (pitfall P-3): the last layer is scaled by 0.01, and the spread starts at `initial_std`.
     """

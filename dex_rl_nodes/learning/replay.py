@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dex_rl_nodes.learning.demonstrations import is_idle
 from dex_rl_nodes.learning.device import CPU
 from dex_rl_nodes.records import ACTION_DIM, HAND_DIM, HISTORY_LENGTH, STATE_DIM, Origin, Transition
 
@@ -75,6 +76,11 @@ class Batch:
         rows = self.next_proprioception if following else self.proprioception
         end = STATE_DIM + HISTORY_LENGTH * HAND_DIM
         return rows[:, end - HAND_DIM : end]
+
+    @property
+    def idle(self) -> Tensor:
+        """Where nothing was commanded, bool (B,)."""
+        return is_idle(self.action, self.last_hand_target(following=False))
 
 
 @dataclass(frozen=True)

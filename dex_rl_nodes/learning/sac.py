@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dex_rl_nodes.config import Model
 from dex_rl_nodes.learning.device import CPU
 from dex_rl_nodes.learning.flat import FlatParameters
-from dex_rl_nodes.learning.networks import Actor, Critic, Motion, ResidualPolicy, Standardiser, native_bfloat16, squash
+from dex_rl_nodes.learning.networks import Actor, Critic, Hidden, Motion, ResidualPolicy, Standardiser, native_bfloat16, squash
 from dex_rl_nodes.learning.replay import Batch, Dimensions
 from dex_rl_nodes.records import ACTION_DIM, ARM_DIM
 
@@ -25,7 +25,13 @@ class ResidualSettings(Model):
 
     width: int = Field(256, ge=8, description='width of the two hidden layers of actor and critic')
     members: int = Field(2, ge=1, description='critics in the ensemble; the target takes their minimum')
-    projection: int = Field(128, ge=4, description='length of the projected visual features')
+    projection: int = Field(128, ge=4, description='length of the visual features as the critic projects them')
+    actor_projection: int = Field(
+        256,
+        ge=4,
+        description='length of the visual features as the actor projects them; its own, because what few rewards teach '
+        'the projection of the critic does not say where things are',
+    )
     discount: float = Field(0.97, gt=0, lt=1, description='discount per control tick')
     return_ticks: int = Field(
         3, ge=1, description='ticks whose rewards are summed before the target value; a reward is 50 ticks away'
@@ -135,18 +141,19 @@ class ResidualSac:
             torch.manual_seed(seed)
             shape = (*sizes, ACTION_DIM, settings.projection, settings.width, settings.members, low)
             self.critic, self.target = Critic(*shape).to(device), Critic(*shape).to(device)
-            self.actor = Actor(
-                settings.projection, sizes[1], interface.core_dim, settings.width, settings.initial_std, low
-            ).to(device)
-        self._critic, self._actor = FlatParameters(self.critic), FlatParameters(self.actor)
+            actor_project = Hidden(sizes[0], settings.actor_projection, low)
+            actor = Actor(
+                settings.actor_projection, sizes[1], interface.core_dim, settings.width, settings.initial_std, low
+            )
+        self.policy = ResidualPolicy(self.standardiser, actor_project, actor).to(device)
+        self._critic = FlatParameters(self.critic)
+        self._actor = FlatParameters(nn.ModuleList([self.policy.project, self.policy.actor]))
         self._target = FlatParameters(self.target, trained=False)
         self._critic_optimiser, self._actor_optimiser = (
             torch.optim.Adam([part.vector], lr=settings.learning_rate, fused=True)
             for part in (self._critic, self._actor)
         )
         self._target.vector.data.copy_(self._critic.vector)
-        # The actor reads the slow copy of the projection: its inputs move slowly, and one product fewer per target.
-        self.policy = ResidualPolicy(self.standardiser, self.target.project, self.actor).to(device)
         self.log_temperature = nn.Parameter(torch.tensor([math.log(settings.initial_temperature)]))
         self._temperature_optimiser = torch.optim.Adam([self.log_temperature], lr=settings.temperature_learning_rate)
         self.skipped = 0  # steps not taken because a gradient was not finite
@@ -175,7 +182,7 @@ class ResidualSac:
 
     def _propose(self, projected: Tensor, proprioception: Tensor) -> tuple[Tensor, Tensor]:
         """Sampled unit residual (B, d) and its log-probability (B,)."""
-        mean, log_std = self.actor(projected, proprioception)
+        mean, log_std = self.policy.actor(projected, proprioception)
         return squash(mean, log_std, self._draw(mean))
 
     def _draw(self, like: Tensor) -> Tensor:
@@ -191,8 +198,7 @@ class ResidualSac:
         """r + gamma * mask * min_i Q_i(s', a') with a' from the current actor, (B,)."""
         proprioception = self.standardiser.proprioception(batch.next_proprioception)
         embedding = self.target.embed(batch.next_features, proprioception)
-        projected = embedding[:, : self.settings.projection]
-        residual, log_probability = self._propose(projected, proprioception)
+        residual, log_probability = self._propose(self.policy.project(batch.next_features), proprioception)
         action = self._execute(residual, *batch.interface_inputs(following=True))
         motion = self.motion(action, batch.last_hand_target(following=True))
         values = self.target(embedding, motion).amin(0)
@@ -219,9 +225,9 @@ class ResidualSac:
     def _update_actor(self, batch: Batch) -> dict[str, float]:
         proprioception = self.standardiser.proprioception(batch.proprioception)
         with torch.no_grad():
-            projected = self.target.project(batch.features)
             embedding = self.critic.embed(batch.features, proprioception)
         self._critic.require_gradients(False)
+        projected = self.policy.project(batch.features)
         residual, log_probability = self._propose(projected, proprioception)
         base, context = batch.interface_inputs(following=False)
         action = self._execute(residual, base, context)
@@ -246,11 +252,12 @@ class ResidualSac:
     def _imitation_error(self, projected: Tensor, proprioception: Tensor, batch: Batch) -> Tensor:
         """Squared difference to the actions that are worth imitating, of both halves, per row of the half of people.
 
+        Where nothing was commanded there is nothing to imitate, as in the cloning of the base policy.
         An action of a person online lies in both buffers and is imitated as often as it is drawn from either.
         """
-        rows = batch.worth.any(1).nonzero()[:, 0]
+        rows = (batch.worth.any(1) & ~batch.idle).nonzero()[:, 0]
         inputs = proprioception[rows]
-        mean, _ = self.actor(projected[rows], inputs + self.settings.imitation_noise * self._draw(inputs))
+        mean, _ = self.policy.actor(projected[rows], inputs + self.settings.imitation_noise * self._draw(inputs))
         base, context = (part[rows] for part in batch.interface_inputs(following=False))
         errors = (self._execute(mean.tanh(), base, context) - batch.action[rows]).square()
         parts = torch.stack((errors[:, :ARM_DIM].sum(1), errors[:, ARM_DIM:].sum(1)), 1)

@@ -299,7 +299,7 @@ def test_bad_weights_are_refused_and_the_old_ones_stay():
     runner.load_weights(data, version, sha256)
     before = runner.step(observation(), seed=1).core
     foreign = Learner(SMALL, toy_interface(), DEMONSTRATIONS, 0)
-    foreign.sac.actor.head.weight.data[0, 0] = float('nan')
+    foreign.sac.policy.actor.head.weight.data[0, 0] = float('nan')
     for bad, checksum in ((data[:-9], sha256), (data, '0' * 64), (b'', None), (foreign.weights()[0], None)):
         with pytest.raises(UserError):
             runner.load_weights(bad, 2, checksum)

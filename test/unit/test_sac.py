@@ -241,15 +241,15 @@ def test_updates_leave_interface_and_inputs_alone():
     interface = create_interface('latent_prior').freeze()
     sac, batch = make(interface, context=4)
     before = {name: tensor.clone() for name, tensor in interface.state_dict().items()}
-    actor = [p.detach().clone() for p in sac.actor.parameters()]
+    actor = [p.detach().clone() for p in sac.policy.actor.parameters()]
     for _ in range(20):
         sac.update([batch, batch], train_actor=False)
-    assert all(torch.equal(a, b) for a, b in zip(actor, sac.actor.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(actor, sac.policy.actor.parameters(), strict=True))
     for _ in range(100):
         sac.update([batch, batch])
     assert all(torch.equal(before[name], tensor) for name, tensor in interface.state_dict().items())
     assert all(p.grad is None for p in interface.parameters())
-    assert any(not torch.equal(a, b) for a, b in zip(actor, sac.actor.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(actor, sac.policy.actor.parameters(), strict=True))
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing():
@@ -277,7 +277,7 @@ def test_the_mean_residual_goes_to_what_a_person_did_where_one_acted(weight):
     batch.action = sac.interface.decode(base + sac.scale * wanted, context)
     for _ in range(400):
         metrics = sac._update_actor(batch)
-    mean, _ = sac.actor(sac.target.project(batch.features), sac.standardiser.proprioception(batch.proprioception))
+    mean, _ = sac.policy.actor(sac.policy.project(batch.features), sac.standardiser.proprioception(batch.proprioception))
     found = mean[batch.online :].tanh().detach()
     if weight:
         assert (found[:, [0, 2, 3, 4, 5]] - 0.5).abs().mean() < 0.05 and found[:, 1].min() > 0.95
@@ -308,11 +308,11 @@ def test_noise_keeps_imitation_from_relying_on_what_was_done_before():
         batch.action = sac.interface.decode(base + sac.scale * 0.5 * sign[:, None], context)
         for _ in range(300):
             sac._update_actor(batch)
-        projected, reads = sac.target.project(batch.features), sac.standardiser.proprioception(batch.proprioception)
-        mean = sac.actor(projected, reads)[0].tanh().detach()
+        projected, reads = sac.policy.project(batch.features), sac.standardiser.proprioception(batch.proprioception)
+        mean = sac.policy.actor(projected, reads)[0].tanh().detach()
         assert (mean[batch.online :] - 0.5 * sign[batch.online :, None]).abs().mean() < 0.15
         reads[:, told] *= -1
-        relied.append((sac.actor(projected, reads)[0].tanh() - mean).abs().mean().item())
+        relied.append((sac.policy.actor(projected, reads)[0].tanh() - mean).abs().mean().item())
     assert relied[1] < 0.5 * relied[0], relied
 
 
@@ -326,8 +326,20 @@ def test_only_the_part_that_is_worth_it_is_imitated(moved, worth):
         batch.worth[:] = torch.tensor(worth)
         batch.action[:, moved] += 0.1 * changed
         sac._update_actor(batch)
-        actors.append(torch.cat([p.detach().flatten() for p in sac.actor.parameters()]))
+        actors.append(torch.cat([p.detach().flatten() for p in sac.policy.actor.parameters()]))
     assert torch.equal(*actors) == (not worth[moved.start // ARM_DIM])
+
+
+def test_where_a_person_commands_nothing_there_is_nothing_to_imitate():
+    sac, batch = make()
+    batch.worth[:] = 1
+    rests = torch.arange(len(batch.action)) % 2 == 0
+    batch.action[rests, :ARM_DIM] = 0
+    batch.action[rests, ARM_DIM:] = 2 * batch.last_hand_target(following=False)[rests] - 1
+    assert torch.equal(batch.idle, rests)
+    twin, other = make()
+    other.worth[:], other.action = ~rests[:, None], batch.action
+    assert sac._update_actor(batch)['imitation_error'] == twin._update_actor(other)['imitation_error'] > 0
 
 
 def test_a_batch_in_which_nothing_is_worth_imitating_has_no_imitation_error():
