@@ -27,6 +27,8 @@ from dex_rl_nodes.records import ACTION_DIM, ARM_DIM, HAND_DIM, STATE_DIM, Outco
 _HORIZONS = (3, 6, 12, 24)  # ticks ahead, for hindsight
 _WAY_WEIGHT = 4.0  # of the ways to the grasp and to the release in the loss: they are what the features are for
 _WAYS = 2 * ARM_DIM  # columns of the ways to grasp and release, which come first
+# m, rad; a way that varies less counts by so much: what a hand that always points down is tilted by is but noise
+_LEAST_WAY = [0.01] * 3 + [0.05] * 3
 _DONE = _WAYS + HAND_DIM  # column of the success, after those of the hand
 _DONE_WEIGHT = 4.0  # of the success, for the classifier reads the same features
 _GRASP_TRAVEL = 0.5  # sum over the motors, normalised; a hand that closes less takes hold of nothing
@@ -42,7 +44,7 @@ class DemoEncoderSettings(Model):
     )
     steps: int = Field(500, ge=1, description='optimiser steps, at least')
     passes: float = Field(
-        21.0, ge=0, description='how often every observation of the demonstrations is seen; more of them: more steps'
+        42.0, ge=0, description='how often every observation of the demonstrations is seen; more of them: more steps'
     )
     batch_size: int = Field(64, ge=1, description='observations per step')
     learning_rate: float = Field(1e-3, gt=0, description='AdamW learning rate after warm-up')
@@ -73,8 +75,9 @@ class Targets:
         self.known = torch.from_numpy(known)
         mean = (value * known).sum(0) / known.sum(0).clip(1)
         std = np.sqrt((np.square(value - mean) * known).sum(0) / known.sum(0).clip(1))
-        self.value = torch.from_numpy(((value - mean) / std.clip(1e-3)).astype(np.float32))
-        self.scale = torch.from_numpy(std.clip(1e-3).astype(np.float32))
+        scale = np.maximum(std, np.float32(2 * _LEAST_WAY + [1e-3] * (len(std) - _WAYS)))
+        self.value = torch.from_numpy(((value - mean) / scale).astype(np.float32))
+        self.scale = torch.from_numpy(scale.astype(np.float32))
 
     @staticmethod
     def of_episode(episode: Episode, shows_task: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -263,7 +266,9 @@ def _errors(encoder: DemoEncoder, heads: _Heads, steps: Steps, targets: Targets,
     width, went = 3 + HAND_DIM, _DONE + 1
     groups = {
         'reach': slice(0, 3),
+        'reach_yaw': slice(ARM_DIM - 1, ARM_DIM),
         'release': slice(ARM_DIM, ARM_DIM + 3),  # left out where nothing is let go
+        'release_yaw': slice(_WAYS - 1, _WAYS),
         'hand': slice(_WAYS, _DONE),
         **{f'tcp_in_{ticks}': slice(went + width * i, went + width * i + 3) for i, ticks in enumerate(_HORIZONS)},
         'arm_command': slice(-_SHOWN, -_SHOWN + ARM_DIM),

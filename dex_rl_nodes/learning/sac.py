@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from dex_rl_nodes.config import Model
 from dex_rl_nodes.learning.device import CPU
 from dex_rl_nodes.learning.flat import FlatParameters
-from dex_rl_nodes.learning.networks import Actor, Critic, Hidden, Motion, ResidualPolicy, Standardiser, native_bfloat16, squash
+from dex_rl_nodes.learning.networks import (
+    Actor,
+    Critic,
+    Hidden,
+    Motion,
+    ResidualPolicy,
+    Standardiser,
+    native_bfloat16,
+    squash,
+)
 from dex_rl_nodes.learning.replay import Batch, Dimensions
 from dex_rl_nodes.records import ACTION_DIM, ARM_DIM
 

@@ -340,6 +340,25 @@ def test_success_is_asked_where_a_person_said_so_and_no_way_to_a_grasp_that_neve
     assert not known[:, :12].any()
 
 
+def test_a_turn_that_people_hardly_make_is_not_blown_up_to_a_target():
+    """What a hand that always points down is tilted by is noise; how it is turned is not."""
+    random = np.random.default_rng(0)
+    hand = hand_path((0, 0.0), (10, 0.0), (20, 1.0), (40, 1.0))
+    episodes = []
+    for number in range(20):
+        state = np.zeros((len(hand), 12), np.float32)
+        state[: grasp_tick(hand), 3] = random.normal(0, 0.005)
+        state[: grasp_tick(hand), 5] = random.normal(0, 0.2)
+        action = np.concatenate([np.zeros((len(hand) - 1, 6)), 2 * hand[1:] - 1], 1).astype(np.float32)
+        history = np.zeros((len(hand), 48), np.float32)
+        flags = np.zeros(len(hand), bool)
+        episodes.append(Episode(number, number, Outcome.SUCCESS, {}, state, history, flags, action, flags[1:]))
+    targets = Targets(episodes, [])
+    asked = targets.value[(targets.known[:, 5] > 0).numpy()]
+    assert asked[:, 3].std() < 0.2 and asked[:, 5].std() == pytest.approx(1, abs=0.1)
+    assert targets.scale[3] == pytest.approx(0.05) and targets.scale[5] > 0.1
+
+
 @pytest.mark.parametrize(('shown', 'steps'), [(12, 4), (120, 15)])
 def test_more_demonstrations_are_seen_as_often(shown, steps):
     settings = DemoEncoderSettings(steps=4, passes=2, batch_size=16, unlabelled_share=0, warmup_steps=1)

@@ -116,9 +116,13 @@ def test_where_a_person_commands_nothing_there_is_nothing_to_clone(encoder, raw)
     episodes = blob_episodes(3)
     pauses = [paused(episode, tick, ticks=4) for episode, tick in zip(episodes, (0, 3, 0), strict=True)]
     assert [len(episode) for episode in pauses] == [16, 16, 16]
-    (policy, metrics), (other, others) = (train_policy(part, encoder, raw, quick, seed=3) for part in (episodes, pauses))
+    (policy, metrics), (other, others) = (
+        train_policy(part, encoder, raw, quick, seed=3) for part in (episodes, pauses)
+    )
     assert metrics['train_ticks'] == others['train_ticks']
-    assert all(torch.equal(*pair) for pair in zip(policy.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(*pair) for pair in zip(policy.state_dict().values(), other.state_dict().values(), strict=True)
+    )
 
 
 def test_a_hand_that_moves_is_cloned_though_the_arm_rests():

@@ -277,7 +277,9 @@ def test_the_mean_residual_goes_to_what_a_person_did_where_one_acted(weight):
     batch.action = sac.interface.decode(base + sac.scale * wanted, context)
     for _ in range(400):
         metrics = sac._update_actor(batch)
-    mean, _ = sac.policy.actor(sac.policy.project(batch.features), sac.standardiser.proprioception(batch.proprioception))
+    mean, _ = sac.policy.actor(
+        sac.policy.project(batch.features), sac.standardiser.proprioception(batch.proprioception)
+    )
     found = mean[batch.online :].tanh().detach()
     if weight:
         assert (found[:, [0, 2, 3, 4, 5]] - 0.5).abs().mean() < 0.05 and found[:, 1].min() > 0.95
