@@ -61,7 +61,9 @@ class DemoEncoderSettings(Model):
 
 
 class Targets:
-    """What the heads shall say of every tick, in units of its standard deviation, and where that is known.
+    """What the heads shall say of every tick, in units of its spread, and where that is known.
+
+    The spread is the standard deviation, of ways at least `_LEAST_WAY`.
 
     Args:
         demos: successful demonstrations.
@@ -170,7 +172,7 @@ def train_demo_encoder(
 
     Returns:
         The frozen encoder; what was measured on the held-out demonstrations (errors in units of each target's
-        standard deviation).
+        spread).
     """
     settings = settings or DemoEncoderSettings()
     train, test = split_episodes(len(demos), seed)
@@ -256,7 +258,7 @@ def _proprioception(steps: Steps) -> Tensor:
 
 @torch.inference_mode()
 def _errors(encoder: DemoEncoder, heads: _Heads, steps: Steps, targets: Targets, rows: np.ndarray) -> dict:
-    """Root mean square errors of the vision heads, per group of targets, in standard deviations."""
+    """Root mean square errors of the vision heads, per group of targets, in units of their spread."""
     heads.eval()
     features = encoder.encode_batch({view: steps.images[view][rows] for view in VIEWS})
     known = (targets.known[rows] > 0).float()

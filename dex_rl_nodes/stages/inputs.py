@@ -14,6 +14,8 @@ from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json, wri
 
 _TAIL = 1 << 16  # bytes at the end of a bag file: the summary, with times and checksums
 TRAINED = ('encoder', 'prior', 'policy', 'reward')
+# of each of them; raised when the code, or a default, makes something else of the same inputs
+_RECIPES = {'encoder': 2, 'prior': 1, 'policy': 2, 'reward': 1}
 ARRANGED, ROLLOUTS = 1500, 2000  # number of the first arranged scene, policy rollout among the reward sessions
 REPORTS = {'demos': 'demos.json', 'reward': 'reward_sessions.json'}
 
@@ -79,6 +81,7 @@ def stage_inputs(run: RunDirectory, settings: RunSettings, stage: str) -> dict[s
     """All that decides what a training stage yields; stored with its result under `inputs`."""
     method = config.load_method(settings.method)
     inputs = {'settings': fingerprint(getattr(method, stage)), 'seed': str(settings.seed)}
+    inputs['recipe'] = str(_RECIPES[stage])
     if stage != 'prior':  # which sees no images
         inputs['crops'] = fingerprint(config.load_task(settings.task).crops)
     inputs['demos'] = bags_fingerprint(run, 'demos')
@@ -105,9 +108,13 @@ def is_current(run: RunDirectory, settings: RunSettings, stage: str) -> bool:
 
 
 def _changed(result: dict, now: dict[str, str]) -> list[str]:
-    """Inputs of a result that are others now; one that was not noted when it was made counts as the same."""
+    """Inputs of a result that are others now; one that was not noted when it was made counts as the same.
+
+    No recipe was noted as long as it was the first.
+    """
     before = result.get('inputs', {})
-    return [key for key in now if before.get(key, now[key] if before else None) != now[key]]
+    same = {**now, 'recipe': '1'} if before else {}
+    return [key for key in now if before.get(key, same.get(key)) != now[key]]
 
 
 def outdated(run: RunDirectory, settings: RunSettings) -> dict[str, list[str]]:

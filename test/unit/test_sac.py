@@ -16,7 +16,7 @@ from dex_rl_nodes.learning.sac import ResidualSac, ResidualSettings
 from dex_rl_nodes.learning.speed import random_transitions
 from dex_rl_nodes.records import ARM_DIM, HAND_DIM, HISTORY_LENGTH, STATE_DIM, Origin
 
-SMALL = {'width': 32, 'projection': 8, 'batch': 32, 'precision': 'float32'}
+SMALL = {'width': 32, 'projection': 8, 'actor_projection': 12, 'batch': 32, 'precision': 'float32'}
 
 
 def make(interface=None, context=0, seed=0, **settings) -> tuple[ResidualSac, Batch]:
@@ -250,6 +250,21 @@ def test_updates_leave_interface_and_inputs_alone():
     assert all(torch.equal(before[name], tensor) for name, tensor in interface.state_dict().items())
     assert all(p.grad is None for p in interface.parameters())
     assert any(not torch.equal(a, b) for a, b in zip(actor, sac.policy.actor.parameters(), strict=True))
+
+
+def test_the_projection_of_the_actor_is_its_own_and_learns_with_it():
+    sac, batch = make()
+    mine, critics = (parts.linear.weight for parts in (sac.policy.project, sac.critic.project))
+    assert mine.shape == (sac.settings.actor_projection, batch.features.shape[1]) and mine.shape != critics.shape
+    before = mine.detach().clone(), critics.detach().clone()
+    sac.update([batch, batch], train_actor=False)
+    assert torch.equal(mine, before[0]) and not torch.equal(critics, before[1])
+    critic = critics.detach().clone()
+    sac._update_actor(batch)
+    assert not torch.equal(mine, before[0]) and torch.equal(critics, critic)
+    other, _ = make(seed=1)
+    other.load_state(sac.state())
+    assert torch.equal(other.policy.project.linear.weight, mine)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing():

@@ -20,6 +20,7 @@ from dex_rl_nodes.run_directory import RunDirectory, RunSettings
 from dex_rl_nodes.stages import collect, inputs
 from dex_rl_nodes.stages.command import main
 from dex_rl_nodes.stages.job import Job
+from dex_rl_nodes.stages.prepare import prepare
 from dex_rl_nodes.stages.recordings import ended_episodes
 
 
@@ -132,6 +133,23 @@ def test_nothing_is_made_again_below_what_was_learned(runs, capsys, monkeypatch)
     run.file('learner/step_50.safetensors').unlink()
     with pytest.raises(pytest.fail.Exception, match='work was started'):
         main(['prepare', 'run:=learned', 'method:=smoke', 'task:=pull_tissue'])
+
+
+def test_what_an_earlier_version_made_in_another_way_is_out_of_date(runs):
+    run = make('old', method='smoke')
+    settings = run.settings()
+    for stage in inputs.TRAINED:
+        noted = inputs.stage_inputs(run, settings, stage)
+        assert noted.pop('recipe').isdigit()
+        run.file(f'{stage}.json').write_text(json.dumps({'inputs': noted}))
+        run.file(f'{stage}.safetensors').touch()
+    assert inputs.outdated(run, settings) == {'encoder': ['recipe'], 'policy': ['recipe']}
+    run.file('learner').mkdir()
+    run.file('learner/step_50.safetensors').touch()
+    with pytest.raises(
+        UserError, match=r'encoder \(the way it is made changed\), policy \(the way it is made changed\)'
+    ):
+        prepare(run, settings)
 
 
 def test_recording_in_one_process_leaves_sessions_of_the_graph_alone(runs):

@@ -12,6 +12,7 @@ _PLATE, _THICK, _RIM, _KNOB = 0.054, 0.006, 0.014, (0.010, 0.044)
 _GRASP = _RIM + _THICK + 0.025  # height of the TCP above the lower edge of the lid
 _SEATED = _HEIGHT - _RIM  # height of the lower edge when the lid fits
 _CLEAR = _HEIGHT + 0.030
+_ASKEW = 0.06  # turn against the box with which nobody presses the lid down (rad)
 
 
 def _turn(angle: float) -> float:
@@ -141,9 +142,11 @@ class AssembleBox(SimTask):
             return x, y, height - hang, seen['box_yaw'] - seen['hang_yaw']
 
         def insert(seen: Scene):
-            """Down, but only while the rim is over the opening; a little below the seat, so that the arm presses."""
+            """Down, a little below the seat, so that the arm presses; but up again where the rim is beside or askew."""
             beside = np.hypot(seen['lid_x'] - seen['box_x'], seen['lid_y'] - seen['box_y']) > 0.006
-            return over_box(seen, _CLEAR if beside and seen['lid_z'] > _HEIGHT - 0.003 else _SEATED - 0.010)
+            askew = abs(_turn(seen['lid_yaw'] - seen['box_yaw'])) > _ASKEW
+            up = (beside and seen['lid_z'] > _HEIGHT - 0.003) or (askew and not seated(seen))
+            return over_box(seen, _CLEAR if up else _SEATED - 0.010)
 
         def over_knob(seen: Scene, above: float):
             return seen['lid_x'], seen['lid_y'], _SEATED + _GRASP + above, seen['box_yaw']
