@@ -128,7 +128,7 @@ def test_where_a_person_commands_nothing_there_is_nothing_to_clone(encoder, raw)
 def test_a_hand_that_moves_is_cloned_though_the_arm_rests():
     history = np.full((3, HISTORY_LENGTH * HAND_DIM), 0.5, np.float32)
     action = np.zeros((3, ARM_DIM + HAND_DIM), np.float32)
-    action[1, -1], action[2, 2] = 0.01, -0.05
+    action[0, -1], action[1, -1], action[2, 2] = 0.01, 0.03, -0.05
     assert is_idle(action, history[:, -HAND_DIM:]).tolist() == [True, False, False]
     assert is_idle(torch.from_numpy(action), torch.from_numpy(history[:, -HAND_DIM:])).tolist() == [True, False, False]
 
