@@ -13,12 +13,12 @@ from dex_rl_nodes.learning.vision import VIEWS
 from dex_rl_nodes.records import ARM_DIM, HAND_DIM
 
 Array = TypeVar('Array', np.ndarray, Tensor)
-# of a full command, less than any dead zone lets through; normalised travel, more than a glove that is held still jitters
+# of a full command, less than a dead zone lets through; normalised travel, more than a glove held still jitters
 _ARM_STILL, _HAND_STILL = 0.02, 0.01
 
 
 def is_idle(action: Array, last_hand_target: Array) -> Array:
-    """Where nothing is done, bool (N,): while a person thinks, waits for something else, or is held by the safety filter.
+    """Where nothing is done, bool (N,): while a person thinks, waits for something, or is held by the safety filter.
 
     Whoever imitates that stands still for good: a policy without a clock cannot tell how long it has been waiting.
 
