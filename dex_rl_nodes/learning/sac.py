@@ -261,14 +261,18 @@ class ResidualSac:
     def _imitation_error(self, projected: Tensor, proprioception: Tensor, batch: Batch) -> Tensor:
         """Squared difference to the actions that are worth imitating, of both halves, per row of the half of people.
 
-        Where nothing was commanded there is nothing to imitate, as in the cloning of the base policy.
+        Where nothing was commanded there is nothing to imitate, as in the cloning of the base policy. Of what the arm did,
+        so much is imitated as the residual reaches: the rest would drown in what it can do, and drive it to its limits.
         An action of a person online lies in both buffers and is imitated as often as it is drawn from either.
         """
         rows = (batch.worth.any(1) & ~batch.idle).nonzero()[:, 0]
         inputs = proprioception[rows]
         mean, _ = self.policy.actor(projected[rows], inputs + self.settings.imitation_noise * self._draw(inputs))
         base, context = (part[rows] for part in batch.interface_inputs(following=False))
-        errors = (self._execute(mean.tanh(), base, context) - batch.action[rows]).square()
+        arm, reach = base[:, :ARM_DIM], self.scale[:ARM_DIM]
+        wanted = batch.action[rows]
+        wanted[:, :ARM_DIM] = torch.clamp(wanted[:, :ARM_DIM], arm - reach, arm + reach)
+        errors = (self._execute(mean.tanh(), base, context) - wanted).square()
         parts = torch.stack((errors[:, :ARM_DIM].sum(1), errors[:, ARM_DIM:].sum(1)), 1)
         return (parts * batch.worth[rows]).sum() / max(1, len(batch.action) - batch.online)
 
