@@ -262,7 +262,8 @@ class ResidualSac:
         """Squared difference to the actions that are worth imitating, of both halves, per row of the half of people.
 
         Where nothing was commanded there is nothing to imitate, as in the cloning of the base policy. Of what the arm
-        did, so much is imitated as the residual reaches: the rest would drown what it can do, and drive it to its limits.
+        did, so much is imitated as the residual reaches: the rest would drown what it can do, and drive it to its
+        limits.
         An action of a person online lies in both buffers and is imitated as often as it is drawn from either.
         """
         rows = (batch.worth.any(1) & ~batch.idle).nonzero()[:, 0]
