@@ -92,6 +92,12 @@ class ResidualSettings(Model):
         description='noise on state, history, context and base action where the actor imitates, in units of their '
         'spread over the demonstrations (std); keeps it from going on as the history does',
     )
+    feature_noise: float = Field(
+        0.2,
+        ge=0,
+        description='noise on the visual features where the actor imitates, in units of their spread over the '
+        'demonstrations (std); keeps it from learning single frames by heart',
+    )
     backup_entropy: bool = Field(
         False, description='entropy in the target value (Eq. 9); off, because it can exceed a sparse reward'
     )
@@ -243,7 +249,7 @@ class ResidualSac:
         motion = self.motion(action, batch.last_hand_target(following=False))
         value = self.critic(embedding, motion).mean(0)
         penalty = self.settings.residual_penalty * residual.square().sum(1)
-        imitation = self._imitation_error(projected, proprioception, batch)
+        imitation = self._imitation_error(proprioception, batch)
         loss = (self.temperature * log_probability + penalty - value).mean()
         loss = loss + self.settings.imitation_weight * imitation
         self._step(self._actor, self._actor_optimiser, loss)
@@ -258,7 +264,7 @@ class ResidualSac:
         metrics = {name: float(value.detach()) for name, value in metrics.items()}
         return {**metrics, 'entropy': entropy, 'temperature': self.temperature}
 
-    def _imitation_error(self, projected: Tensor, proprioception: Tensor, batch: Batch) -> Tensor:
+    def _imitation_error(self, proprioception: Tensor, batch: Batch) -> Tensor:
         """Squared difference to the actions that are worth imitating, of both halves, per row of the half of people.
 
         Where nothing was commanded there is nothing to imitate, as in the cloning of the base policy. Of what the arm
@@ -267,8 +273,11 @@ class ResidualSac:
         An action of a person online lies in both buffers and is imitated as often as it is drawn from either.
         """
         rows = (batch.worth.any(1) & ~batch.idle).nonzero()[:, 0]
-        inputs = proprioception[rows]
-        mean, _ = self.policy.actor(projected[rows], inputs + self.settings.imitation_noise * self._draw(inputs))
+        features, inputs = batch.features[rows], proprioception[rows]
+        mean, _ = self.policy.actor(
+            self.policy.project(features + self.settings.feature_noise * self._draw(features)),
+            inputs + self.settings.imitation_noise * self._draw(inputs),
+        )
         base, context = (part[rows] for part in batch.interface_inputs(following=False))
         arm, reach = base[:, :ARM_DIM], self.scale[:ARM_DIM]
         wanted = batch.action[rows]

@@ -350,6 +350,34 @@ def test_noise_keeps_imitation_from_relying_on_what_was_done_before():
     assert relied[1] < 0.5 * relied[0], relied
 
 
+def test_noise_on_the_features_keeps_imitation_from_learning_frames_by_heart():
+    """The action is told by one feature, and every frame had its own mistake on top; frames never seen have none."""
+    wrong = []
+    for noise in (0.0, 1.0):
+        sac, batch = make(
+            imitation_weight=5.0,
+            residual_penalty=0.0,
+            learning_rate=3e-3,
+            initial_temperature=1e-6,
+            feature_noise=noise,
+        )
+        with torch.no_grad():
+            for member in sac.critic.members:
+                member.head.weight.zero_()
+        sign = torch.where(torch.arange(32) % 2 == 0, 1.0, -1.0)[:, None]
+        batch.features[:, :1], batch.proprioception[:] = sign, 0
+        base, context = batch.interface_inputs(following=False)
+        mistakes = 0.3 * torch.randn(32, sac.interface.core_dim, generator=torch.Generator().manual_seed(0))
+        batch.action = sac.interface.decode(base + sac.scale * (0.5 * sign + mistakes), context)
+        for _ in range(300):
+            sac._update_actor(batch)
+        unseen = torch.randn(batch.features.shape, generator=torch.Generator().manual_seed(1))
+        unseen[:, :1] = sign
+        mean = sac.policy.actor(sac.policy.project(unseen), sac.standardiser.proprioception(batch.proprioception))[0]
+        wrong.append((mean.tanh() - 0.5 * sign).square().mean().sqrt().item())
+    assert wrong[1] < 0.7 * wrong[0], wrong
+
+
 @pytest.mark.parametrize('moved', [slice(0, ARM_DIM), slice(ARM_DIM, None)], ids=['arm', 'hand'])
 @pytest.mark.parametrize('worth', [(0.0, 0.0), (1.0, 0.0), (0.0, 0.3)])
 def test_only_the_part_that_is_worth_it_is_imitated(moved, worth):
