@@ -56,7 +56,7 @@ class DemoEncoderSettings(Model):
         0.5, ge=0, le=1, description='share of samples whose command is told without state'
     )
     unlabelled_share: float = Field(
-        0.35, ge=0, lt=1, description='share of a batch from recordings that do not show the task'
+        0.6, ge=0, lt=1, description='share of a batch from recordings that do not show the task'
     )
 
 
