@@ -92,7 +92,7 @@ class Task(Model):
         28, gt=0, le=500, description='failures shown to the classifier; more where something is put down'
     )
     arrangements: int = Field(
-        0, ge=0, le=1500, description='scenes put by hand as after a success, or nearly so, and shown to the classifier'
+        0, ge=0, le=2500, description='scenes put by hand as after a success, or nearly so, and shown to the classifier'
     )
     online_steps: int = Field(gt=0, description='budget of online transitions')
     episode_steps: int = Field(gt=0, description='time limit of an episode (ticks)')

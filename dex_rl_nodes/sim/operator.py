@@ -20,7 +20,8 @@ _LOST_TICKS = 4  # what a stage needs may be missing for so long before the pers
 UNDONE_TICKS = 15  # in the last stage without success
 CLOSED = 0.85  # closure of a hand that holds something
 _STAGE_TICKS = 35  # longer in one stage is being stuck
-_SHOWN_TICKS = 10  # so long the end of an attempt is shown, and each look at what was arranged
+_SHOWN_TICKS = 10  # so long the end of an attempt is shown
+_LOOK_TICKS = 5  # so long is each look at what was arranged: many scenes teach more than many looks at one
 _ATTEMPTS = 3
 _LOOKS = (3, 6)  # places from which a survey looks, at least and fewer than
 _LOOK_REACH, _LOOK_SHIFT = np.array([0.05, 0.05, 0.04, 0.3]), np.array([0, 0, 0.03, 0])  # m, m, m, rad
@@ -196,11 +197,11 @@ class ScriptedOperator:
             mark = Mark.DISCARD
         elif self._sure:
             mark = self._decide(Mark.SUCCESS)
-        elif last and self._in_stage > _SHOWN_TICKS:
+        elif last and self._in_stage > _LOOK_TICKS:
             mark = self._decide(Mark.FAILURE)
         else:
             mark = Mark.NONE
-        if not last and (arrived or self._in_stage > _SHOWN_TICKS):
+        if not last and (arrived or self._in_stage > _LOOK_TICKS):
             self._enter(self._stage + 1)
         return mark
 

@@ -16,7 +16,7 @@ _TAIL = 1 << 16  # bytes at the end of a bag file: the summary, with times and c
 TRAINED = ('encoder', 'prior', 'policy', 'reward')
 # of each of them; raised when the code, or a default, makes something else of the same inputs
 _RECIPES = {'encoder': 3, 'prior': 1, 'policy': 2, 'reward': 1}
-ARRANGED, ROLLOUTS = 1500, 3000  # number of the first arranged scene, policy rollout among the reward sessions
+ARRANGED, ROLLOUTS = 1500, 4000  # number of the first arranged scene, policy rollout among the reward sessions
 REPORTS = {'demos': 'demos.json', 'reward': 'reward_sessions.json'}
 
 
