@@ -35,6 +35,8 @@ _GRASP_TRAVEL = 0.5  # sum over the motors, normalised; a hand that closes less 
 _STAYS_CLOSED = 0.7  # of all it closed: a hand that ends so has let nothing go
 _SHOWN = ACTION_DIM + 1  # targets that only demonstrations tell: command and time left
 
+Frames = dict[str, list[np.ndarray]]  # per view, uint8 (S, S, 3) each
+
 
 class DemoEncoderSettings(Model):
     """How the encoder is trained on the demonstrations."""
@@ -177,7 +179,8 @@ def train_demo_encoder(
     settings = settings or DemoEncoderSettings()
     train, test = split_episodes(len(demos), seed)
     order = [demos[i] for i in train] + [demos[i] for i in test]
-    steps, targets = stack_steps([*order, *others]), Targets(order, others)
+    frames = _frames([*order, *others])
+    steps, targets = stack_steps([*order, *others], views=()), Targets(order, others)
     groups = np.digitize(steps.episode, [len(train), len(order)])
     started = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
@@ -186,14 +189,14 @@ def train_demo_encoder(
         encoder = DemoEncoder(settings.channels).to(device, memory_format=torch.channels_last)
         heads = _Heads(encoder.feature_dim, targets.value.shape[1], settings.dropout).to(device)
         fit, other = np.flatnonzero(groups == 0), np.flatnonzero(groups == 2)
-        _optimise(encoder, heads, steps, targets, fit, other, settings, generator, progress)
+        _optimise(encoder, heads, frames, _proprioception(steps), targets, fit, other, settings, generator, progress)
     metrics = {
         'seconds': round(time.monotonic() - started, 2),
         'steps': _step_count(settings, len(fit), len(other)),
         'frames': len(fit),
         'other_frames': len(other),
-        'test': _errors(encoder, heads, steps, targets, np.flatnonzero(groups == 1)),
-        'train': _errors(encoder, heads, steps, targets, fit[:: max(1, len(fit) // 200)]),
+        'test': _errors(encoder, heads, frames, targets, np.flatnonzero(groups == 1)),
+        'train': _errors(encoder, heads, frames, targets, fit[:: max(1, len(fit) // 200)]),
     }
     return encoder.cpu().freeze(), metrics
 
@@ -201,7 +204,8 @@ def train_demo_encoder(
 def _optimise(
     encoder: DemoEncoder,
     heads: _Heads,
-    steps: Steps,
+    frames: Frames,
+    proprioception: Tensor,
     targets: Targets,
     fit: np.ndarray,
     other: np.ndarray,
@@ -211,7 +215,6 @@ def _optimise(
 ) -> None:
     parameters = [*encoder.parameters(), *heads.parameters()]
     optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-    proprioception = _proprioception(steps)
     unlabelled, count = _unlabelled(settings, len(other)), _step_count(settings, len(fit), len(other))
     command, device = slice(-_SHOWN, -1), encoder.device
     for step in range(count):
@@ -221,7 +224,7 @@ def _optimise(
             torch.from_numpy(pool)[torch.randint(len(pool), (share,), generator=generator)]
             for pool, share in ((fit, settings.batch_size - unlabelled), (other, unlabelled)) if share
         ])  # fmt: skip
-        changed = [augment(steps.images[view], settings.augmentation, generator, rows.tolist()) for view in VIEWS]
+        changed = [augment(images, settings.augmentation, generator) for images in _pick(frames, rows).values()]
         views = [to_tensor(images, device) for images in changed]
         told = proprioception[rows] + 0.1 * torch.randn((len(rows), proprioception.shape[1]), generator=generator)
         told *= torch.rand((len(rows), 1), generator=generator) >= settings.proprioception_dropout
@@ -238,6 +241,15 @@ def _optimise(
         optimiser.step()
         if step % 20 == 19 or step + 1 == count:
             progress(step + 1, count)
+
+
+def _frames(episodes: Sequence[Episode]) -> Frames:
+    """Every frame where it lies: copies in one array would take as much memory again, up to gigabytes."""
+    return {view: [frame for e in episodes for frame in e.images[view][: len(e.action)]] for view in VIEWS}
+
+
+def _pick(frames: Frames, rows: Sequence[int]) -> dict[str, np.ndarray]:
+    return {view: np.stack([images[row] for row in rows]) for view, images in frames.items()}
 
 
 def _unlabelled(settings: DemoEncoderSettings, other: int) -> int:
@@ -257,10 +269,10 @@ def _proprioception(steps: Steps) -> Tensor:
 
 
 @torch.inference_mode()
-def _errors(encoder: DemoEncoder, heads: _Heads, steps: Steps, targets: Targets, rows: np.ndarray) -> dict:
+def _errors(encoder: DemoEncoder, heads: _Heads, frames: Frames, targets: Targets, rows: np.ndarray) -> dict:
     """Root mean square errors of the vision heads, per group of targets, in units of their spread."""
     heads.eval()
-    features = encoder.encode_batch({view: steps.images[view][rows] for view in VIEWS})
+    features = encoder.encode_batch(_pick(frames, rows))
     known = (targets.known[rows] > 0).float()
     said = heads.vision(torch.from_numpy(features).to(encoder.device)).cpu()
     error = (said - targets.value[rows]) * known

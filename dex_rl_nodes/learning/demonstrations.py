@@ -54,8 +54,8 @@ class Steps:
         return Steps(images={view: frames[kept] for view, frames in self.images.items()}, **columns)
 
 
-def stack_steps(episodes: Sequence[Episode]) -> Steps:
-    """Concatenate the ticks of episodes; UserError when there is none."""
+def stack_steps(episodes: Sequence[Episode], views: Sequence[str] = VIEWS) -> Steps:
+    """Concatenate the ticks of episodes, with the images of some views; UserError when there is none."""
     if not episodes:
         raise UserError('there are no demonstrations; run collect_demos.launch.py first')
     lengths = [len(episode.action) for episode in episodes]
@@ -64,7 +64,7 @@ def stack_steps(episodes: Sequence[Episode]) -> Steps:
         return np.concatenate([np.asarray(array[:count], dtype) for array, count in zip(arrays, lengths, strict=True)])
 
     return Steps(
-        images={view: joined([episode.images[view] for episode in episodes], np.uint8) for view in VIEWS},
+        images={view: joined([episode.images[view] for episode in episodes], np.uint8) for view in views},
         state=joined([episode.state for episode in episodes]),
         hand_history=joined([episode.hand_history for episode in episodes]),
         action=joined([episode.action for episode in episodes]),

@@ -54,23 +54,18 @@ class Augmentation(Model):
     )
 
 
-def augment(
-    images: np.ndarray, settings: Augmentation, generator: torch.Generator, rows: Sequence[int] | None = None
-) -> np.ndarray:
-    """Changed copies of images uint8 (N, S, S, 3); `rows`: which ones, None: all."""
-    rows = range(len(images)) if rows is None else rows
-    count, size = len(rows), images.shape[1]
+def augment(images: np.ndarray, settings: Augmentation, generator: torch.Generator) -> np.ndarray:
+    """Changed copies of images uint8 (N, S, S, 3)."""
+    count, size = images.shape[:2]
     shift = torch.randint(-settings.shift, settings.shift + 1, (count, 2), generator=generator).numpy()
     common, tint = (torch.randn((count, 2, channels), generator=generator) for channels in (1, 3))
     gain, offset = (settings.jitter * (common + tint / 3)).unbind(1)
     values = torch.arange(256)[None, :, None] * (1 + gain[:, None]) + 255 * offset[:, None]
     tables = values.clamp(0, 255).byte().numpy()
     result = np.empty((count, size, size, 3), np.uint8)
-    for index, row in enumerate(rows):
+    for index, image in enumerate(images):
         matrix = np.float32([[1, 0, shift[index, 0]], [0, 1, shift[index, 1]]])
-        moved = cv2.warpAffine(
-            images[row], matrix, (size, size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE
-        )
+        moved = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
         cv2.LUT(moved, tables[index][None], dst=result[index])
     return result
 

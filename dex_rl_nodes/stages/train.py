@@ -65,14 +65,19 @@ def encoder_stage(job: Job, tell: Tell, again: bool = False) -> dict:
     """The frozen visual encoder: pretrained ResNet-18 where its file is found, else trained on the recordings."""
     if kept := _kept(job, 'encoder', again):
         return kept
-    # rollouts come later than the first encoder, and made again it shall be the same
-    sessions = [episode for episode in job.finished('reward') if episode.episode < ROLLOUTS]
-    held = choose_held_out(sessions, job.reward_settings.held_out, job.settings.seed)
-    others = [episode for episode, measured_on in zip(sessions, held, strict=True) if not measured_on]
+    others = _others(job)
     settings, device = job.encoder_settings, training_device()
     encoder, metrics = build_encoder(job.demonstrations(), others, settings, job.settings.seed, tell, device)
     save_encoder(job.run.file('encoder.safetensors'), encoder, {**_about(job, 'encoder'), **metrics})
     return metrics
+
+
+def _others(job: Job) -> list[Episode]:
+    """Recordings that need not show the task, but those on which the classifier will be measured."""
+    # rollouts come later than the first encoder, and made again it shall be the same
+    sessions = [episode for episode in job.finished('reward') if episode.episode < ROLLOUTS]
+    held = choose_held_out(sessions, job.reward_settings.held_out, job.settings.seed)
+    return [episode for episode, measured_on in zip(sessions, held, strict=True) if not measured_on]
 
 
 def policy_stage(job: Job, tell: Tell, again: bool = False) -> dict:
