@@ -79,8 +79,9 @@ def split_argument(text: str) -> tuple[str, str]:
 
 _KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'text'}
 
+DEFAULT_RUN = 'default'
 COMMON = (
-    Parameter('run', 'default', 'name of the run directory below runs/'),
+    Parameter('run', DEFAULT_RUN, 'name of the run directory below runs/'),
     Parameter('task', 'pull_tissue', 'task, a file of config/tasks/'),
     Parameter('robot', 'sim', 'robot, a file of config/robots/'),
     Parameter('interface', 'latent_prior', 'action interface of the hand', choices=INTERFACES),

@@ -39,8 +39,6 @@ class Steps:
     hand_history: np.ndarray  # (N, 48)
     action: np.ndarray  # (N, 12)
     episode: np.ndarray  # int (N,), position in the list
-    tick: np.ndarray  # int (N,), within the episode
-    length: np.ndarray  # int (N,), ticks of the episode
 
     def __len__(self) -> int:
         return len(self.action)
@@ -69,6 +67,4 @@ def stack_steps(episodes: Sequence[Episode], views: Sequence[str] = VIEWS) -> St
         hand_history=joined([episode.hand_history for episode in episodes]),
         action=joined([episode.action for episode in episodes]),
         episode=np.repeat(np.arange(len(episodes)), lengths),
-        tick=np.concatenate([np.arange(count) for count in lengths]),
-        length=np.repeat(lengths, lengths),
     )

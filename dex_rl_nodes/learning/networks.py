@@ -1,4 +1,4 @@
-"""Networks of the residual agent: actor and critic ensemble over frozen visual features (Table B.2, choice A5).
+"""Networks of the residual agent: actor and critic ensemble over frozen visual features (Table B.2).
 
 Every hidden layer is Linear, LayerNorm, tanh: few and large operations, because at batch 256 the others cost as much as
 the matrix products. Those run in bfloat16 where the processor multiplies it natively; everything else stays float32.
@@ -159,7 +159,7 @@ class Critic(nn.Module):
 class Actor(nn.Module):
     """Tanh-Gaussian over the unit residual, on projected features and proprioception.
 
-    Small initial residual (pitfall P-3): the last layer is scaled by 0.01, and the spread starts at `initial_std`.
+    Small initial residual: the last layer is scaled by 0.01, and the spread starts at `initial_std`.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class Actor(nn.Module):
 def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Sample u = tanh(mean + std * noise) and its log-probability.
 
-    The change of variables is 2 (ln 2 - x - softplus(-2 x)), exact for any x (pitfall P-1).
+    The change of variables is 2 (ln 2 - x - softplus(-2 x)), exact for any x.
 
     Args:
         mean, log_std, noise: (B, d), noise standard normal.

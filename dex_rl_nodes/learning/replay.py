@@ -16,7 +16,6 @@ from dex_rl_nodes.learning.demonstrations import is_idle
 from dex_rl_nodes.learning.device import CPU
 from dex_rl_nodes.records import ACTION_DIM, HAND_DIM, HISTORY_LENGTH, STATE_DIM, Origin, Transition
 
-CAPACITY = 200_000  # transitions (Table B.2)
 _DRAWS = 10_000  # of a minibatch of slots, before there is too little to sample
 _ARM_SHOWN = (Origin.INTERVENTION, Origin.INTERVENTION_ARM)
 _HAND_SHOWN = (Origin.INTERVENTION, Origin.INTERVENTION_HAND)
@@ -105,9 +104,7 @@ class ReplayBuffer:
         shown_worth: how much an action of a demonstration is, (0, 1].
     """
 
-    def __init__(
-        self, dimensions: Dimensions, capacity: int = CAPACITY, own_worth: float = 0.0, shown_worth: float = 1.0
-    ):
+    def __init__(self, dimensions: Dimensions, capacity: int, own_worth: float = 0.0, shown_worth: float = 1.0):
         if capacity < 2:
             raise ValueError(capacity)
         self.dimensions = dimensions

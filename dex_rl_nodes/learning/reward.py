@@ -4,7 +4,7 @@ It reads the features of the policy's frozen encoder, which come with the tick a
 ResNet-18 these are one vector per view, not the map of Table C.1.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dex_rl_nodes.config import Model
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.learning.checkpoint import load_checkpoint, module_shapes, save_checkpoint
+from dex_rl_nodes.learning.checkpoint import check_shapes, load_checkpoint, module_shapes, save_checkpoint
 from dex_rl_nodes.learning.dataset import Episode
 from dex_rl_nodes.learning.device import CPU
 from dex_rl_nodes.learning.encoder import VisualEncoder
@@ -260,7 +260,7 @@ def _measured(model: RewardModel, held: RewardExamples, settings: RewardSettings
     at_threshold = scores(probability, held.success, settings.threshold)
     return {
         **at_threshold,
-        'loss': float(np.mean([kind.mean() for kind in kinds if len(kind)])),
+        'loss': float(np.mean([kind.mean() for kind in kinds if len(kind)])) if len(losses) else None,
         'curve': [scores(probability, held.success, threshold) for threshold in _CURVE],
     }
 
@@ -289,7 +289,7 @@ def load_reward(path: Path, encoder: VisualEncoder) -> tuple[RewardModel, Reward
         about = path.with_suffix('.json')
         raise UserError(f'{about} does not describe a classifier; run "train reward" again') from None
     model = RewardModel(encoder.spatial_shape, settings)
-    load_checkpoint(path, module_shapes(model))
+    check_shapes(checkpoint.tensors, module_shapes(model), str(path))
     model.load_state_dict(checkpoint.tensors)
     return model.eval().requires_grad_(False), settings
 
@@ -301,12 +301,12 @@ class RewardRunner:
         model: trained classifier.
         encoder: the one it was trained on.
         threshold: probability above which an observation counts (Eq. C.2).
-        hold: consecutive ticks above the threshold that make a success, so that one wrong frame does not (pitfall P-8).
+        hold: consecutive ticks above the threshold that make a success, so that one wrong frame does not.
     """
 
     def __init__(self, model: RewardModel, encoder: VisualEncoder, threshold: float, hold: int):
         self._model = model
-        self._encoder = encoder
+        self._encoder = encoder.identity
         self._threshold = threshold
         self._hold = hold
         self._episode: int | None = None
@@ -316,25 +316,21 @@ class RewardRunner:
         """A new episode begins."""
         self._above = 0
 
-    def step(self, step: PolicyStep, images: Mapping[str, np.ndarray] | None = None) -> Reward:
+    def step(self, step: PolicyStep) -> Reward:
         """Verdict on one tick; ticks of an episode in order.
 
-        Args:
-            step: the tick; its features are used where they come from the classifier's encoder.
-            images: uint8 (S, S, 3) per view, needed otherwise.
+        Raises:
+            UserError: its features come from another encoder than the classifier's.
         """
         if step.episode != self._episode:
             self._episode = step.episode
             self.reset()
-        features = step.features
-        if step.encoder != self._encoder.identity:
-            if images is None:
-                raise UserError(
-                    f'the reward classifier reads encoder {self._encoder.identity}, the policy sends features of '
-                    f'"{step.encoder}"; run "train reward" again'
-                )
-            features = self._encoder.encode(images)
+        if step.encoder != self._encoder:
+            raise UserError(
+                f'the reward classifier reads encoder {self._encoder}, the policy sends features of "{step.encoder}"; '
+                'run "train reward" again'
+            )
         with torch.inference_mode():
-            probability = float(self._model(torch.from_numpy(np.asarray(features, np.float32)[None])).sigmoid())
+            probability = float(self._model(torch.from_numpy(np.asarray(step.features, np.float32)[None])).sigmoid())
         self._above = self._above + 1 if probability > self._threshold else 0
         return Reward(step.stamp, step.episode, step.step, probability, self._above >= self._hold)

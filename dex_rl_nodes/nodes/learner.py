@@ -42,6 +42,7 @@ class LearnerNode(Node):
         self._news = threading.Event()
         self._stopping = False
         self._failure: Exception | None = None
+        self._failure_told = False
         self._losses: dict[str, float] = {}
         self._saved = self._core.updates
         self._rate_mark = time.monotonic(), self._core.updates
@@ -154,8 +155,9 @@ class LearnerNode(Node):
 
     def _look_after(self) -> None:
         if self._failure is not None:
+            self._failure_told = True
             raise self._failure
-        if not self._caught_up:
+        if self._fetching or not self._caught_up:  # a question whose answer was lost is asked once more
             self._fetch()
 
     def _publish_state(self) -> None:
@@ -196,6 +198,8 @@ class LearnerNode(Node):
             if self._core.updates > self._saved:
                 self._save()
         self._metrics.close()
+        if self._failure is not None and not self._failure_told:  # it came while this node closes
+            self._look_after()
 
 
 def main() -> None:

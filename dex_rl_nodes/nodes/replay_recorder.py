@@ -97,6 +97,7 @@ class ReplayRecorder(Node):
         self._news = threading.Condition()
         self._closing = False
         self._failure: Exception | None = None
+        self._failure_told = False
         self._newest: dict[str, int] = {}  # lockstep: stamp of the newest message of the topics of a tick
         if self.lockstep:
             acting = () if self.setting('purpose') in COLLECTING else _OF_ACTING
@@ -175,6 +176,7 @@ class ReplayRecorder(Node):
 
     def _look_after(self) -> None:
         if self._failure is not None:
+            self._failure_told = True
             raise self._failure
 
     # The writer's thread
@@ -277,7 +279,9 @@ class ReplayRecorder(Node):
                 self._queue.clear()
             self._writer.join()
         if self._failure is not None:
-            return
+            if self._failure_told:
+                return
+            self._look_after()  # it came while this node closes
         if self._spool is not None:
             for transition in self._assembler.settle(nothing_comes=True):
                 self._spool.append(transition)

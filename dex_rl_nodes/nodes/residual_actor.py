@@ -9,6 +9,7 @@ from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.node import OK, WARN, run_node
 from dex_rl_nodes.nodes.timing import Timing
 from dex_rl_nodes.records import EpisodeState, PolicyStep
+from dex_rl_nodes.stages.inputs import command_line
 
 if TYPE_CHECKING:
     from dex_rl_nodes.learning.residual import ResidualRunner
@@ -51,8 +52,9 @@ class ResidualActor(EpisodeNode):
         if episode.purpose == 'evaluation' and self._learned and not self._runner.has_weights:
             # a residual of zero must not be scored as a learned one
             raise UserError(
-                f'run "{self.run_directory.name}" has learned no residual yet; run online_rl.launch.py '
-                f'run:={self.run_directory.name}, or evaluate the base policy with residual:=none'
+                f'run "{self.run_directory.name}" has learned no residual yet; run '
+                f'{command_line("launch online_rl.launch.py", self.run_directory, self.job.settings)}, '
+                'or evaluate the base policy with residual:=none'
             )
 
     def _on_weights(self, weights: PolicyWeights) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from dex_rl_nodes import config, interrupt
 from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError, refused_by_system
-from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all, split_argument
+from dex_rl_nodes.parameters import COMMON, DEFAULT_RUN, Parameter, Value, parse_all, split_argument
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings, refuse_dry
 
 _CHOICES = {'task': config.names('tasks'), 'robot': config.robot_names(), 'method': config.names('methods')}
@@ -110,6 +110,9 @@ def _train_from_file(values: dict[str, Value], board) -> None:
     from dex_rl_nodes.stages.train import prior_from_file
 
     run, data = RunDirectory(str(values['run'])), Path(str(values['data']))
+    if run.name == DEFAULT_RUN:
+        # where the next launch without run:= would find a prior that fits neither its robot nor its task
+        raise UserError(f'the prior of {data.name} needs a run of its own; name it with run:=NAME')
     if run.file('run.json').exists():
         # policy and residual of that run are made for the prior it has
         raise UserError(f'run "{run.name}" exists already; write the prior of {data.name} to a new run:=NAME')

@@ -180,7 +180,8 @@ class Job:
             checkpoints = numbered(self.run.file('learner'))
             if not checkpoints:
                 raise UserError(
-                    f'run "{self.run.name}" has learned no residual yet; run online_rl.launch.py run:={self.run.name}, '
+                    f'run "{self.run.name}" has learned no residual yet; run '
+                    f'{command_line("launch online_rl.launch.py", self.run, self.settings)}, '
                     'or evaluate the base policy with residual:=none'
                 )
             runner.load_checkpoint(checkpoints[-1])

@@ -188,7 +188,7 @@ class Loop:
         observation = Observation(reading.stamp, episode, step, views, state)
         tick = Tick(self.brain.policy.step(observation, self._prior), views)
         if self.brain.reward:
-            tick.reward = self.brain.reward.step(tick.step, views)
+            tick.reward = self.brain.reward.step(tick.step)
         return tick
 
     def _operate(self, reading: RobotReading) -> TeleopCommand | None:

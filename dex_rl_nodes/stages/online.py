@@ -79,7 +79,7 @@ def _end_by_classifier(episode: Episode, encoder: str, features: np.ndarray, rew
     reward.reset()
     for n in range(1, len(episode)):
         step = PolicyStep(episode=-1 - episode.episode, step=n, encoder=encoder, features=features[n])
-        if reward.step(step, {view: frames[n] for view, frames in episode.images.items()}).success:
+        if reward.step(step).success:
             return n
     return len(episode)
 

@@ -12,9 +12,11 @@ import pytest
 
 pytest.importorskip('rclpy')
 
+from dex_rl_nodes.msg import EpisodeState as EpisodeStateMessage
 from dex_rl_nodes.msg import LearnerState
 from harness import START_HAND, bench, ros  # noqa: F401
 from rclpy.duration import Duration
+from rclpy.serialization import serialize_message
 from transition_parts import episode_parts
 
 from dex_rl_nodes.descriptions import CURRENT_POSE, FRONT_IMAGE, HAND_COMMAND, HAND_JOINTS, IMAGES
@@ -283,6 +285,20 @@ def test_full_disk_is_one_sentence(bench, run):
     table.node._bag._file._file = open('/dev/full', 'r+b', buffering=0)
     with pytest.raises(UserError, match='the disk is full; what was recorded is kept'):
         table.until(lambda: False, 'never')
+
+
+def test_a_disk_that_is_full_when_the_recorder_ends_is_told_too(bench, run, monkeypatch):
+    table = bench(ReplayRecorder, purpose='demos')
+    table.send('episode', EpisodeState(phase=Phase.RUNNING))
+    table.until(lambda: table.node._bag is not None, 'the bag')
+
+    def full(*_message):
+        raise UserError('the disk is full; what was recorded is kept')
+
+    monkeypatch.setattr(table.node._bag, 'write_raw', full)
+    table.node._receive('episode', serialize_message(EpisodeStateMessage()))  # and nobody looks after it any more
+    with pytest.raises(UserError, match='the disk is full'):
+        table.node.close()
 
 
 def test_another_task_is_refused(bench, run):

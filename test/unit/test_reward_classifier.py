@@ -1,5 +1,6 @@
 """The reward classifier learns, measures itself on other episodes, and holds before it calls a success (T30)."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -228,9 +229,15 @@ def test_success_needs_consecutive_ticks_within_an_episode():
     assert verdicts[0].probability == pytest.approx(1 / (1 + np.exp(-5)), rel=1e-5)
 
 
-def test_images_are_encoded_where_the_policy_has_another_encoder():
+def test_features_of_another_encoder_are_refused():
     runner = RewardRunner(Fixed(SHAPE, SETTINGS), ENCODER, threshold=0.9, hold=1)
-    foreign = PolicyStep(encoder='resnet18:9', features=np.full(3, -9, np.float32))
-    assert runner.step(foreign, {'front': np.full(FEATURES, 4)}).success
-    with pytest.raises(UserError, match='resnet18:9'):
-        runner.step(foreign)
+    with pytest.raises(UserError, match='reads encoder demo:1, the policy sends features of "resnet18:9"'):
+        runner.step(PolicyStep(encoder='resnet18:9', features=np.full(FEATURES, 4, np.float32)))
+
+
+def test_nothing_is_measured_where_nothing_is_held_out():
+    some = examples()
+    some.held[:] = False
+    metrics = train_reward(some, SHAPE, SETTINGS, seed=0)[1]
+    assert metrics['precision'] is metrics['recall'] is metrics['loss'] is None
+    assert metrics['held_out_episodes'] == 0 and 'NaN' not in json.dumps(metrics)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.parameters import Parameter, Value
+from dex_rl_nodes.parameters import DEFAULT_RUN, Parameter, Value
 from dex_rl_nodes.stages.bench.measurement import bench_folder
 
 _SEED = Parameter('seed', 0, 'seed of the random numbers', minimum=0, maximum=999)
 _OUT = Parameter('out', '', 'folder of the measurements; empty: bench below the runs')
 _TASK = Parameter('task', 'pull_tissue', 'task, a file of config/tasks/')
-_RUN = Parameter('run', 'default', 'name of a prepared run')
+_RUN = Parameter('run', DEFAULT_RUN, 'name of a prepared run')
 _RESIDUAL = Parameter('residual', 'learned', 'learned, or none: the base policy', choices=('learned', 'none'))
 _RUNS = Parameter('runs', '', 'runs whose evaluations are shown, separated by commas; empty: those of the last report')
 _MINUTES = Parameter('minutes', 10.0, 'how long', 'min', 0.1, 600.0)

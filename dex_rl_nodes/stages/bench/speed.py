@@ -124,10 +124,11 @@ def sac(seed: int = 0) -> Measurement:
 def replay(seed: int = 0, count: int = 20_000) -> Measurement:
     """Adding, memory and sampling of the replay buffer with two ResNet-18 feature vectors."""
     from dex_rl_nodes.learning.replay import Dimensions, MixedSampler, ReplayBuffer
+    from dex_rl_nodes.learning.sac import ResidualSettings
     from dex_rl_nodes.learning.speed import random_transitions
 
     transitions = random_transitions(count, 1024, 4, 8, seed)
-    online = ReplayBuffer(Dimensions.of(transitions[0]))
+    online = ReplayBuffer(Dimensions.of(transitions[0]), ResidualSettings().capacity)
     started = time.perf_counter()
     online.extend(transitions)
     rate = count / (time.perf_counter() - started)
