@@ -78,7 +78,7 @@ def identity(run: RunDirectory, name: str) -> str:
 
 
 def stage_inputs(run: RunDirectory, settings: RunSettings, stage: str) -> dict[str, str]:
-    """All that decides what a training stage yields; stored with its result under `inputs`."""
+    """What a training stage has to be done again for, when it changes; stored with its result under `inputs`."""
     method = config.load_method(settings.method)
     inputs = {'settings': fingerprint(getattr(method, stage)), 'seed': str(settings.seed)}
     inputs['recipe'] = str(_RECIPES[stage])
@@ -89,6 +89,8 @@ def stage_inputs(run: RunDirectory, settings: RunSettings, stage: str) -> dict[s
         inputs['interface'] = settings.interface
     elif stage == 'encoder':
         inputs['held_out'] = fingerprint(method.reward.get('held_out'))  # what measures the classifier is left out
+        # It learns from them too. The first are worth making everything anew, more of them later are not.
+        inputs['sessions'] = 'some' if any(run.bags('reward').glob('*/*.mcap')) else 'none'
     elif stage == 'policy':
         inputs |= {'encoder': identity(run, 'encoder'), 'prior': identity(run, 'prior')}
     elif stage == 'reward':

@@ -104,7 +104,8 @@ _INPUTS = {
     'settings': 'its settings in config/methods', 'recipe': 'the way it is made', 'seed': 'the seed',
     'demos': 'the demonstrations',
     'crops': 'the crops of the task', 'interface': 'the interface', 'encoder': 'the encoder', 'prior': 'the prior',
-    'reward': 'the reward sessions', 'held_out': 'the share of sessions that only measure',
+    'reward': 'the reward sessions', 'sessions': 'whether there are reward sessions',
+    'held_out': 'the share of sessions that only measure',
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.online import OnlineSession
 from dex_rl_nodes.stages.prepare import preparation_works
 from dex_rl_nodes.stages.recordings import ended_episodes
-from dex_rl_nodes.stages.train import encoder_stage
+from dex_rl_nodes.stages.train import encoder_stage, policy_stage, stages_for
 
 AMOUNTS = Amounts(demonstrations=2, shown=1, near_misses=1, rollouts=1, strays=1)
 SETTINGS = RunSettings('pull_tissue', 'sim', 'latent_prior', 'smoke', 7)
@@ -103,6 +103,22 @@ def test_an_encoder_that_is_trained_again_is_the_same(prepared, tmp_path):
     before = read_json(job.run.file('encoder.json'))['sha256']
     encoder_stage(job, lambda done, total: None, again=True)
     assert read_json(job.run.file('encoder.json'))['sha256'] == before
+
+
+def test_the_first_reward_sessions_make_an_encoder_out_of_date_and_further_ones_do_not(prepared, tmp_path):
+    job = copy_of(prepared, tmp_path)
+    folders = sorted(job.run.bags('reward').iterdir())
+    shutil.rmtree(folders[-1])
+    assert not inputs.outdated(job.run, SETTINGS).get('encoder')
+    for folder in folders[:-1]:
+        shutil.rmtree(folder)
+    encoder_stage(job, lambda done, total: None)  # as on a robot where the policy comes first
+    policy_stage(job, lambda done, total: None)
+    assert inputs.is_current(job.run, SETTINGS, 'encoder') and inputs.is_current(job.run, SETTINGS, 'policy')
+    assert stages_for('reward', job) == ['reward']
+    shutil.copytree(prepared.run.bags('reward') / folders[0].name, folders[0])
+    assert inputs.outdated(job.run, SETTINGS)['encoder'] == ['sessions']
+    assert stages_for('reward', job) == ['encoder', 'reward']
 
 
 def test_other_crops_are_noticed_but_not_in_a_run_that_never_noted_them(prepared, tmp_path, monkeypatch):
