@@ -16,6 +16,7 @@ from dex_rl_nodes.drivers.link import LinkLost, SerialLink
 from dex_rl_nodes.errors import UserError
 
 _FIRST_READS = 4  # a position counts when two readings agree, and a reply may be lost
+_SILENT = 0.5  # s; a motor without an answer for so long may be anywhere when it answers again
 _STOP_SENDS = 10  # a stop is commanded so often, for a command may be lost
 JOINTS = ('thumb_rotation', 'thumb_bend', 'index', 'middle', 'ring', 'pinky')
 
@@ -312,7 +313,13 @@ class HandController:
             self._stops_left -= 1
         self._hold_faulty(reading, now)
         self.hand.exchange(self.target if moving else None)
-        if not moving:
+        silent = reading.age(now) > _SILENT
+        if silent.any():
+            # without power it is moved by whatever touches it, and motion starts again from where that was
+            reading.forget(silent)
+            self.target = self._goal = None
+            self.problem = _no_answer(silent)
+        elif not moving:
             # the hand holds by itself; wherever it is, the next command starts there
             self.target = reading.position.astype(np.float64)
 
@@ -323,9 +330,9 @@ class HandController:
             self.hand.exchange(None)
             if np.isfinite(reading.position).all():
                 break
-        missing = [JOINTS[index] for index in np.flatnonzero(~np.isfinite(reading.position))]
-        if missing:
-            self.problem = f'no answer from motor {", ".join(missing)}; check its cable and its id'
+        missing = ~np.isfinite(reading.position)
+        if missing.any():
+            self.problem = _no_answer(missing)
             return False
         self.problem, self._stops_left = '', 0
         self.target = reading.position.astype(np.float64)
@@ -339,3 +346,9 @@ class HandController:
         if faults and now - self._cleared_at > self._clear_interval:
             self._cleared_at = now
             self.hand.clear_faults()
+
+
+def _no_answer(silent: np.ndarray) -> str:
+    """One sentence for motors (6,) bool that do not answer."""
+    names = ', '.join(JOINTS[index] for index in np.flatnonzero(silent))
+    return f'no answer from motor {names}; check its cable and its id'

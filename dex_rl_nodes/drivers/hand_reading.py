@@ -95,6 +95,10 @@ class HandReading:
         """Seconds since the position of each motor was asked for, (6,)."""
         return now - self.time
 
+    def forget(self, motors: np.ndarray) -> None:
+        """The positions of some motors (6,) bool are not known any more."""
+        self.position[motors] = np.nan
+
     def tell_position(self, motor: int, position: float, now: float, speed: float) -> None:
         """Take a position (normalised travel) of motor 0 to 5, if it can be believed.
 

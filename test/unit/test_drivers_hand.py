@@ -118,6 +118,26 @@ def test_missing_motor_is_named_and_nothing_moves(tmp_path, motor):
         assert device.moves == 0 and controller.hand is None
 
 
+@pytest.mark.parametrize('silent', [{3}, {1, 2, 3, 4, 5, 6}])
+def test_a_motor_that_was_silent_starts_again_from_where_it_is_found(tmp_path, silent):
+    """Without power it was moved by whatever touched it; commands went on meanwhile, as those of command_mux do."""
+    goal = np.full(6, 0.3)
+    with RuiyanEmulator(tmp_path / 'hand', start=START) as device:
+        controller = controller_of(RuiyanHand, device.path, largest_step=0.01)
+        cycle_until(controller, lambda r: np.allclose(r.position, goal, atol=2e-3), goal=goal)
+        device.silent = silent
+        cycle_until(controller, lambda r: 'no answer from motor ' in controller.problem, goal=goal)
+        assert controller.problem.count(',') == len(silent) - 1 and controller.target is None
+        for motor in silent:
+            device.motors.position[motor - 1] = device.motors.target[motor - 1] = 0.8
+        device.silent = set()
+        cycle_until(controller, lambda r: controller.target is not None, goal=goal)
+        assert controller.problem == ''
+        for motor in silent:
+            assert controller.target[motor - 1] == pytest.approx(0.8, abs=0.02)
+        cycle_until(controller, lambda r: np.allclose(r.position, goal, atol=2e-3), goal=goal)
+
+
 @pytest.mark.parametrize(
     ('hand', 'emulator', 'options'),
     [
