@@ -26,6 +26,9 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
 
 
+VIEWS = ('front', 'wrist')  # what every network sees, in this order
+
+
 class Camera(Model):
     """One colour camera."""
 
@@ -58,6 +61,8 @@ class Robot(Model):
     @field_validator('cameras')
     @classmethod
     def _on_the_topics_that_nodes_read(cls, cameras: dict[str, Camera]) -> dict[str, Camera]:
+        if set(cameras) != set(VIEWS):
+            raise ValueError(f'the views must be {" and ".join(VIEWS)}, not {", ".join(cameras) or "none"}')
         for view, camera in cameras.items():
             read = f'camera/{view}/color/image_raw'
             if camera.driver != 'file' and camera.topic != read:

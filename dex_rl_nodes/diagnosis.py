@@ -10,7 +10,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 from dex_rl_nodes.descriptions import CURRENT_POSE, GLOVE, HAND_JOINTS, IMAGES, MEASURED_JOINTS
 from dex_rl_nodes.errors import UserError
@@ -19,6 +19,17 @@ from dex_rl_nodes.records import ArmState
 
 Row = tuple[str, str, str, str]  # level, subject, text, fix
 _PROBE_DEADLINE = 60.0  # s
+
+
+class Heard(NamedTuple):
+    """What ROS says of a robot."""
+
+    topics: Mapping[str, Any]  # topic to TopicSample
+    arm: ArmState | None = None
+    controllers: Mapping[str, str] | None = None  # name to state; None: nobody can be asked
+    arm_stands_still: bool = False  # its clock, in the states that come
+
+
 LIBRARIES = ('numpy', 'torch', 'mujoco', 'safetensors', 'rosbags', 'pydantic')
 
 
@@ -101,7 +112,7 @@ def weights() -> Iterator[Row]:
         yield 'good', f'weights, {network}', text, ''
 
 
-def robot_findings(name: str) -> Iterator[Finding]:
+def robot_findings(name: str, namespace: str = '') -> Iterator[Finding]:
     """The preflight of a real robot: limits, arm, hand, glove, SpaceMouse, cameras. Nothing moves."""
     from dex_rl_nodes import config
     from dex_rl_nodes.drivers.preflight import hand, operator
@@ -118,22 +129,22 @@ def robot_findings(name: str) -> Iterator[Finding]:
         yield refusal('robot', error)
         return
     try:
-        heard, arm, controllers = _heard(name)
-        yield from preflight.check_arm(robot, heard[CURRENT_POSE], heard[MEASURED_JOINTS])
+        topics, arm, controllers, stands_still = _heard(name, namespace)
+        yield from preflight.check_arm(robot, topics[CURRENT_POSE], topics[MEASURED_JOINTS])
     except UserError as error:
         yield refusal('ROS topics', error)
-        heard, arm, controllers = {}, None, None
+        topics, arm, controllers, stands_still = Heard({})
     if arm is not None:
-        yield from preflight.check_mode(arm)
+        yield from preflight.check_mode(arm, stands_still)
     if controllers is not None:
         yield from preflight.check_controllers(controllers, settings.arm.controller)
     rate = 2 * robot.control_rate  # two readings per tick
     by_port = hand.check_hand(settings.hand, file)
-    yield from serial_findings('hand', heard.get(HAND_JOINTS), rate, by_port)
+    yield from serial_findings('hand', topics.get(HAND_JOINTS), rate, by_port)
     by_port = operator.check_glove(settings.glove, settings.side, file)
-    yield from serial_findings('glove', heard.get(GLOVE), rate, by_port)
+    yield from serial_findings('glove', topics.get(GLOVE), rate, by_port)
     yield from operator.check_spacemouse(settings.spacemouse, dead_zone)
-    yield from camera_findings(robot.cameras, heard, file)
+    yield from camera_findings(robot.cameras, topics, file)
 
 
 def serial_findings(subject: str, sample: Any, rate: float, by_port: Iterable[Finding]) -> Iterator[Finding]:
@@ -187,8 +198,8 @@ def camera_findings(cameras: dict[str, Any], heard: Mapping[str, Any], file: str
     yield from check_cameras(silent, file)
 
 
-def _heard(robot: str) -> tuple[dict[str, Any], ArmState | None, dict[str, str] | None]:
-    """What ROS says, from a process of its own: topic to TopicSample, state of the arm, its controllers.
+def _heard(robot: str, namespace: str = '') -> Heard:
+    """What ROS says, from a process of its own.
 
     Raises:
         UserError: that process gave no answer.
@@ -196,7 +207,7 @@ def _heard(robot: str) -> tuple[dict[str, Any], ArmState | None, dict[str, str] 
     from dex_rl_nodes.graph import environment
     from dex_rl_nodes.robot.preflight import TopicSample
 
-    command = [sys.executable, '-m', 'dex_rl_nodes.nodes.topic_probe', robot]
+    command = [sys.executable, '-m', 'dex_rl_nodes.nodes.topic_probe', robot, '--ros-args', '-r', f'__ns:=/{namespace}']
     variables = {**os.environ, **environment(os.environ)}
     try:
         result = subprocess.run(
@@ -211,14 +222,16 @@ def _heard(robot: str) -> tuple[dict[str, Any], ArmState | None, dict[str, str] 
     samples = {
         topic: TopicSample(**{**found, 'frames': set(found['frames'])}) for topic, found in answer['topics'].items()
     }
-    return defaultdict(TopicSample, samples), answer['arm'] and ArmState(**answer['arm']), answer['controllers']
+    arm = answer['arm'] and ArmState(**answer['arm'])
+    return Heard(defaultdict(TopicSample, samples), arm, answer['controllers'], answer['arm_stands_still'])
 
 
 def main() -> None:
-    """Print every finding for the robot named on the command line."""
+    """Print every finding for the robot, in the namespace, that the command line names."""
+    robot, namespace = sys.argv[1:]
     rows = [*versions(), *training(), *messages(), *drawing(), *weights()]
-    if (robot := sys.argv[1]) != 'sim':
-        rows += [dataclasses.astuple(finding) for finding in robot_findings(robot)]
+    if robot != 'sim':
+        rows += [dataclasses.astuple(finding) for finding in robot_findings(robot, namespace)]
     print(json.dumps(rows))
 
 

@@ -18,7 +18,7 @@ class HandDevice(Model):
     port: str = Field('/dev/dex_hand', description='serial port')
     baud: int = Field(0, ge=0, description='bits per second; 0: probe')
     speed: float = Field(2.0, gt=0, le=5, description='full travels per second')
-    current: int = Field(600, gt=0, le=1000, description='current limit per motor (mA)')
+    current: int = Field(600, gt=0, le=1000, description='Ruiyan: current limit of each motor itself (mA)')
     current_unit: float = Field(0.001, gt=0, description='one count of current feedback (A); calibrate')
     hand_id: int = Field(1, ge=1, le=254, description='Inspire: address of the hand on its bus')
     rate: float = Field(120.0, gt=0, le=200, description='exchanges per second (Hz)')

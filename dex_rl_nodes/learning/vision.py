@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from dex_rl_nodes.config import Model
+from dex_rl_nodes.config import VIEWS, Model
 from dex_rl_nodes.learning.device import CPU
 
-VIEWS = ('front', 'wrist')
 IMAGE_SIZE = 128  # px; side of the processed views of policy and classifier
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -338,8 +338,10 @@ class EpisodeManager(Node):
 
     def _on_pause(self, request: Any, response: Any) -> Any:
         self._set_pause(request.data)
-        response.success = True
+        response.success = self._pause == request.data  # going on may be refused at once, by a latched stop for example
         response.message = 'goes on' if not self._pause else 'paused after this episode' if self._running else 'paused'
+        if self._pause_reason:
+            response.message += f': {self._pause_reason}'
         return response
 
     def _set_pause(self, pause: bool) -> None:

@@ -14,6 +14,7 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.node import ERROR, Node, run_node
 
+_SILENT = 'the glove has not answered for long enough; check its cable and try again'
 _CALIBRATION_SAMPLES = 30
 _GAP = 0.1  # s between two samples that are not averaged
 
@@ -65,17 +66,15 @@ class GloveDriver(Node):
     def _calibrate_open(self, _request, response):
         self._open = self._mean()
         response.success = self._open is not None
-        response.message = (
-            'open hand taken; now make a fist and call glove_driver/calibrate_fist'
-            if response.success
-            else 'the glove has not answered for long enough; check its cable and try again'
-        )
+        taken = 'open hand taken; now make a fist and call glove_driver/calibrate_fist'
+        response.message = taken if response.success else _SILENT
         return response
 
     def _calibrate_fist(self, _request, response):
         closed = self._mean()
         if self._open is None or closed is None:
-            response.message = 'open your hand and call glove_driver/calibrate_open first'
+            first = 'open your hand and call glove_driver/calibrate_open first'
+            response.message = first if self._open is None else _SILENT
             return response
         try:
             self._calibration = Calibration(self._open, closed)

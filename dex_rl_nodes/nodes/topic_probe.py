@@ -20,11 +20,13 @@ from dex_rl_nodes.descriptions import CURRENT_POSE, GLOVE, HAND_JOINTS, IMAGES, 
 from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.franka_arm import FrankaArm
+from dex_rl_nodes.records import ArmState
 from dex_rl_nodes.robot.preflight import TopicSample
 from dex_rl_nodes.sole_graph import domain_of
 
 SECONDS = 2.0
 _DISCOVERY = 3.0  # s; longest wait for the first message of any topic
+_NEXT_STATE = 0.5  # s; the arm says something a thousand times a second
 _LISTED = 'controller_manager/list_controllers'
 
 
@@ -72,6 +74,16 @@ def controllers(node: Any, seconds: float) -> dict[str, str] | None:
     return {found.name: found.state for found in future.result().controller} if future.done() else None
 
 
+def state_of(arm: Any, node: Any) -> tuple[ArmState | None, bool]:
+    """The state of an arm that is heard, and whether its clock stands still: Humble repeats one after an error."""
+    state, deadline = arm.take(0), time.monotonic() + _NEXT_STATE
+    while state and time.monotonic() < deadline:
+        rclpy.spin_once(node, timeout_sec=0.1)
+        if newer := arm.take(0):
+            return newer, False
+    return state, state is not None
+
+
 def main() -> None:
     """Print what is heard of the robot that is named on the command line."""
     robot = config.load_robot(sys.argv[1])
@@ -83,8 +95,13 @@ def main() -> None:
     topics = [CURRENT_POSE, MEASURED_JOINTS, HAND_JOINTS, GLOVE, *images]
     samples = listen(node, topics, SECONDS)
     heard = {topic: dataclasses.asdict(sample) for topic, sample in samples.items()}
-    state = arm.take(0)
-    answer = {'topics': heard, 'controllers': controllers(node, 1.0), 'arm': state and dataclasses.asdict(state)}
+    state, still = state_of(arm, node)
+    answer = {
+        'topics': heard,
+        'controllers': controllers(node, 1.0),
+        'arm': state and dataclasses.asdict(state),
+        'arm_stands_still': still,
+    }
     print(json.dumps(answer, default=list))
     node.destroy_node()
     rclpy.try_shutdown()

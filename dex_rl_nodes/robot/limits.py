@@ -72,7 +72,7 @@ class HandLimits(Model):
     step: float = Field(0.25, gt=0, le=1.0, description='change of a target in one control tick (travel)')
     velocity: float = Field(2.5, gt=0, le=10, description='speed of a target (travel/s)')
     acceleration: float = Field(50.0, gt=0, le=500, description='braking to rest is always allowed (travel/s^2)')
-    current: float = Field(0.8, gt=0, le=5, description='motor current above which a target may only move back (A)')
+    current: float = Field(0.5, gt=0, le=5, description='motor current above which a target may only move back (A)')
 
     @model_validator(mode='after')
     def _ordered(self) -> 'HandLimits':

@@ -7,16 +7,18 @@ from statistics import median
 import numpy as np
 
 from dex_rl_nodes.config import Robot, Task
+from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.findings import Finding, refusal
 from dex_rl_nodes.records import ARM_JOINTS, ArmState
 from dex_rl_nodes.robot.arm_state import ArmMode, mode_name, problem
+from dex_rl_nodes.robot.events import SafetyEvent
 from dex_rl_nodes.robot.limits import ArmLimits, read_limits
 from dex_rl_nodes.robot.teleop import read_teleop
 
 _SHOULDER = np.array([0.0, 0.0, 0.333])  # m, base frame
 _REACH = 0.855  # m, of an FR3
-_HAND_CURRENT = 1.0  # A; what a motor of the hand can be told at most
+_HAND_CURRENT = 1.0  # A; what a motor of a hand takes at most, where nothing else is said
 _OLDEST = 0.2  # s; the age at which a reading is of no use
 _TICKS = 2  # readings that a control tick needs at least
 
@@ -41,8 +43,8 @@ def check_limits(robot: Robot, tasks: list[Task]) -> Iterator[Finding]:
             text = f'joint {index + 1} from {low} to {high} rad is beyond what older system images of the FR3 allow'
             fix = f'check the version of its system image, or leave out joint_low and joint_high in {file}'
             yield Finding('warning', 'limits', text, fix)
-    if hand.current > _HAND_CURRENT:
-        text = f'hand.current {hand.current:g} A never stops it: its motors take {_HAND_CURRENT:g} A at most'
+    if hand.current >= (most := _motor_current(robot)):
+        text = f'hand.current {hand.current:g} A never stops it: its motors take {most:g} A at most'
         yield Finding('bad', 'limits', text, f'lower limits.hand.current in {file}')
     for view, camera in robot.cameras.items():
         if camera.rate < robot.control_rate:
@@ -50,6 +52,15 @@ def check_limits(robot: Robot, tasks: list[Task]) -> Iterator[Finding]:
             yield Finding('bad', 'limits', text, f'raise cameras.{view}.rate or lower control_rate in {file}')
     for task in tasks:
         yield from _check_workspace(task, lowest)
+
+
+def _motor_current(robot: Robot) -> float:
+    """What a motor of the hand draws at most (A): a Ruiyan hand is told with every command."""
+    try:
+        hand = device_settings(robot).hand
+    except UserError:  # a simulation, or said where the devices are asked
+        return _HAND_CURRENT
+    return hand.current / 1000 if hand.model == 'ruiyan' else _HAND_CURRENT
 
 
 def _check_workspace(task: Task, lowest: float) -> Iterator[Finding]:
@@ -137,9 +148,9 @@ def check_arm(robot: Robot, pose: TopicSample, joints: TopicSample) -> Iterator[
             yield Finding('bad', 'arm joints', text, 'guide the arm back by hand before you start')
 
 
-def check_mode(state: ArmState) -> Iterator[Finding]:
-    """Whether the arm says that it may be moved."""
-    found = problem(state)
+def check_mode(state: ArmState, stands_still: bool = False) -> Iterator[Finding]:
+    """Whether the arm says that it may be moved; what it says while its clock `stands_still` counts for nothing."""
+    found = (SafetyEvent.ARM_STATE_SILENT, '') if stands_still else problem(state)
     if found is None:
         yield Finding('good', 'arm mode', mode_name(state.mode))
         return

@@ -128,6 +128,8 @@ class TeleopMapper:
 
     def buttons(self, buttons: list[int], stamp: int) -> None:
         """Buttons, pressed or not; the list may be short or empty: what it lacks is not pressed."""
+        if self._joy_stamp is not None and not self._fresh(self._joy_stamp, stamp):
+            self._left_since = None  # nobody knows when the left button was let go of
         pressed = _pressed(buttons)
         down, up = pressed - self._pressed, self._pressed - pressed
         self._pressed, self._joy_stamp = pressed, stamp

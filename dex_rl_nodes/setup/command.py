@@ -27,7 +27,7 @@ Commands (each sets everything up when it is first used):
   bench [NAME] [arg:=value ...]             in-process experiments and speed figures
   test [pytest arguments]                   build and run the tests; all of them on all cores, chosen ones on one
   setup                                     set-up alone
-  doctor [robot:=NAME]                      what is used, what is missing, and the fix
+  doctor [robot:=NAME] [namespace:=NAME]    what is used, what is missing, and the fix
 
 Variables: DEXRL_HOME (private environments, ~/.cache/dexrl), DEXRL_RUNS (run directories, ./runs),
 DEXRL_TORCH (PyTorch's build, cpu or cuda; unset: cuda where there is an NVIDIA card), ROS_DOMAIN_ID.

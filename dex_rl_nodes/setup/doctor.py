@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.findings import Finding
+from dex_rl_nodes.namespace import parse_namespace
 from dex_rl_nodes.setup import shared_memory, system
 from dex_rl_nodes.setup.build import run_variables
 from dex_rl_nodes.setup.places import CHECKOUT, Places, home, torch_build
@@ -24,13 +25,13 @@ MARKS = {'good': 'ok  ', 'warning': 'warn', 'bad': 'BAD '}
 
 def examine(places: Places, arguments: list[str]) -> int:
     """Print the report; the exit code is 1 when something is bad."""
-    robot = _robot(arguments)
+    robot, namespace = _robot_and_namespace(arguments)
     checks: list[Callable[[], Iterator[Finding]]] = [
         lambda: _interpreter(places),
         _machine,
         lambda: _resources(places),
         _graph_variables,
-        lambda: _environment(places, robot),
+        lambda: _environment(places, robot, namespace),
     ]
     bad = 0
     for check in checks:
@@ -43,16 +44,17 @@ def examine(places: Places, arguments: list[str]) -> int:
     return 1 if bad else 0
 
 
-def _robot(arguments: list[str]) -> str:
+def _robot_and_namespace(arguments: list[str]) -> tuple[str, str]:
+    given = {'robot': 'sim', 'namespace': ''}
     for text in arguments:
         name, separator, value = text.partition(':=')
-        if name != 'robot' or not separator:
-            raise UserError(f'doctor takes robot:=NAME, not "{text}"')
-        valid = sorted(path.stem for path in (CHECKOUT / 'config' / 'robots').glob('*.yaml'))
-        if value not in valid:
-            raise UserError(f'robot must be one of {", ".join(valid)}, not "{value}"')
-        return value
-    return 'sim'
+        if name not in given or not separator:
+            raise UserError(f'doctor takes robot:=NAME and namespace:=NAME, not "{text}"')
+        given[name] = value
+    valid = sorted(path.stem for path in (CHECKOUT / 'config' / 'robots').glob('*.yaml'))
+    if given['robot'] not in valid:
+        raise UserError(f'robot must be one of {", ".join(valid)}, not "{given["robot"]}"')
+    return given['robot'], parse_namespace(given['namespace'])
 
 
 def _interpreter(places: Places) -> Iterator[Finding]:
@@ -141,12 +143,12 @@ def _graph_variables() -> Iterator[Finding]:
     yield Finding('good', 'discovery range', f'{name}={os.environ.get(name, "LOCALHOST")}')
 
 
-def _environment(places: Places, robot: str) -> Iterator[Finding]:
+def _environment(places: Places, robot: str, namespace: str) -> Iterator[Finding]:
     """What only the environment itself can tell: versions, drawing, weights, devices."""
     if not places.is_complete():
         return
     variables = {**os.environ, **run_variables(places)}
-    command = [places.python, '-m', 'dex_rl_nodes.diagnosis', robot]
+    command = [places.python, '-m', 'dex_rl_nodes.diagnosis', robot, namespace]
     try:
         result = subprocess.run(
             command, env=variables, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=_DEADLINE

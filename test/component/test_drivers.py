@@ -121,6 +121,9 @@ def test_glove_driver_calibrates_and_falls_silent_with_the_glove(ros, tmp_path):
     bench.spin_until(lambda: list(bench.received[-1].position) == pytest.approx([0.5] * 6, abs=0.01))
     device.unplug()
     bench.spin_until(lambda: bench.node._glove.problem)
+    future = client.call_async(Trigger.Request())
+    bench.spin_until(future.done)
+    assert future.result().message == 'the glove has not answered for long enough; check its cable and try again'
     bench.close()
 
 

@@ -117,7 +117,8 @@ def test_a_safety_stop_calls_a_reset_off_and_the_next_one_waits_for_its_release(
     reason = graph.wait_phase(Phase.PAUSED).reason
     assert reason == 'safety event 503; call command_mux/reset_stop, then episode_manager/pause with false'
     graph.answer()
-    graph.table.call('episode_manager/pause', data=False)
+    answer = graph.table.call('episode_manager/pause', data=False)
+    assert not answer.success and answer.message.startswith('paused: safety event 503; call command_mux/reset_stop')
     graph.table.until(lambda: [state.phase for state in graph.states].count(Phase.PAUSED) == 2, 'the pause, again')
     graph.table.send('safety_stop', String())
     graph.table.until(lambda: not graph.table.node._latched, 'the release')

@@ -127,6 +127,9 @@ def test_a_camera_on_a_topic_that_nobody_reads_is_refused(monkeypatch, tmp_path)
         load_robot('fr3_ruiyan')
     path.write_text(text.replace("image_raw, serial: ''", 'image_raw, driver: file, device: bag'))
     assert load_robot('fr3_ruiyan').cameras['wrist'].topic == 'camera/hand/color/image_raw'
+    path.write_text(text.replace('  wrist: {', '  side: {'))
+    with pytest.raises(UserError, match=r'the views must be front and wrist, not front, side'):
+        load_robot('fr3_ruiyan')
 
 
 def test_a_camera_that_is_no_realsense_is_read_by_our_driver(monkeypatch):

@@ -75,7 +75,12 @@ def test_limits_that_are_wider_than_older_robots_allow_are_a_warning():
 
 
 def test_a_hand_current_that_never_stops_it_is_named():
-    robot = ROBOT.model_copy(update={'limits': {'hand': {'current': 2.0}}})
+    for current, cap in ((0.7, 600), (0.5, 400)):
+        devices = {**ROBOT.devices, 'hand': {**ROBOT.devices['hand'], 'current': cap}}
+        robot = ROBOT.model_copy(update={'limits': {'hand': {'current': current}}, 'devices': devices})
+        said = f'hand.current {current:g} A never stops it: its motors take {cap / 1000:g} A at most'
+        assert said in texts(check_limits(robot, []), 'bad')[0]
+    robot = ROBOT.model_copy(update={'limits': {'hand': {'current': 2.0}}, 'devices': {}})
     assert 'hand.current 2 A never stops it' in texts(check_limits(robot, []), 'bad')[0]
 
 
@@ -174,6 +179,11 @@ def test_the_mode_of_the_arm_is_named(state, level, words):
     assert words in text
 
 
+def test_a_mode_that_is_only_repeated_counts_for_nothing():
+    (text,) = texts(check_mode(ArmState(mode=ArmMode.MOVE), stands_still=True), 'bad')
+    assert 'says nothing about itself: it stopped itself' in text
+
+
 def test_a_camera_that_is_published_is_judged_by_its_topic():
     sample = heard(30.0, frames={'camera_color_optical_frame'})
     found = diagnosis.camera_findings({'front': ROBOT.cameras['front']}, {FRONT_IMAGE: sample}, 'x.yaml')
@@ -221,7 +231,7 @@ def test_the_preflight_of_a_robot_that_is_not_there_names_every_device(monkeypat
     cameras = {view: camera.model_copy(update=absent) for view, camera in ROBOT.cameras.items()}
     robot = ROBOT.model_copy(update={'devices': devices, 'cameras': cameras})
     monkeypatch.setattr(config, 'load_robot', lambda name: robot)
-    monkeypatch.setattr(diagnosis, '_heard', lambda robot: (diagnosis.defaultdict(TopicSample), None, {}))
+    monkeypatch.setattr(diagnosis, '_heard', lambda *_: diagnosis.Heard(diagnosis.defaultdict(TopicSample), None, {}))
     found = list(diagnosis.robot_findings('fr3_ruiyan'))
     bad = [finding.subject for finding in found if finding.level == 'bad']
     # both cameras are one device, and that is not there
@@ -246,8 +256,8 @@ def test_the_preflight_of_a_whole_robot_of_emulated_devices_is_good(monkeypatch,
     monkeypatch.setattr(config, 'load_robot', lambda name: robot)
     topics = {CURRENT_POSE: heard(), MEASURED_JOINTS: joints()}
     controllers = {device_settings(robot).arm.controller: 'active'}
-    answer = diagnosis.defaultdict(TopicSample, topics), ArmState(mode=ArmMode.MOVE), controllers
-    monkeypatch.setattr(diagnosis, '_heard', lambda robot: answer)
+    answer = diagnosis.Heard(diagnosis.defaultdict(TopicSample, topics), ArmState(mode=ArmMode.MOVE), controllers)
+    monkeypatch.setattr(diagnosis, '_heard', lambda *_: answer)
     operator = OperatorDevices(tmp_path, device_settings(robot).glove)
     operator.plug_in()
     try:
@@ -264,7 +274,7 @@ def test_the_preflight_of_a_whole_robot_of_emulated_devices_is_good(monkeypatch,
 def test_beside_a_running_graph_the_ports_of_hand_and_glove_are_left_alone(monkeypatch):
     hands = joints([0.4] * 6, JOINTS)
     topics = {CURRENT_POSE: heard(), MEASURED_JOINTS: joints(), HAND_JOINTS: hands, GLOVE: hands}
-    monkeypatch.setattr(diagnosis, '_heard', lambda robot: (diagnosis.defaultdict(TopicSample, topics), None, None))
+    monkeypatch.setattr(diagnosis, '_heard', lambda *_: diagnosis.Heard(diagnosis.defaultdict(TopicSample, topics)))
     monkeypatch.setattr(diagnosis, 'camera_findings', lambda *_: iter(()))
     found = [finding for finding in diagnosis.robot_findings('fr3_ruiyan') if finding.subject in ('hand', 'glove')]
     assert [(finding.subject, finding.level) for finding in found] == [('hand', 'good'), ('glove', 'good')]
@@ -277,6 +287,6 @@ def test_a_ros_that_does_not_answer_is_said(monkeypatch):
 
 
 def test_a_robot_without_devices_says_so(monkeypatch):
-    monkeypatch.setattr(diagnosis, '_heard', lambda robot: (diagnosis.defaultdict(TopicSample), None, None))
+    monkeypatch.setattr(diagnosis, '_heard', lambda *_: diagnosis.Heard(diagnosis.defaultdict(TopicSample)))
     (*_, last) = diagnosis.robot_findings('sim')
     assert last.level == 'bad' and 'has no devices' in last.text

@@ -61,7 +61,8 @@ def test_help_needs_no_set_up(tmp_path):
         (['lunch'], ['no command "lunch"', 'launch', 'doctor']),
         (['setup', 'now'], ['setup takes no arguments', 'now']),
         (['doctor', 'robot:=r2d2'], ['robot must be one of', 'sim']),
-        (['doctor', 'sim'], ['doctor takes robot:=NAME']),
+        (['doctor', 'sim'], ['doctor takes robot:=NAME and namespace:=NAME']),
+        (['doctor', 'namespace:=left-arm'], ['namespace "left-arm" is not one of ROS']),
     ],
 )
 def test_wrong_commands_are_refused_in_one_sentence(arguments, words):
@@ -335,7 +336,7 @@ def test_a_device_that_hangs_is_a_finding_of_the_doctor(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor.subprocess, 'run', hang)
     places = Places(tmp_path, tmp_path, '')
     monkeypatch.setattr(Places, 'is_complete', lambda _: True)
-    (finding,) = doctor._environment(places, 'fr3_ruiyan')
+    (finding,) = doctor._environment(places, 'fr3_ruiyan', '')
     assert finding.level == 'bad' and 'no answer within 120 s: a device hangs' in finding.text
 
 

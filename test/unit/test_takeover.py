@@ -284,6 +284,18 @@ def test_left_button_tap_is_success_and_a_long_press_discards():
     assert mapper.update(REST, [0], GLOVE, 46 * PERIOD).mark == Mark.NONE
 
 
+@pytest.mark.parametrize('silence', [4, 12])
+def test_a_spacemouse_that_is_lost_with_its_left_button_down_marks_nothing(silence):
+    """When it is back its buttons are up: nobody knows how long the left one was held."""
+    mapper = TeleopMapper()
+    for tick in range(3):
+        assert mapper.update(REST, [1], GLOVE, tick * PERIOD).mark == Mark.NONE
+    back = range(2 + silence, 20 + silence)
+    assert {mapper.update(REST, [0], GLOVE, tick * PERIOD).mark for tick in back} == {Mark.NONE}
+    tap = [mapper.update(REST, [int(tick == 41)], GLOVE, tick * PERIOD).mark for tick in range(40, 45)]
+    assert tap[2] == Mark.SUCCESS
+
+
 @pytest.mark.parametrize('mark', list(Mark))
 def test_marks_of_an_operator_arrive_once(mark):
     mapper = TeleopMapper()
