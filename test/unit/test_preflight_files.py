@@ -108,7 +108,8 @@ def test_a_workspace_that_cannot_be_is_named(task, table, level, words):
 def test_a_file_of_another_robot_is_refused(monkeypatch, tmp_path):
     folder = tmp_path / 'robots'
     folder.mkdir()
-    (folder / 'fr3_ruiyan.yaml').write_text('name: panda_allegro\ncameras: {}\n')
+    views = ', '.join(f'{view}: {{topic: camera/{view}/color/image_raw}}' for view in ('front', 'wrist'))
+    (folder / 'fr3_ruiyan.yaml').write_text(f'name: panda_allegro\ncameras: {{{views}}}\n')
     monkeypatch.setattr(config, 'config_directory', lambda: tmp_path)
     with pytest.raises(UserError, match='describes the robot "panda_allegro", not "fr3_ruiyan"; put the right file'):
         load_robot('fr3_ruiyan')
