@@ -116,14 +116,15 @@ def robot_findings(name: str, namespace: str = '') -> Iterator[Finding]:
     """The preflight of a real robot: limits, arm, hand, glove, SpaceMouse, cameras. Nothing moves."""
     from dex_rl_nodes import config
     from dex_rl_nodes.drivers.preflight import hand, operator
-    from dex_rl_nodes.drivers.settings import device_settings
+    from dex_rl_nodes.drivers.settings import device_settings, motor_current
     from dex_rl_nodes.robot import preflight
     from dex_rl_nodes.robot.teleop import read_teleop
 
     file = f'config/robots/{name}.yaml'
     try:
         robot = config.load_robot(name)
-        yield from preflight.check_limits(robot, [config.load_task(task) for task in config.names('tasks')])
+        tasks = [config.load_task(task) for task in config.names('tasks')]
+        yield from preflight.check_limits(robot, tasks, motor_current(robot))
         settings, dead_zone = device_settings(robot), read_teleop(robot).dead_zone
     except UserError as error:
         yield refusal('robot', error)

@@ -106,3 +106,9 @@ def device_settings(robot: Robot) -> Devices:
         first = error.errors()[0]
         where = '.'.join(['devices', *(str(part) for part in first['loc'])])
         raise UserError(f'config/robots/{robot.name}.yaml: {where}: {first["msg"]}') from None
+
+
+def motor_current(robot: Robot) -> float:
+    """What a motor of the hand of a robot draws at most (A); a Ruiyan hand is told with every command."""
+    hand = device_settings(robot).hand
+    return hand.current / 1000 if hand.model == 'ruiyan' else 1.0

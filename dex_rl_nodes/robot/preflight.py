@@ -7,7 +7,6 @@ from statistics import median
 import numpy as np
 
 from dex_rl_nodes.config import Robot, Task
-from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.findings import Finding, refusal
 from dex_rl_nodes.records import ARM_JOINTS, ArmState
@@ -23,8 +22,14 @@ _OLDEST = 0.2  # s; the age at which a reading is of no use
 _TICKS = 2  # readings that a control tick needs at least
 
 
-def check_limits(robot: Robot, tasks: list[Task]) -> Iterator[Finding]:
-    """Whether the limits of a robot, and the workspaces of tasks under them, make sense."""
+def check_limits(robot: Robot, tasks: list[Task], motor_current: float = _HAND_CURRENT) -> Iterator[Finding]:
+    """Whether the limits of a robot, and the workspaces of tasks under them, make sense.
+
+    Args:
+        robot: whose limits.
+        tasks: whose workspaces.
+        motor_current: what a motor of its hand draws at most (A).
+    """
     file = f'config/robots/{robot.name}.yaml'
     try:
         limits = read_limits(robot)
@@ -43,8 +48,8 @@ def check_limits(robot: Robot, tasks: list[Task]) -> Iterator[Finding]:
             text = f'joint {index + 1} from {low} to {high} rad is beyond what older system images of the FR3 allow'
             fix = f'check the version of its system image, or leave out joint_low and joint_high in {file}'
             yield Finding('warning', 'limits', text, fix)
-    if hand.current >= (most := _motor_current(robot)):
-        text = f'hand.current {hand.current:g} A never stops it: its motors take {most:g} A at most'
+    if hand.current >= motor_current:
+        text = f'hand.current {hand.current:g} A never stops it: its motors take {motor_current:g} A at most'
         yield Finding('bad', 'limits', text, f'lower limits.hand.current in {file}')
     for view, camera in robot.cameras.items():
         if camera.rate < robot.control_rate:
@@ -52,15 +57,6 @@ def check_limits(robot: Robot, tasks: list[Task]) -> Iterator[Finding]:
             yield Finding('bad', 'limits', text, f'raise cameras.{view}.rate or lower control_rate in {file}')
     for task in tasks:
         yield from _check_workspace(task, lowest)
-
-
-def _motor_current(robot: Robot) -> float:
-    """What a motor of the hand draws at most (A): a Ruiyan hand is told with every command."""
-    try:
-        hand = device_settings(robot).hand
-    except UserError:  # a simulation, or said where the devices are asked
-        return _HAND_CURRENT
-    return hand.current / 1000 if hand.model == 'ruiyan' else _HAND_CURRENT
 
 
 def _check_workspace(task: Task, lowest: float) -> Iterator[Finding]:

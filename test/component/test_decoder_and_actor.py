@@ -104,7 +104,7 @@ def test_actor_without_weights_passes_the_base_on_bit_for_bit(bench, interface):
 def test_actor_without_weights_is_not_scored_as_a_learned_one(bench, interface):
     table = bench(ResidualActor, ResidualRunner(interface))
     table.send('episode', EpisodeState(1000, 0, Phase.RUNNING, purpose='evaluation'))
-    with pytest.raises(UserError, match='has learned no residual yet; run online_rl.launch.py'):
+    with pytest.raises(UserError, match='no residual yet; run ./dexrl launch online_rl.launch.py'):
         table.until(lambda: False, 'never')
 
 

@@ -11,7 +11,7 @@ from dex_rl_nodes.descriptions import CURRENT_POSE, FRONT_IMAGE, GLOVE, HAND_JOI
 from dex_rl_nodes.drivers.emulators.hands import RuiyanEmulator
 from dex_rl_nodes.drivers.emulators.operator_devices import OperatorDevices
 from dex_rl_nodes.drivers.hand import JOINTS
-from dex_rl_nodes.drivers.settings import device_settings
+from dex_rl_nodes.drivers.settings import device_settings, motor_current
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.findings import refusal
 from dex_rl_nodes.recording.writer import BagWriter
@@ -79,8 +79,8 @@ def test_a_hand_current_that_never_stops_it_is_named():
         devices = {**ROBOT.devices, 'hand': {**ROBOT.devices['hand'], 'current': cap}}
         robot = ROBOT.model_copy(update={'limits': {'hand': {'current': current}}, 'devices': devices})
         said = f'hand.current {current:g} A never stops it: its motors take {cap / 1000:g} A at most'
-        assert said in texts(check_limits(robot, []), 'bad')[0]
-    robot = ROBOT.model_copy(update={'limits': {'hand': {'current': 2.0}}, 'devices': {}})
+        assert said in texts(check_limits(robot, [], motor_current(robot)), 'bad')[0]
+    robot = ROBOT.model_copy(update={'limits': {'hand': {'current': 2.0}}})
     assert 'hand.current 2 A never stops it' in texts(check_limits(robot, []), 'bad')[0]
 
 
