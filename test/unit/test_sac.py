@@ -33,6 +33,16 @@ def make(interface=None, context=0, seed=0, **settings) -> tuple[ResidualSac, Ba
     return sac, batch
 
 
+def make_imitator(**settings) -> tuple[ResidualSac, Batch]:
+    """An agent that does nothing but imitate: its critic says 0 whatever is done."""
+    usual = {'imitation_weight': 5.0, 'residual_penalty': 0.0, 'learning_rate': 3e-3, 'initial_temperature': 1e-6}
+    sac, batch = make(**usual | settings)
+    with torch.no_grad():
+        for member in sac.critic.members:
+            member.head.weight.zero_()
+    return sac, batch
+
+
 def test_tanh_normal_is_a_density():
     """T4: integrates to one; log-probability exact where the naive form breaks."""
     grid = torch.linspace(-1 + 1e-5, 1 - 1e-5, 400_001, dtype=torch.float64)
@@ -280,10 +290,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
 @pytest.mark.parametrize('weight', [0.0, 5.0])
 def test_the_mean_residual_goes_to_what_a_person_did_where_one_acted(weight):
     """T19: with no other term the residual fits the shown correction as far as it reaches."""
-    sac, batch = make(imitation_weight=weight, residual_penalty=0.0, learning_rate=3e-3, initial_temperature=1e-6)
-    with torch.no_grad():
-        for member in sac.critic.members:
-            member.head.weight.zero_()
+    sac, batch = make_imitator(imitation_weight=weight)
     base, context = batch.interface_inputs(following=False)
     base.clamp_(-0.3, 0.3)
     wanted = torch.full((32, 7), 0.5)
@@ -324,16 +331,7 @@ def test_noise_keeps_imitation_from_relying_on_what_was_done_before():
     """What is to be done is seen as well as told by the last hand target; with noise on this the actor looks."""
     relied = []
     for noise in (0.0, 3.0):
-        sac, batch = make(
-            imitation_weight=5.0,
-            residual_penalty=0.0,
-            learning_rate=3e-3,
-            initial_temperature=1e-6,
-            imitation_noise=noise,
-        )
-        with torch.no_grad():
-            for member in sac.critic.members:
-                member.head.weight.zero_()
+        sac, batch = make_imitator(imitation_noise=noise)
         sign = torch.where(torch.arange(32) % 2 == 0, 1.0, -1.0)
         told = STATE_DIM + HISTORY_LENGTH * HAND_DIM - 1
         batch.features.mul_(0.1)[:, 0] = sign
@@ -354,16 +352,7 @@ def test_noise_on_the_features_keeps_imitation_from_learning_frames_by_heart():
     """The action is told by one feature, and every frame had its own mistake on top; frames never seen have none."""
     wrong = []
     for noise in (0.0, 1.0):
-        sac, batch = make(
-            imitation_weight=5.0,
-            residual_penalty=0.0,
-            learning_rate=3e-3,
-            initial_temperature=1e-6,
-            feature_noise=noise,
-        )
-        with torch.no_grad():
-            for member in sac.critic.members:
-                member.head.weight.zero_()
+        sac, batch = make_imitator(feature_noise=noise)
         sign = torch.where(torch.arange(32) % 2 == 0, 1.0, -1.0)[:, None]
         batch.features[:, :1], batch.proprioception[:] = sign, 0
         base, context = batch.interface_inputs(following=False)
