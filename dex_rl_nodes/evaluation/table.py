@@ -80,25 +80,28 @@ def interface_table(cells: Sequence[Mapping]) -> str:
 
     Success is pooled over the tasks that every interface has which was scored at that stage, so that all rows of a
     column are about the same episodes. The test error is that of what an interface is fitted to: the next target
-    from the history for a prior, the target from its own code for the others.
+    from the history for a prior, the target from its own code for the others. Of VQ it tells, in place of active
+    units, the perplexity of its 16 codes.
     """
     lines = [
         '| interface | cells | imitation | after RL | jitter J / J of raw imitation: imitation | after RL '
-        '| off-manifold ratio | test error of the interface | active units |',
+        '| off-manifold ratio | test error of the interface | active units (VQ: codes used) |',
         '|---|---|---|---|---|---|---|---|---|',
     ]
-    jitter, measured = normalised_jitter(cells), ('off_manifold_ratio', 'test_rmse_mean', 'active_units')
+    jitter = normalised_jitter(cells)
+    measured = ('off_manifold_ratio', 'test_rmse_mean', 'active_units', 'code_perplexity')
     common = {stage: _common_tasks(cells, stage) for stage in STAGES}
     for interface in _ordered(cells, 'interface'):
         part = [cell for cell in cells if cell['interface'] == interface]
         same = {stage: [cell for cell in part if cell['task'] in common[stage]] for stage in STAGES}
         tasks = ', '.join(str(sum(stage in cell for cell in same[stage])) for stage in STAGES)
         prior = {key: _known_mean([cell['prior'].get(key) for cell in part]) for key in measured}
+        units = prior['code_perplexity'] if prior['active_units'] is None else prior['active_units']
         scores = jitter.get(interface, {})
         row = [
             interface, tasks, *(_success(same[stage], stage) for stage in STAGES),
             *(_number(scores.get(stage), 2) for stage in STAGES), _number(prior['off_manifold_ratio']),
-            _number(prior['test_rmse_mean'], 4), _number(prior['active_units'], 1),
+            _number(prior['test_rmse_mean'], 4), _number(units, 1),
         ]  # fmt: skip
         lines.append(f'| {" | ".join(row)} |')
     return '\n'.join(lines)

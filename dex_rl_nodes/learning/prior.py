@@ -10,7 +10,14 @@ import torch
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.evaluation.manifold import off_manifold_ratio
-from dex_rl_nodes.learning.interfaces import ActionInterface, LatentPrior, PriorSettings, create_interface, hand_windows
+from dex_rl_nodes.learning.interfaces import (
+    ActionInterface,
+    LatentPrior,
+    PriorSettings,
+    ResidualVq,
+    create_interface,
+    hand_windows,
+)
 from dex_rl_nodes.learning.schedule import Progress, no_progress, split_episodes
 
 ACTIVE_KL = 0.05  # nats; a latent dimension above it carries information
@@ -35,8 +42,9 @@ def train_prior(
             taken as normalised travel [0, 1] already.
 
     Returns:
-        The frozen interface; what was measured: `test_rmse` per joint in normalised units, `active_units`,
-        `kl_per_unit`, `off_manifold_ratio` at displacement 0.2 (None where there is no such step), and more.
+        The frozen interface; what was measured: `test_rmse` per joint in normalised units, `active_units` and
+        `kl_per_unit` (of a prior), `code_perplexity` (of a quantiser), `off_manifold_ratio` at displacement 0.2
+        (None where there is no such step), and more.
 
     Raises:
         UserError: too few or empty episodes, or numbers that are not finite.
@@ -127,15 +135,16 @@ def _measure(model: ActionInterface, fit_on, test_on, seed: int) -> dict:
         context = model.context(test_on.history.flatten(1))  # the same for all interfaces
         points = model.project_hand(test_on.target, context)
         ratio = off_manifold_ratio(
-            lambda z, c: model.normalise(model.decode_hand(z, c)),
+            lambda z, c: model.normalise(model.decode_hand(z, c)).clamp(0, 1),  # as it would be executed
             points, context, model.normalise(fit_on.target), DISPLACEMENT, seed,
         )  # fmt: skip
         ratio = round(ratio, 5) if math.isfinite(ratio) else None
     return {
         'test_rmse': [round(value, 6) for value in rmse.tolist()],
         'test_rmse_mean': round(float(rmse.mean()), 6),
-        'active_units': sum(value > ACTIVE_KL for value in kl) if kl else model.hand_core_dim,
+        'active_units': sum(value > ACTIVE_KL for value in kl) if kl else None,
         'kl_per_unit': [round(value, 4) for value in kl],
+        'code_perplexity': round(model.perplexity(test_on.target), 2) if isinstance(model, ResidualVq) else None,
         'off_manifold_ratio': ratio,
         'displacement': DISPLACEMENT,
         'residual_scale': [round(value, 4) for value in model.residual_scale().tolist()],

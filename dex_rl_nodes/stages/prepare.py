@@ -12,7 +12,8 @@ _COMMANDS = {
     'encoder': 'train encoder', 'prior': 'train prior', 'policy': 'train policy', 'reward': 'train reward',
 }  # fmt: skip
 _SHOWN = (
-    'n', 'successes', 'test_rmse_mean', 'active_units', 'off_manifold_ratio', 'precision', 'recall', 'steps', 'seconds',
+    'n', 'successes', 'test_rmse_mean', 'active_units', 'code_perplexity', 'off_manifold_ratio', 'precision', 'recall',
+    'steps', 'seconds',
 )  # fmt: skip
 
 

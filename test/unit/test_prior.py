@@ -35,15 +35,17 @@ def test_prior_predicts_and_stays_on_the_manifold(trained):
     assert metrics['raw']['off_manifold_ratio'] > metrics['pca']['off_manifold_ratio'] > 0.2
     assert 0.05 < prior['off_manifold_ratio'] < 0.2 * metrics['pca']['off_manifold_ratio']
     assert metrics['vq']['off_manifold_ratio'] is None
+    assert metrics['raw']['active_units'] is None and prior['code_perplexity'] is None
 
 
 def test_quantiser_uses_its_codes(trained):
     vq, metrics = trained['vq']
     poses = torch.from_numpy(np.concatenate(curved_hand(27)))
     used = torch.cdist(poses, vq.table).argmin(1)
-    share = torch.bincount(used, minlength=16) / len(used)
-    perplexity = float(torch.exp(-(share * (share + 1e-12).log()).sum()))
-    assert perplexity > 5  # of 16; in most of these poses the hand rests at one of two ends
+    assert vq.perplexity(poses) > 5  # of 16; in most of these poses the hand rests at one of two ends
+    assert vq.perplexity(poses[:1].repeat(9, 1)) == pytest.approx(1)
+    assert vq.perplexity(vq.table) == pytest.approx(16)
+    assert metrics['code_perplexity'] > 4
     error = float((poses - vq.table[used]).square().sum(1).mean())
     assert metrics['test_rmse_mean'] < 0.12
     assert _means_error(poses, 16) < error < _means_error(poses, 4) / 4

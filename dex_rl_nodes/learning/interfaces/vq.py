@@ -140,6 +140,12 @@ class ResidualVq(ActionInterface):
             level.update(rest_before, indices, generator)
         return total
 
+    def perplexity(self, hand: Tensor) -> float:
+        """How many of the codes hand targets (N, D) use: the exponential of the entropy of their shares."""
+        used = torch.cdist(self.normalise(hand), self.table).argmin(1)
+        share = torch.bincount(used, minlength=len(self.table)) / len(used)
+        return float(torch.special.entr(share).sum().exp())
+
     @torch.no_grad()
     def _tabulate(self, target: Tensor) -> None:
         """Decode every joint code and sort by the first principal component of the targets."""
