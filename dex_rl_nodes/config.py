@@ -92,7 +92,7 @@ class Task(Model):
 
     name: str
     description: str
-    demonstrations: int = Field(gt=0, description='successful demonstrations to collect')
+    demonstrations: int = Field(gt=0, description='successful demonstrations to collect; so many are learned from')
     near_misses: int = Field(
         28, gt=0, le=500, description='failures shown to the classifier; more where something is put down'
     )

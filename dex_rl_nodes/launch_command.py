@@ -51,10 +51,7 @@ def run_with_supervisor(app: Application, values: dict) -> int:
     with tempfile.TemporaryDirectory(prefix='dexrl-') as folder:
         parameter_file = str(values.get('parameter_file', ''))
         commands = {process.name: command_line(process, Path(folder), parameter_file) for process in processes}
-        supervisor = Supervisor(
-            processes, commands, dict(os.environ), log=lambda text: print(f'[dexrl] {text}', flush=True)
-        )
-        return supervisor.run()
+        return Supervisor(processes, commands, dict(os.environ)).run()
 
 
 def run(arguments: list[str]) -> int:

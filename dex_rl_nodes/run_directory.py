@@ -9,13 +9,14 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dex_rl_nodes import __version__
+from dex_rl_nodes import __version__, config
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.paths import runs_directory
 
 _UMASK = os.umask(0)  # can only be read by setting it
 os.umask(_UMASK)
 _LISTED = 8  # runs, at most, in a sentence
+_UNITS = ('control_rate', 'translation_scale', 'rotation_scale')  # of the robot; what a stored action means
 PURPOSES = ('demos', 'reward', 'online', 'evaluation')
 
 
@@ -102,18 +103,27 @@ class RunDirectory:
         self.path = (parent or runs_directory()) / name
 
     def create(self, settings: RunSettings) -> 'RunDirectory':
-        """Create the run, or check that the existing one has the same settings."""
-        if self.exists:
-            stored = self.settings()
-            for key, value in asdict(settings).items():
-                if getattr(stored, key) != value:
-                    raise UserError(
-                        f'run "{self.name}" was made with {key} {getattr(stored, key)}, not {value}; '
-                        f'choose another run:=NAME or the same {key}'
-                    )
+        """Create the run, or check that the existing one has the same settings, and actions that mean the same."""
+        robot = config.load_robot(settings.robot)
+        units = {key: getattr(robot, key) for key in _UNITS}
+        if not self.exists:
+            about = {'version': __version__, 'created': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}
+            write_json(self.file('run.json'), {**asdict(settings), **units, **about})
             return self
-        created = time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
-        write_json(self.file('run.json'), {**asdict(settings), 'version': __version__, 'created': created})
+        stored = self.settings()
+        for key, value in asdict(settings).items():
+            if getattr(stored, key) != value:
+                raise UserError(
+                    f'run "{self.name}" was made with {key} {getattr(stored, key)}, not {value}; '
+                    f'choose another run:=NAME or the same {key}'
+                )
+        content = read_json(self.file('run.json'))
+        for key, value in units.items():
+            if content.get(key, value) != value:
+                raise UserError(
+                    f'run "{self.name}" was made with {key} {content[key]:g} in config/robots/{robot.name}.yaml, not '
+                    f'{value:g}: recorded actions would mean another motion; put it back or choose another run:=NAME'
+                )
         return self
 
     @property

@@ -5,13 +5,15 @@ be restarted, and which end ends everything.
 """
 
 import os
+import queue
 import shlex
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
@@ -29,6 +31,8 @@ GRACE = 4.5  # s between SIGINT and SIGKILL, so that everything is gone within 5
 CHECK_PERIOD = 0.1  # s between two looks for ended processes
 RESTART_DELAY = 1.0  # s before the first restart; doubles with each
 STARTING = 5.0  # s in which a process may still be on its way to handle SIGINT
+_WAITING = 1000  # outputs that may wait for the terminal
+_FAREWELL = 1.0  # s for the last of them
 USER_ERROR = 2  # exit code: a person has to act, starting again cannot help
 
 
@@ -58,12 +62,54 @@ class _Watcher(Watcher):
             interrupt.accept()
 
 
-class _Lines:
-    """Writes the output of a process line by line, each with the name of the process."""
+class _Terminal:
+    """Writes in a thread of its own: output that nobody takes (Ctrl-S, a pager) must not stop who supervises."""
 
-    def __init__(self, name: str):
+    def __init__(self):
+        self._waiting: queue.Queue[bytes | None] = queue.Queue(_WAITING)
+        self._left_out = 0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def write(self, data: bytes) -> None:
+        """Write some lines; those for which there is no room are counted, and told later."""
+        try:
+            self._waiting.put_nowait(data)
+        except queue.Full:
+            self._left_out += data.count(b'\n')
+
+    def log(self, text: str) -> None:
+        """Write a sentence for the person."""
+        self.write(f'[dexrl] {text}\n'.encode())
+
+    def close(self) -> None:
+        """Write what waits, if it is taken."""
+        try:
+            self._waiting.put(None, timeout=_FAREWELL)
+        except queue.Full:
+            return
+        self._thread.join(_FAREWELL)
+
+    def _run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while (data := self._waiting.get()) is not None:
+            if left_out := self._left_out:
+                self._left_out = 0
+                data = f'[dexrl] {left_out} lines were left out, for nobody took them\n'.encode() + data
+            try:
+                while data:
+                    data = data[os.write(sys.stdout.fileno(), data) :]
+            except OSError:
+                pass  # nobody reads any more; the graph goes on
+
+
+class _Lines:
+    """Passes the output of a process on, line by line, each with the name of the process."""
+
+    def __init__(self, name: str, write: Callable[[bytes], None]):
         self.prefix = f'[{name}] '.encode()
         self.rest = b''
+        self._write_all = write
 
     def __call__(self, chunk: dict) -> None:
         *lines, self.rest = (self.rest + chunk['data']).replace(b'\r\n', b'\n').split(b'\n')
@@ -76,10 +122,8 @@ class _Lines:
             self.rest = b''
 
     def _write(self, lines: list[bytes]) -> None:
-        try:
-            os.write(sys.stdout.fileno(), b''.join(self.prefix + line + b'\n' for line in lines))
-        except OSError:
-            pass  # nobody reads any more; the graph goes on
+        if lines:
+            self._write_all(b''.join(self.prefix + line + b'\n' for line in lines))
 
 
 class Supervisor:
@@ -89,20 +133,18 @@ class Supervisor:
         processes: the graph.
         commands: command line of each process, by name.
         variables: environment of the processes.
-        log: called with every sentence for the person.
     """
 
-    def __init__(
-        self, processes: list[Process], commands: Mapping[str, list[str]], variables: dict[str, str], log=print
-    ):
+    def __init__(self, processes: list[Process], commands: Mapping[str, list[str]], variables: dict[str, str]):
         self.processes = {process.name: process for process in processes}
         self.commands = commands
         self.variables = variables
-        self.log = log
+        self._terminal = _Terminal()
+        self.log = self._terminal.log
         self.exit_code: int | None = None  # set when the graph ends
         self._restarts = {name: Restarts(process.max_restarts) for name, process in self.processes.items()}
         self._started = dict.fromkeys(self.processes, 0.0)
-        self._lines = {name: _Lines(name) for name in self.processes}
+        self._lines = {name: _Lines(name, self._terminal.write) for name in self.processes}
 
     def run(self) -> int:
         """Run until the graph ends or a signal comes; returns the exit code."""
@@ -122,6 +164,7 @@ class Supervisor:
             self._looks = PeriodicCallback(self._look, 1000 * CHECK_PERIOD)
             self._looks.start()
             self._arbiter.start()
+        self._terminal.close()
         return self.exit_code or 0
 
     def _watcher(self, process: Process) -> Watcher:

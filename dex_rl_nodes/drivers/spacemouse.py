@@ -10,6 +10,7 @@ import numpy as np
 
 FULL_SCALE = 350.0
 REPORT_SIZE = 64  # bytes; no report is longer
+_BUTTON_BYTES = 6  # of the largest model; smaller ones send fewer
 
 # vendor id, product id -> model
 MODELS = {
@@ -28,10 +29,13 @@ MODELS = {
 
 @dataclass(frozen=True)
 class MouseState:
-    """Axes in device convention, [-1, 1]: x, y, z, then rotations about them; buttons, left first."""
+    """Axes in device convention, [-1, 1]: x, y, z, then rotations about them; buttons, left first.
+
+    The device tells its buttons when one changes, so until then nobody knows whether one is held: None.
+    """
 
     axes: tuple[float, ...] = (0.0,) * 6
-    buttons: tuple[bool, ...] = (False, False)
+    buttons: tuple[bool, ...] | None = None
 
 
 def _axes(data: bytes) -> tuple[float, ...]:
@@ -51,7 +55,7 @@ def decode_report(report: bytes, state: MouseState) -> MouseState:
     if kind == 2 and len(data) >= 6:
         return replace(state, axes=state.axes[:3] + _axes(data[:6]))
     if kind == 3 and data:
-        bits = int.from_bytes(data[:2], 'little')
+        bits = int.from_bytes(data[:_BUTTON_BYTES], 'little')
         return replace(state, buttons=tuple(bool(bits >> index & 1) for index in range(max(2, bits.bit_length()))))
     return state
 

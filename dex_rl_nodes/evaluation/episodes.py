@@ -72,10 +72,13 @@ class EpisodeMachine:
             success=succeeded,
         )
 
-    def break_off(self, stamp: int, final_step: int, reason: str) -> EpisodeState:
-        """End the episode without a verdict: no tick came any more, or the graph stops."""
+    def break_off(self, stamp: int, final_step: int, reason: str, discarded: bool = False) -> EpisodeState:
+        """End the episode without a verdict: no tick came any more, or the graph stops. What a person had discarded
+        stays so.
+        """
+        outcome = Outcome.DISCARDED if discarded else Outcome.STOPPED
         self.state = replace(
-            self.state, stamp=stamp, phase=Phase.ENDED, outcome=Outcome.STOPPED, final_step=final_step, reason=reason
+            self.state, stamp=stamp, phase=Phase.ENDED, outcome=outcome, final_step=final_step, reason=reason
         )
         return self.state
 

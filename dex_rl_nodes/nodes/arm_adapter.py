@@ -78,6 +78,7 @@ class ArmAdapter(EpisodeNode):
         self._paused_at = 0.0  # s, monotonic, newest pause; a person ends it
         self._scene_until: float | None = None  # s, monotonic, once the wait for the person has begun
         self._ready = False  # a person said that the scene is put back
+        self._refused = ''  # why the newest reset has failed; empty when it has not
         self.subscribe('target_pose', self._on_target)
         self.subscribe(CURRENT_POSE, self._on_pose)
         self.subscribe(MEASURED_JOINTS, self._on_joints)
@@ -155,6 +156,7 @@ class ArmAdapter(EpisodeNode):
     # A reset, stage by stage
 
     def _on_request(self, request: Any) -> None:
+        self._refused = ''
         try:
             goal = draw_start(self.task.start, np.random.default_rng(request.seed))
             self._make_motion = lambda hand: ResetMotion(
@@ -325,6 +327,7 @@ class ArmAdapter(EpisodeNode):
 
     def _fail(self, why: str) -> None:
         self._stage = self._motion = None
+        self._refused = why
         self._arm.cancel()
         self.get_logger().warning(why)
         self._service.reply(self._refusal(why))
@@ -357,8 +360,9 @@ class ArmAdapter(EpisodeNode):
             self._wait_for_motion: 'moves to the start',
             self._wait_for_scene: 'waits for a person to put the scene back',
         }
-        doing = stages.get(self._stage, 'dry run: the robot is not moved' if self._dry_run else 'ok')
-        self.report('reset', WARN if self._stage == self._wait_for_scene else OK, doing)
+        idle = self._refused or ('dry run: the robot is not moved' if self._dry_run else 'ok')
+        waits = self._stage == self._wait_for_scene or (self._stage is None and self._refused)
+        self.report('reset', WARN if waits else OK, stages.get(self._stage, idle))
         if self._arm.missing:
             self.report('arm', WARN, f'{self._arm.missing} is not installed: mode and errors of the arm are not known')
         elif self._state is None or time.monotonic() - self._state_at > _FRESH:

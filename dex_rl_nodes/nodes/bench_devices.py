@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dex_rl_nodes.config import load_robot
-from dex_rl_nodes.descriptions import GLOVE, HAND_COMMAND, HAND_JOINTS, JOY, TOPICS
+from dex_rl_nodes.descriptions import GLOVE, HAND_COMMAND, HAND_JOINTS, TOPICS, TWIST
 from dex_rl_nodes.drivers.emulators.operator_devices import GloveEmulator, SpaceMouseEmulator
 from dex_rl_nodes.drivers.settings import Devices, device_settings
 from dex_rl_nodes.errors import UserError
@@ -207,7 +207,7 @@ def serial_noise(minutes: float, seed: int) -> Measurement:
 def replug(times: int, seed: int) -> Measurement:
     """Pull the cable of hand, glove and SpaceMouse again and again while their nodes run."""
     rng, step = np.random.default_rng(seed), _devices().hand.largest_step
-    topics = {'hand': HAND_JOINTS, 'glove': GLOVE, 'spacemouse': JOY}
+    topics = {'hand': HAND_JOINTS, 'glove': GLOVE, 'spacemouse': TWIST}
     with ExitStack() as stack:
         station = stack.enter_context(_station())
         devices = {

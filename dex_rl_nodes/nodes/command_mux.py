@@ -70,7 +70,7 @@ class CommandMuxNode(EpisodeNode):
         self._heard: dict[str, int] = {}  # ns, monotonic, when a topic last came in
         self._teleop_required = self.setting('teleop_required')
         self._fresh = True  # no command of this episode was executed yet
-        self._called_off = -1  # stamp of a RESETTING that a stop has ended, released or not
+        self._called_off = -1  # stamp of an episode, or of its RESETTING, that a stop has ended, released or not
         self._observed = 0  # stamp of the reading that was last judged between ticks
         self._told_at = 0.0  # s, monotonic, when the robot last heard its targets
         self._intruder = ''  # who else publishes commands to the robot
@@ -155,7 +155,8 @@ class CommandMuxNode(EpisodeNode):
                 return False
             # after a restart in the middle of an episode, its old commands come again
             first = max(first, self._ros_now() - round(2e9 / self.robot.control_rate))
-        self._fresh = not self._mux.reset(reading, self.episode.hand_target, min(first, command.stamp))
+        called_off = self._called_off == self.episode.stamp
+        self._fresh = not self._mux.reset(reading, self.episode.hand_target, min(first, command.stamp), called_off)
         if not self._fresh and not self.lockstep:
             self._mux.watch.watch('action_command', SafetyEvent.COMMAND_SILENT, self._longest, now)
         return not self._fresh
@@ -169,6 +170,8 @@ class CommandMuxNode(EpisodeNode):
         self._try()
 
     def _on_teleop(self, teleop: TeleopCommand) -> None:
+        if not teleop.hand_active:
+            self._mux.let_go_of_hand()
         self._teleop = teleop
         self._heard['teleop_command'] = time.monotonic_ns()
         self._mux.watch.seen('teleop_command', self._heard['teleop_command'])
@@ -346,8 +349,7 @@ class CommandMuxNode(EpisodeNode):
         if self._mux.stopped:
             return
         self._mux.stop(event, detail)
-        if self._resetting:
-            self._called_off = self.episode.stamp
+        self._called_off = self.episode.stamp
         if self._moving and not self.lockstep:
             self._publish_targets()
         self.get_logger().error(self._mux.stop_reason)

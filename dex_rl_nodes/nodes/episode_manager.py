@@ -147,6 +147,10 @@ class EpisodeManager(Node):
     def _begin_series(self) -> None:
         self._missing = []
         self.destroy_timer(self._starting)
+        counted = self.task.demonstrations
+        if self._purpose == 'demos' and self._series.episodes > counted:
+            where = f'`demonstrations` in config/tasks/{self.task.name}.yaml'
+            self.get_logger().warning(f'of the demonstrations the first {counted} are learned from: {where}')
         self._next_episode()
 
     def _next_episode(self) -> None:
@@ -260,6 +264,7 @@ class EpisodeManager(Node):
 
     def _on_safety_stop(self, stop: String) -> None:
         self._latched = stop.data
+        self._stopped |= bool(stop.data) and self._running  # also when it is released before a tick tells of it
         if self._latched and self._attended and self._resetting:
             self._call_off(f'{self._latched}; {_RELEASE}')
 
@@ -286,7 +291,7 @@ class EpisodeManager(Node):
         if self._machine.ended:
             self._end()
 
-    def _end(self) -> None:
+    def _end(self, broken_off: bool = False) -> None:
         self._state = state = self._machine.state
         self.publish('episode', state)
         self._series.finish(state.outcome, state.final_step)
@@ -294,7 +299,7 @@ class EpisodeManager(Node):
         self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
         how = f'{outcome} after {state.final_step} ticks ({state.reason})'
         self.get_logger().info(f'episode {state.episode}: {how}; {self._series.progress()}')
-        broken_off = state.outcome == Outcome.STOPPED
+        broken_off |= state.outcome == Outcome.STOPPED
         if not broken_off:
             self._silences = 0
         if self._stopped or (self._attended and (self._latched or broken_off)):  # whatever was marked
@@ -329,10 +334,11 @@ class EpisodeManager(Node):
             raise UserError(f'episode_manager: {reason}')
         reason += ', then end the pause' if self._attended else ''
         self._break_off(reason)
-        self._end()
+        self._end(broken_off=True)
 
     def _break_off(self, reason: str) -> None:
-        self._machine.break_off(self.get_clock().now().nanoseconds, max(self._verdicts.judged, 0), reason)
+        now, discarded = self.get_clock().now().nanoseconds, self._verdicts.discarded
+        self._machine.break_off(now, max(self._verdicts.judged, 0), reason, discarded)
 
     # Pause
 
@@ -381,7 +387,9 @@ class EpisodeManager(Node):
         else:
             phase = Phase(self._state.phase).name.lower()
             counts = {'episode': self._series.number, **self._outcomes}
-            self.report('episodes', OK, f'{phase}: {self._series.progress()}', **counts)
+            waits = self._pause_reason if self._state.phase == Phase.PAUSED else ''
+            found = f'{phase}: {waits or self._series.progress()}'
+            self.report('episodes', WARN if waits else OK, found, **counts)
 
     def close(self) -> None:
         if self._running:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
-from dex_rl_nodes.nodes.node import run_node
+from dex_rl_nodes.nodes.node import OK, WARN, run_node
 from dex_rl_nodes.nodes.timing import Timing
 from dex_rl_nodes.records import EpisodeState, PolicyStep
 
 if TYPE_CHECKING:
     from dex_rl_nodes.learning.reward import RewardRunner
+
+_LATE = 0.5  # s; a success that is seen later has been undone, maybe
 
 
 class RewardClassifier(EpisodeNode):
@@ -24,6 +26,7 @@ class RewardClassifier(EpisodeNode):
         super().__init__('reward_classifier', **options)
         self._runner = runner or self._load()
         self._timing = Timing()
+        self._behind = 0.0  # s, latest verdict since the last report
         self.advertise('reward')
         self.subscribe_ticks('policy_step', self._on_policy_step)
         self.follow_episodes()
@@ -41,9 +44,14 @@ class RewardClassifier(EpisodeNode):
         with self._timing:
             reward = self._runner.step(step)
         self.publish('reward', reward)
+        if not self.lockstep:
+            self._behind = max(self._behind, (self.get_clock().now().nanoseconds - step.stamp) * 1e-9)
 
     def diagnose(self) -> None:
-        self.report('classifier', **self._timing.take())
+        behind, self._behind = self._behind, 0.0
+        late = f'verdicts come {behind:.1f} s late; the machine is too slow, or has too much to do'
+        level, message = (WARN, late) if behind > _LATE else (OK, 'ok')
+        self.report('classifier', level, message, behind_s=behind, **self._timing.take())
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ class Teleop(EpisodeNode):
             self._mapper.reset()
             self._publish_tick()
         else:
-            self._mapper.discard_marks()
+            self._mapper.begin_episode()
             self.end(episode)
 
     def end(self, episode: EpisodeState) -> None:
@@ -97,11 +97,15 @@ class Teleop(EpisodeNode):
     def diagnose(self) -> None:
         """Age of each device; an absent one is no error, for nobody may want to take over."""
         now = self.get_clock().now().nanoseconds
+        silent = {device for device in _DEVICES if now - self._heard.get(device, (0, None))[0] > 1e9}
         for device in _DEVICES:
             heard = self._heard.get(device)
             age = 'never heard' if heard is None else f'{max(0.0, (now - heard[0]) * 1e-9):.2f}'
-            silent = not self.lockstep and (heard is None or now - heard[0] > 1e9)
-            self.report(device, WARN if silent else OK, 'silent' if silent else 'ok', age_s=age)
+            level, message = (WARN, 'silent') if device in silent and not self.lockstep else (OK, 'ok')
+            if level == WARN and device == JOY and TWIST not in silent:
+                message = 'the SpaceMouse is there and its buttons are not known; press one'
+                level = OK if heard is None else WARN
+            self.report(device, level, message, age_s=age)
         self.report('glove message', WARN if self._refused else OK, self._refused or 'ok')
 
 

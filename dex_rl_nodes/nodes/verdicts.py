@@ -22,6 +22,11 @@ class Verdicts:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def discarded(self) -> bool:
+        """Whether a person has discarded the episode, and no tick was judged since."""
+        return any(mark == Mark.DISCARD for _, mark in self.marks)
+
     def clear(self) -> None:
         """A new episode begins."""
         self._waiting.clear()

@@ -21,7 +21,8 @@ from dex_rl_nodes.records import (
 
 Part = PolicyStep | CoreAction | ExecutedAction | StepResult | EpisodeState
 
-_PATIENCE = 16  # ticks that may be open at a time; then the oldest is given up
+_PATIENCE = 16  # complete ticks behind an open one show that something of it was lost, and is not only late
+_OPEN = 1000  # ticks that may wait at all, for verdicts that come late
 _REMEMBERED = 64  # finished episodes whose stragglers are recognised
 _ORIGINS = {
     Source.POLICY: Origin.POLICY,
@@ -134,7 +135,7 @@ class TransitionAssembler:
         while self._ticks:
             key = min(self._ticks)
             tick = self._ticks[key]
-            if tick.open and len(self._ticks) <= _PATIENCE:
+            if tick.open and not self._given_up():
                 break
             del self._ticks[key]
             told, self._after = self._after[0] == key[0], key  # whether anybody has heard of this episode
@@ -149,6 +150,10 @@ class TransitionAssembler:
                 continue
             self.next_sequence += 1
         return made
+
+    def _given_up(self) -> bool:
+        """Whether the oldest tick has waited long enough for what it lacks."""
+        return sum(tick.complete for tick in self._ticks.values()) > _PATIENCE or len(self._ticks) > _OPEN
 
 
 def retraction(episode: int, stamp: int, sequence: int) -> Transition:

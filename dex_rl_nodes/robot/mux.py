@@ -43,21 +43,25 @@ class CommandMux:
         self._patience = int(self.limits.timing.stop_periods * self.filter.period * 1e9)  # with bad commands, ns
         self._teleop_age = int(self.limits.timing.teleop_age * 1e9)
         self._stop: tuple[SafetyEvent, str] | None = None
+        self._called_off = False  # a stop has ended this episode, released or not
         self._ready = False
         self.problem: SafetyEvent | None = None  # why the last command was refused or held
         self._reading: RobotReading | None = None
 
-    def reset(self, reading: RobotReading, hand_target: np.ndarray, stamp: int) -> bool:
+    def reset(self, reading: RobotReading, hand_target: np.ndarray, stamp: int, called_off: bool = False) -> bool:
         """Begin an episode: targets at the measured pose and the start hand; commands before `stamp` are refused.
 
         A latched stop stays latched. False when reading or hand target cannot be true: the episode has not begun, and
         `step` must wait for a reset with a later reading.
+
+        Args:
+            called_off: a stop was latched in this episode before it could begin, so it stands still to its end.
         """
         self._ready = self.filter.reset(reading, hand_target)
         if not self._ready:
             return False
         self._gate.reset(stamp)
-        self._reading = reading
+        self._reading, self._called_off = reading, called_off or self.stopped
         self._operator = Source.POLICY
         self._hand_base = self.filter.hand_target
         self._resting, self._held, self._moved_at = False, False, stamp
@@ -110,7 +114,7 @@ class CommandMux:
             # a person drives; what of the command would be used beside that stands still
             self.problem = problem = None
         silent = [event for event, _ in self.watch.causes() if event != SafetyEvent.COMMAND_SILENT]
-        must_hold = bool(self._stop or silent or operator_lost)
+        must_hold = bool(self._called_off or silent or operator_lost)
         if must_hold or problem or not trusted:
             must_hold = must_hold or now - self._moved_at >= self._patience
             step = self._rest(reading if trusted else None, must_hold)
@@ -168,7 +172,7 @@ class CommandMux:
             target_pose=self.filter.target_pose.astype(np.float32),
             source=source,
             limited=step.limited,
-            stopped=self._stop is not None,
+            stopped=self._called_off,
         )
 
     def observe(self, reading: RobotReading) -> None:
@@ -190,12 +194,17 @@ class CommandMux:
         return fallen
 
     def stop(self, event: SafetyEvent, detail: str = '') -> None:
-        """Latch a stop: nothing moves until `reset_stop`."""
+        """Latch a stop: nothing moves until `reset_stop`, and then not before the next episode."""
         if self._stop is None:
-            self._stop = (event, detail)
+            self._stop, self._called_off = (event, detail), True
             self.log.add(event, detail)
             if self._ready:
                 self.hold()
+
+    def let_go_of_hand(self) -> None:
+        """The hand button was released, if only between two ticks: pressed again, it begins where the hand is then."""
+        if self._ready:
+            self._operator &= ~Source.HAND
 
     def reset_stop(self) -> None:
         """Release a latched stop; the targets are where the arm is."""

@@ -96,10 +96,13 @@ class TeleopMapper:
         self._released = False
         self._rebase = False
 
-    def discard_marks(self) -> None:
-        """An episode begins: marks and a half-made press of the left button belonged to the one before."""
+    def begin_episode(self) -> None:
+        """Marks and a half-made press of the left button belonged to the one before, and so did the way of the glove:
+        a hand that is still held goes on from where it is.
+        """
         self._marks.clear()
         self._left_since = None
+        self._baseline, self._rebase = None, False
 
     def drop_silent(self, now: int) -> None:
         """An episode is over, or begins: a device that fell silent in somebody's hands is in control no longer.

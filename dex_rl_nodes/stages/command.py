@@ -85,6 +85,7 @@ def _job(values: dict[str, Value], first: str):
 
 def _train(word: str, values: dict[str, Value]) -> None:
     from dex_rl_nodes.stages import train
+    from dex_rl_nodes.stages.inputs import report
     from dex_rl_nodes.stages.prepare import refuse_after_learning
     from dex_rl_nodes.stages.progress import ProgressBoard
 
@@ -99,6 +100,10 @@ def _train(word: str, values: dict[str, Value]) -> None:
     refuse_dry(str(values['run']))
     job = _job(values, _COLLECT)
     refuse_after_learning(job.run, job.settings, train.stages_for(word, job))
+    there, wanted = report(job.run, 'demos')['successes'], job.wanted_demonstrations
+    if there > wanted:
+        where = f'config/tasks/{job.task.name}.yaml'
+        print(f'the first {wanted} of {there} demonstrations count: `demonstrations` in {where}')
     for name in train.stages_for(word, job):
         train.STAGES[name](job, board.of(name), again=name == word)
         board.finish(name)

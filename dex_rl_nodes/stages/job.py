@@ -23,8 +23,8 @@ from dex_rl_nodes.parameters import settings_words
 from dex_rl_nodes.recording.episodes import read_episodes
 from dex_rl_nodes.recording.history import episode_bags
 from dex_rl_nodes.records import Outcome
-from dex_rl_nodes.run_directory import RunDirectory, RunSettings
-from dex_rl_nodes.stages.inputs import USUAL, Amounts, command_line
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json
+from dex_rl_nodes.stages.inputs import USUAL, Amounts, command_line, fingerprint
 from dex_rl_nodes.stages.loop import Brain
 
 S = TypeVar('S', bound=config.Model)
@@ -148,8 +148,15 @@ class Job:
         return path
 
     def encoder(self) -> VisualEncoder:
-        """The frozen visual encoder."""
-        return load_encoder(self._trained('encoder', 'encoder'))
+        """The frozen visual encoder; UserError also where it was trained on other crops of the images."""
+        path = self._trained('encoder', 'encoder')
+        crops = read_json(path.with_suffix('.json')).get('inputs', {}).get('crops')
+        if crops not in (None, fingerprint(self.task.crops)):
+            raise UserError(
+                f'the encoder of run "{self.run.name}" was trained with other crops than '
+                f'config/tasks/{self.task.name}.yaml has now; put them back, or train in another run:=NAME'
+            )
+        return load_encoder(path)
 
     def interface(self) -> ActionInterface:
         """The frozen action interface."""

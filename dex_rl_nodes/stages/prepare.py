@@ -134,4 +134,9 @@ def check(run: RunDirectory, settings: RunSettings) -> None:
         refuse_after_learning(run, settings, todo)
     for stage in todo:
         command = command_line(_COMMANDS[stage], run, settings)
-        raise UserError(f'run "{run.name}": {stage} missing or out of date; run: {command}')
+        lacks = f'{stage} missing or out of date'
+        if stage == 'demos':
+            there, wanted = report(run, 'demos')['successes'], config.load_task(settings.task).demonstrations
+            where = f'config/tasks/{settings.task}.yaml'
+            lacks = f'{there} of {wanted} demonstrations are there (`demonstrations` in {where})'
+        raise UserError(f'run "{run.name}": {lacks}; run: {command}')

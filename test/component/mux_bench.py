@@ -159,6 +159,11 @@ class Live(Bench):
             self.send('action_command', ActionCommand(stamp, 0, self.step, self.arm, self.command_hand))
             self.step += 1
 
+    def next_episode(self):
+        self.send('episode', EpisodeState(self.now(), 0, Phase.ENDED, purpose='demos'))
+        self.until(lambda: not self.node.running)
+        self.run_episode(self.now())
+
     def moving(self):
         """Wait until the arm is being moved, its target ahead of it."""
         self.arm = FORWARD

@@ -13,6 +13,7 @@ from harness import DEADLINE, bench, ros  # noqa: F401
 from dex_rl_nodes.descriptions import CURRENT_POSE, MEASURED_JOINTS
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
 from dex_rl_nodes.nodes import conversions
+from dex_rl_nodes.nodes.node import WARN
 from dex_rl_nodes.records import (
     ActionCommand,
     EpisodeState,
@@ -65,6 +66,11 @@ def test_a_latched_stop_is_not_overruled(lab, impatient):
     answer = lab.answer(lab.reset())
     assert not answer.success and 'command_mux does not follow' in answer.message
     assert not lab.targets, 'nothing moved'
+    told = []
+    adapter = lab.table.node
+    adapter.report = lambda name, level, message, **values: told.append((name, level, message))
+    adapter.diagnose()
+    assert told[0] == ('reset', WARN, answer.message), 'a person who comes later sees why it stands'
 
 
 def test_without_reports_the_answer_names_what_is_silent(lab, monkeypatch):

@@ -1,6 +1,7 @@
 """command_mux over DDS: ticks, takeover, silence, what is refused."""
 
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -145,6 +146,19 @@ def test_a_person_takes_over_and_hands_back_without_a_jump(ros):
     assert np.abs(np.diff(targets, axis=0)).max() <= 0.02 + 1e-6
     assert np.abs(np.diff(hands, axis=0)).max() <= 0.25 + 1e-6
     assert np.allclose(hands[-1], HAND + np.float32(0.2)), "the hand is the policy's again"
+
+
+def test_a_hand_button_let_go_of_and_pressed_between_two_ticks_leaves_the_hand_where_it_is(ros):
+    bench = ros(Live)
+    bench.person = TeleopCommand(0, hand_active=True, hand_delta=np.full(6, 0.2, np.float32))
+    bench.until(lambda: bench.executed() and np.allclose(bench.executed()[-1].hand_target, HAND + 0.2))
+    released, pressed = TeleopCommand(bench.now()), replace(bench.person, hand_delta=np.zeros(6, np.float32))
+    bench.node._on_teleop(released)
+    bench.person = pressed
+    bench.node._on_teleop(replace(pressed, stamp=bench.now()))
+    count = len(bench.executed())
+    bench.until(lambda: len(bench.executed()) > count + 3)
+    assert all(e.source == Source.HAND and np.allclose(e.hand_target, HAND + 0.2) for e in bench.executed()[count:])
 
 
 def test_a_teleop_that_is_gone_holds_the_robot_also_when_the_policy_drives(ros):

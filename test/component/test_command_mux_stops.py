@@ -33,6 +33,7 @@ def test_a_second_publisher_latches_a_stop_that_is_reset_when_it_is_gone(ros):
     intruder.destroy_node()
     bench.until(lambda: not other_publisher(bench.node, ('target_pose', HAND_COMMAND)))
     assert bench.call('command_mux/reset_stop').success
+    bench.next_episode()
     bench.until(lambda: not bench.executed()[-1].stopped and bench.executed()[-1].action[0] == 0.5)
 
 
@@ -58,6 +59,10 @@ def test_a_person_stops_the_robot_with_a_service(ros):
     assert '503' in bench.call('command_mux/stop').message
     bench.until(lambda: bench.executed()[-1].stopped)
     assert bench.call('command_mux/reset_stop').success
+    count = len(bench.executed())
+    bench.until(lambda: len(bench.executed()) > count + 3)
+    assert all(e.stopped and not any(e.action[:6]) for e in bench.executed()[count:]), 'the episode has ended with it'
+    bench.next_episode()
     bench.until(lambda: not bench.executed()[-1].stopped)
 
 

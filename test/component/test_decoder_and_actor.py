@@ -8,6 +8,7 @@ torch = pytest.importorskip('torch')
 torch.set_num_threads(1)  # two spin against each other on a busy machine
 
 from dex_rl_nodes.msg import PolicyWeights
+from diagnostic_msgs.msg import DiagnosticStatus
 from harness import START_HAND, bench, ros  # noqa: F401
 
 from dex_rl_nodes.errors import UserError
@@ -146,12 +147,16 @@ def test_residual_none_does_not_listen_to_the_learner(bench, interface):
     assert table.peer.count_subscribers('policy_weights') == 0
 
 
-def test_classifier_judges_every_tick_of_the_running_episode(bench):
+def _classifier():
     torch.manual_seed(2)
     encoder = DemoEncoder().freeze()
-    settings = RewardSettings()
-    model = RewardModel(encoder.spatial_shape, settings).eval().requires_grad_(False)
-    table = bench(RewardClassifier, RewardRunner(model, encoder, threshold=0.0, hold=2))
+    model = RewardModel(encoder.spatial_shape, RewardSettings()).eval().requires_grad_(False)
+    return encoder, model, RewardRunner(model, encoder, threshold=0.0, hold=2)
+
+
+def test_classifier_judges_every_tick_of_the_running_episode(bench):
+    encoder, model, runner = _classifier()
+    table = bench(RewardClassifier, runner)
     rewards = table.listen('reward')
     table.run_episode()
     features = np.random.default_rng(3).random(encoder.feature_dim, np.float32)
@@ -163,3 +168,19 @@ def test_classifier_judges_every_tick_of_the_running_episode(bench):
     assert [reward.step for reward in rewards] == [0, 1, 2]
     assert [reward.success for reward in rewards] == [False, True, True]
     assert rewards[0].probability == pytest.approx(probability)
+
+
+def test_a_classifier_that_is_late_says_so(bench):
+    encoder, _, runner = _classifier()
+    table = bench(RewardClassifier, runner, lockstep=False)
+    heard, rewards = table.listen('/diagnostics'), table.listen('reward')
+    table.run_episode()
+    seen = table.peer.get_clock().now().nanoseconds - 2 * 10**9
+    table.send('policy_step', PolicyStep(seen, 0, 0, encoder.identity, np.zeros(encoder.feature_dim, np.float32)))
+    table.until(lambda: rewards, 'the verdict')
+
+    def told():
+        found = [status for array in heard for status in array.status if status.name == 'reward_classifier: classifier']
+        return any(status.level == DiagnosticStatus.WARN and 'verdicts come 2.' in status.message for status in found)
+
+    table.until(told, 'a warning')

@@ -6,13 +6,14 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy')
 
+from geometry_msgs.msg import TwistStamped
 from harness import ros  # noqa: F401
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import String
 
-from dex_rl_nodes.descriptions import GLOVE, HAND_COMMAND, HAND_JOINTS, TWIST
+from dex_rl_nodes.descriptions import GLOVE, HAND_COMMAND, HAND_JOINTS, JOY, TWIST
 from dex_rl_nodes.drivers.emulators.hands import RuiyanEmulator
 from dex_rl_nodes.drivers.emulators.operator_devices import GloveEmulator, SpaceMouseEmulator
 from dex_rl_nodes.drivers.hand import JOINTS
@@ -128,8 +129,6 @@ def test_glove_driver_calibrates_and_falls_silent_with_the_glove(ros, tmp_path):
 
 
 def test_spacemouse_driver_publishes_in_ros_axes(ros, tmp_path):
-    from geometry_msgs.msg import TwistStamped
-
     device = SpaceMouseEmulator(tmp_path / 'mouse')
     device.plug_in()
     bench = Bench(SpaceMouseDriver, device.path)
@@ -137,6 +136,30 @@ def test_spacemouse_driver_publishes_in_ros_axes(ros, tmp_path):
     bench.spin_until(lambda: bench.received)
     device.move([0.0, -0.5, 0.0, 0.0, 0.0, 0.0])  # pushed away from the operator
     bench.spin_until(lambda: bench.received[-1].twist.linear.x == pytest.approx(0.5))
+    assert bench.received[-1].header.frame_id == 'base', 'the axes are those of the base frame'
+    bench.close()
+    device.unplug()
+
+
+def test_a_spacemouse_that_comes_back_does_not_say_that_no_button_is_held(ros, tmp_path):
+    """It tells its buttons when one changes; a made-up release would give the hand to the policy."""
+    device = SpaceMouseEmulator(tmp_path / 'mouse')
+    device.plug_in()
+    bench, buttons = Bench(SpaceMouseDriver, device.path), []
+    bench.listen(TwistStamped, TWIST)
+    bench.peer.create_subscription(Joy, JOY, lambda joy: buttons.append(list(joy.buttons)), qos.PROFILES['SENSOR'])
+    bench.spin_until(lambda: bench.received)
+    device.press(False, True)
+    bench.spin_until(lambda: buttons and buttons[-1] == [0, 1])
+    device.unplug()
+    bench.spin_until(lambda: bench.node._mouse.problem)
+    device.plug_in()
+    bench.spin_until(lambda: bench.node._mouse.reconnections == 1)
+    heard, known = len(bench.received), len(buttons)
+    bench.spin_until(lambda: len(bench.received) > heard + 10)
+    assert len(buttons) == known and all(pressed == [0, 1] for pressed in buttons)
+    device.press(False, False)
+    bench.spin_until(lambda: buttons[-1] == [0, 0])
     bench.close()
     device.unplug()
 

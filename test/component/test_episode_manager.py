@@ -7,13 +7,14 @@ import pytest
 
 pytest.importorskip('rclpy')
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from harness import bench, ros  # noqa: F401
 from manager_graph import MS, Graph, runs  # noqa: F401
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
 
 from dex_rl_nodes.config import load_task
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.nodes import conversions
+from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.episode_manager import EpisodeManager
 from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import (
@@ -255,6 +256,21 @@ def test_safety_stop_ends_the_episode_and_pauses(bench):
     graph.done()  # there are enough, so there is nothing to pause for
 
 
+def test_a_stop_that_is_released_before_any_tick_comes_ends_the_episode_too(bench):
+    graph = Graph(bench, 'online', episodes=1)
+    graph.wait_phase(Phase.RUNNING, 0)
+    graph.tick(0, 0)
+    told = graph.table.peer.create_publisher(String, 'safety_stop', qos.profile('STATE', True))
+    graph.table.until(lambda: told.get_subscription_count(), 'who hears of stops')
+    for reason in ('safety event 503', ''):
+        told.publish(String(data=reason))
+        graph.table.until(lambda said=reason: graph.table.node._latched == said, 'the news')
+    graph.table.send('reward', Reward(graph.first + 100 * MS, 0, 1))
+    assert 'safety stop' in graph.wait_phase(Phase.PAUSED).reason
+    (ended,) = (state for state in graph.states if state.phase == Phase.ENDED)
+    assert ended.outcome == Outcome.STOPPED
+
+
 def test_a_discard_does_not_hide_a_safety_stop(bench):
     graph = stopped(bench)
     graph.mark(Mark.DISCARD, 1)
@@ -267,7 +283,33 @@ def test_a_discard_does_not_hide_a_safety_stop(bench):
 def test_on_a_robot_silence_breaks_the_episode_off_and_waits_for_a_person(bench):
     graph = Graph(bench, 'online', robot='fr3_ruiyan', episodes=1, lockstep=False, silence=1.0)
     graph.wait_phase(Phase.RUNNING, 0)
+    heard = graph.table.listen('/diagnostics')
     assert 'no control tick for 1 s' in graph.wait_phase(Phase.PAUSED).reason
+
+    def waits():
+        found = [status for array in heard for status in array.status if status.name == 'episode_manager: episodes']
+        return found and found[-1].level == DiagnosticStatus.WARN and 'paused: no control tick' in found[-1].message
+
+    graph.table.until(waits, 'a word on /diagnostics')
+
+
+@pytest.mark.parametrize('end', ['silence', 'stop of the graph'])
+def test_what_was_discarded_while_no_tick_came_stays_discarded(bench, end):
+    silence = 1.0 if end == 'silence' else 60.0
+    graph = Graph(bench, 'online', robot='fr3_ruiyan', episodes=1, lockstep=False, silence=silence)
+    graph.wait_phase(Phase.RUNNING, 0)
+    graph.tick(0, 0)
+    graph.table.until(lambda: graph.table.node._verdicts.judged == 0, 'the verdict')
+    graph.mark(Mark.DISCARD, 1)
+    if end == 'silence':
+        graph.wait_phase(Phase.PAUSED)
+    else:
+        graph.table.node.close()
+    graph.table.until(lambda: any(state.phase == Phase.ENDED for state in graph.states), 'the end of the episode')
+    (ended,) = (state for state in graph.states if state.phase == Phase.ENDED)
+    assert ended.outcome == Outcome.DISCARDED and ended.reason.startswith(
+        'no control tick' if end == 'silence' else 'the graph was stopped'
+    )
 
 
 def test_in_simulation_silence_is_tried_again_and_then_said(bench):

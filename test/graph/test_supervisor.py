@@ -38,15 +38,14 @@ RUN = """
     rows = json.loads(sys.argv[1])
     commands = {row['name']: [sys.executable, *row.pop('words', ('-u', '-c')), row.pop('code')] for row in rows}
     processes = [Process(executable='', **row) for row in rows]
-    log = lambda text: print('[dexrl]', text, flush=True)
-    sys.exit(Supervisor(processes, commands, dict(os.environ), log).run())
+    sys.exit(Supervisor(processes, commands, dict(os.environ)).run())
 """
 
 
 class Graph:
     """A running graph of small programs, and the lines it has written."""
 
-    def __init__(self, *rows: dict):
+    def __init__(self, *rows: dict, read: bool = True):
         import json
 
         rows = [{**row, 'code': textwrap.dedent(row['code'])} for row in rows]
@@ -57,6 +56,11 @@ class Graph:
         self.lines: list[str] = []
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
+        if read:
+            self.read()
+
+    def read(self) -> None:
+        """Take what the graph writes."""
         self._reader.start()
 
     def _read(self) -> None:
@@ -83,8 +87,8 @@ class Graph:
 def graph():
     graphs = []
 
-    def start(*rows: dict) -> Graph:
-        graphs.append(Graph(*rows))
+    def start(*rows: dict, **how: bool) -> Graph:
+        graphs.append(Graph(*rows, **how))
         return graphs[-1]
 
     yield start
@@ -118,6 +122,27 @@ def test_a_dead_process_stops_the_graph_and_is_named_with_its_code_and_last_word
     assert running.end() == 3
     assert '[dexrl] b ended with exit code 3, so the graph stops' in running.lines
     assert {'[b] dying', '[b] last words'} <= set(running.lines)
+
+
+def test_output_that_nobody_takes_does_not_stop_who_supervises(graph, tmp_path):
+    """As with Ctrl-S, or in a pager."""
+    full = tmp_path / 'full'
+    talks = f"for _ in range(5000): print('x' * 100)\nimport os, pathlib\npathlib.Path({str(full)!r}).touch()\n"
+    dies = f"""
+        import pathlib, threading
+        while not pathlib.Path({str(full)!r}).exists():
+            threading.Event().wait(0.05)
+        raise SystemExit(3)
+    """
+    running = graph(
+        {'name': 'a', 'code': talks + 'import threading; threading.Event().wait(60)'},
+        {'name': 'b', 'code': dies},
+        read=False,
+    )
+    assert running.process.wait(30) == 3
+    running.read()
+    running._reader.join(10)
+    assert '[a] ' + 'x' * 100 in running.lines
 
 
 def test_a_killed_process_is_named_with_its_signal(graph):

@@ -110,7 +110,7 @@ def test_spacemouse_reports_the_newest_state(tmp_path):
     device.move([0.1, 0, 0, 0, 0, 0])
     wait_for(reader.read, lambda state: state.axes[0] > 0)
     device.press(False, True)
-    assert wait_for(reader.read, lambda state: state.buttons[1]).axes[0] == pytest.approx(0.1)
+    assert wait_for(reader.read, lambda state: state.buttons and state.buttons[1]).axes[0] == pytest.approx(0.1)
     device.unplug()
     reader.close()
 
@@ -159,7 +159,7 @@ def test_operator_devices_say_what_the_drivers_read(tmp_path):
     glove = GloveReader(str(tmp_path / 'glove'), channels=tuple(settings.channels))
     twist, fingers = np.array([0.1, -0.2, 0.3, -0.4, 0.5, -0.6]), np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     devices.show(twist, [0, 1, 0, 1, 0, 0], fingers)
-    state = wait_for(mouse.read, lambda state: len(state.buttons) == 4)
+    state = wait_for(mouse.read, lambda state: state.buttons and len(state.buttons) == 4)
     assert ros_axes(state.axes) == pytest.approx(twist, abs=0.002)
     assert state.buttons == (False, True, False, True)
     read = Calibration(np.array(settings.open), np.array(settings.closed)).normalise(glove.read())

@@ -127,7 +127,10 @@ def test_spacemouse_reports():
 
     state = spacemouse.decode_report(report(1, 350, -175, 0), spacemouse.MouseState())
     state = spacemouse.decode_report(report(2, 0, 0, 700), state)
+    assert state.buttons is None, 'nobody knows before the device has told'
     state = spacemouse.decode_report(bytes((3, 2)), state)
     assert state == spacemouse.MouseState((1.0, -0.5, 0.0, 0.0, 0.0, 1.0), (False, True))
     assert spacemouse.decode_report(report(1, 1, 2, 3, 4, 5, 6), state).axes[5] == pytest.approx(6 / 350)
     assert spacemouse.decode_report(b'', state) is state
+    large = spacemouse.decode_report(bytes((3, 0, 0, 4, 0)), state)
+    assert [n for n, pressed in enumerate(large.buttons) if pressed] == [18], 'a SpaceMouse Pro has more than sixteen'

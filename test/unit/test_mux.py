@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dex_rl_nodes.config import load_robot, load_task
-from dex_rl_nodes.records import ActionCommand, RobotReading
+from dex_rl_nodes.records import ActionCommand, RobotReading, TeleopCommand
 from dex_rl_nodes.robot import kinematics, rotations
 from dex_rl_nodes.robot.events import EventLog, SafetyEvent
 from dex_rl_nodes.robot.limits import TimingLimits
@@ -208,11 +208,32 @@ def test_a_stop_is_latched_until_it_is_reset(mux):
     )
     for tick in range(3):
         executed = mux.step(command(START + tick * PERIOD), None, reading(START + tick * PERIOD))
-        assert executed.stopped and not executed.action[:6].any()
+        assert executed.stopped and np.allclose(executed.action[:6], 0, atol=1e-9)
     mux.reset(reading(START + 5 * PERIOD), HAND, START + 5 * PERIOD)
     assert mux.stopped, 'a new episode does not release it'
     mux.reset_stop()
-    assert not mux.step(command(START + 6 * PERIOD), None, reading(START + 6 * PERIOD)).limited
+    executed = mux.step(command(START + 6 * PERIOD), None, reading(START + 6 * PERIOD))
+    assert executed.stopped and not executed.action[:6].any(), 'released, but not in the episode that it ended'
+    mux.reset(reading(START + 7 * PERIOD), HAND, START + 7 * PERIOD)
+    executed = mux.step(command(START + 7 * PERIOD), None, reading(START + 7 * PERIOD))
+    assert not executed.stopped and not executed.limited
+
+
+def test_an_episode_that_was_stopped_before_it_began_stands_still_to_its_end(mux):
+    mux.reset(reading(START), HAND, START, called_off=True)
+    executed = mux.step(command(START), None, reading(START))
+    assert executed.stopped and np.allclose(executed.action[:6], 0, atol=1e-9)
+
+
+def test_a_hand_that_was_let_go_of_between_two_ticks_goes_on_from_where_it_is(mux):
+    closed = np.full(6, 0.2, np.float32)
+    for tick in range(2):
+        stamp = START + tick * PERIOD
+        held = mux.step(command(stamp), TeleopCommand(stamp, hand_active=True, hand_delta=closed), reading(stamp))
+    mux.let_go_of_hand()
+    stamp = START + 2 * PERIOD
+    pressed = TeleopCommand(stamp, hand_active=True, hand_delta=np.zeros(6, np.float32))
+    assert np.allclose(mux.step(command(stamp), pressed, reading(stamp)).hand_target, held.hand_target)
 
 
 def test_after_a_stop_the_first_motion_starts_where_the_arm_is(mux):

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from dex_rl_nodes import config, interrupt
-from dex_rl_nodes.config import load_task
+from dex_rl_nodes.config import load_robot, load_task
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.recording.reader import next_folder
 from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import EpisodeState, Outcome, Phase
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings
-from dex_rl_nodes.stages import collect, inputs
+from dex_rl_nodes.stages import collect, inputs, train
 from dex_rl_nodes.stages.command import main
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.prepare import prepare
@@ -101,14 +101,16 @@ def test_missing_recordings_name_the_command(capsys):
     assert main(['train', 'prior', 'task:=pull_tissue', 'run:=empty']) == 2
     assert 'run ./dexrl launch collect_demos.launch.py task:=pull_tissue run:=empty' in capsys.readouterr().err
     assert main(['check', 'task:=pull_tissue', 'robot:=fr3_ruiyan', 'run:=real']) == 2
-    assert 'demos missing or out of date; run: ./dexrl launch collect_demos.launch.py' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert '0 of 20 demonstrations are there (`demonstrations` in config/tasks/pull_tissue.yaml)' in said
+    assert '; run: ./dexrl launch collect_demos.launch.py' in said
 
 
 def test_recordings_of_the_graph_are_enough_on_a_robot(runs, monkeypatch, capsys):
     monkeypatch.setattr(inputs, 'is_current', lambda *_: True)
     make('real', 'fr3_ruiyan')
     words = ['check', 'task:=pull_tissue', 'robot:=fr3_ruiyan', 'run:=real']
-    for purpose, said in (('demos', 'demos missing'), ('reward', 'reward sessions missing')):
+    for purpose, said in (('demos', '0 of 20 demonstrations'), ('reward', 'reward sessions missing')):
         assert main(words) == 2
         assert said in capsys.readouterr().err
         with BagWriter(runs / 'real' / 'bags' / purpose / '00000') as bag:
@@ -116,6 +118,32 @@ def test_recordings_of_the_graph_are_enough_on_a_robot(runs, monkeypatch, capsys
                 bag.write('/episode', EpisodeState(number, number, Phase.ENDED, Outcome.SUCCESS, final_step=30))
     assert main(words) == 0
     assert json.loads((runs / 'real' / 'demos.json').read_text())['successes'] == 20
+
+
+def test_demonstrations_beyond_those_that_count_are_told(runs, monkeypatch, capsys):
+    make('mine')
+    with BagWriter(runs / 'mine' / 'bags' / 'demos' / '00000') as bag:
+        for number in range(23):
+            bag.write('/episode', EpisodeState(number, number, Phase.ENDED, Outcome.SUCCESS, final_step=30))
+    monkeypatch.setitem(train.STAGES, 'prior', lambda job, tell, again: {})
+    assert main(['train', 'prior', 'task:=pull_tissue', 'run:=mine']) == 0
+    said = capsys.readouterr().out
+    assert 'the first 20 of 23 demonstrations count: `demonstrations` in config/tasks/pull_tissue.yaml' in said
+
+
+def test_actions_that_would_mean_another_motion_are_refused(runs, monkeypatch, capsys):
+    make('mine')
+    path, robot = runs / 'mine' / 'run.json', load_robot('sim')
+    assert json.loads(path.read_text())['translation_scale'] == robot.translation_scale
+    faster = robot.model_copy(update={'translation_scale': 0.03})
+    monkeypatch.setattr('dex_rl_nodes.config.load_robot', lambda name: faster)
+    assert main(['check', 'task:=pull_tissue', 'run:=mine']) == 2
+    assert 'made with translation_scale 0.02 in config/robots/sim.yaml, not 0.03' in capsys.readouterr().err
+    old = json.loads(path.read_text())
+    del old['translation_scale']
+    path.write_text(json.dumps(old))
+    assert main(['check', 'task:=pull_tissue', 'run:=mine']) == 2
+    assert 'demonstrations are there' in capsys.readouterr().err, 'a run of before, which did not note it'
 
 
 def test_nothing_is_made_again_below_what_was_learned(runs, capsys, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dex_rl_nodes.config import Task
+from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.learning.checkpoint import numbered
 from dex_rl_nodes.recording.history import read_history
 from dex_rl_nodes.recording.spool import read_transitions
@@ -127,11 +128,14 @@ def test_other_crops_are_noticed_but_not_in_a_run_that_never_noted_them(prepared
     monkeypatch.setattr(inputs.config, 'load_task', lambda name: changed)
     assert inputs.missing(job.run, SETTINGS, AMOUNTS) == ['encoder', 'policy', 'reward']
     assert inputs.outdated(job.run, SETTINGS)['policy'] == ['crops']
+    with pytest.raises(UserError, match='encoder of run "copy" was trained with other crops than config/tasks/pull_'):
+        Job(job.run, SETTINGS, AMOUNTS).encoder()
     for stage in inputs.TRAINED:
         content = read_json(job.run.file(f'{stage}.json'))
         content['inputs'].pop('crops', None)
         write_json(job.run.file(f'{stage}.json'), content)
     assert inputs.missing(job.run, SETTINGS, AMOUNTS) == []
+    assert Job(job.run, SETTINGS, AMOUNTS).encoder().identity == job.encoder().identity
 
 
 def test_reward_sessions_that_were_all_broken_off_are_no_hindrance(prepared, tmp_path):

@@ -316,9 +316,19 @@ def test_two_marks_between_two_commands_are_both_told():
 def test_marks_do_not_reach_into_the_next_episode():
     mapper = TeleopMapper()
     mapper.buttons([1, 0, 1], PERIOD)
-    mapper.discard_marks()
+    mapper.begin_episode()
     mapper.buttons([0], 2 * PERIOD)
     assert mapper.command(2 * PERIOD).mark == Mark.NONE
+
+
+def test_a_hand_held_into_the_next_episode_begins_anew():
+    mapper = TeleopMapper()
+    mapper.update(REST, RIGHT, GLOVE, PERIOD)
+    assert np.allclose(mapper.update(REST, RIGHT, GLOVE + 0.1, 2 * PERIOD).hand_delta, 0.1)
+    mapper.begin_episode()
+    command = mapper.update(REST, RIGHT, GLOVE + 0.1, 3 * PERIOD)
+    assert command.hand_active and not command.hand_delta.any()
+    assert np.allclose(mapper.update(REST, RIGHT, GLOVE + 0.2, 4 * PERIOD).hand_delta, 0.1)
 
 
 def test_a_key_marks_without_letting_go_of_the_hand():

@@ -100,6 +100,17 @@ def test_a_missing_part_costs_its_ticks_and_no_number(kind):
     assert [t.sequence for t in found] == list(range(1, 41 - len(missing))) and assembler.dropped == len(missing)
 
 
+def test_verdicts_that_lag_behind_cost_nothing():
+    """A starved classifier is no reason to throw away what the robot did."""
+    parts = list(episode_parts(0, 60, Outcome.SUCCESS))
+    late = [part for part in parts if isinstance(part, StepResult)]
+    prompt = [part for part in parts if not isinstance(part, StepResult)]
+    at = {id(part): place for place, part in enumerate(prompt)}
+    due = [(at[id(part)], part) for part in prompt] + [((part.step + 40) * 3.0, part) for part in late]
+    found, assembler = assemble(part for _, part in sorted(due, key=lambda item: item[0]))
+    assert order(found) == [(n + 1, 0, n) for n in range(60)] and found[-1].success and assembler.dropped == 0
+
+
 def test_an_episode_that_breaks_off():
     """The recorder hears that it was stopped, but no verdict: nothing terminal is made up."""
     parts = [part for part in episode_parts(0, 9) if not (isinstance(part, StepResult) and part.step > 6)]
