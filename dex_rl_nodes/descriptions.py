@@ -278,7 +278,12 @@ EPISODE_MANAGER = NodeDescription(
         _RUN_PURPOSE,
         _RECORDED,
         Parameter(
-            'episodes', 0, 'number of episodes, those of earlier sessions included; 0: as the task says', '', 0, 100000
+            'episodes',
+            0,
+            'number of episodes, of earlier sessions too; 0: as the task says (reward: 20)',
+            '',
+            0,
+            100000,
         ),
         Parameter(
             'steps', 0, 'online: number of transitions, earlier sessions included; 0: as the task says', '', 0, 10**9

@@ -129,6 +129,9 @@ def robot_findings(name: str, namespace: str = '') -> Iterator[Finding]:
     except UserError as error:
         yield refusal('robot', error)
         return
+    if settings.side == 'left':
+        text = 'TCP and shape in dex_rl_nodes/robot/hand_model.py are those of a right hand, but side is left'
+        yield Finding('warning', 'hand', text, 'mirror the y of TCP and of the fingers there, and the TCP set in Desk')
     try:
         topics, arm, controllers, stands_still = _heard(name, namespace)
         yield from preflight.check_arm(robot, topics[CURRENT_POSE], topics[MEASURED_JOINTS])

@@ -14,7 +14,7 @@ from dex_rl_nodes import config, parameter_file
 from dex_rl_nodes.arm_bringup import arm_bringup, frame_publishers
 from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.evaluation.series import ATTEMPTS, COLLECTING
+from dex_rl_nodes.evaluation.series import ATTEMPTS, COLLECTING, REWARD_EPISODES
 from dex_rl_nodes.namespace import parse_namespace
 from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all
 from dex_rl_nodes.paths import config_directory
@@ -315,6 +315,7 @@ _HAND_DEADLINE = 120.0  # s until the emulated hand is there, which comes with t
 # As long as may be: arm_adapter ends a reset by deadlines of its own, and says why.
 _RESET_DEADLINE = next(p.maximum for p in NODES['episode_manager'].parameters if p.name == 'reset_deadline')
 _STAGE = Parameter('stage', 'all', 'what to train', choices=COMMANDS['train'].words)
+_RECORDED_EPISODES = replace(EPISODES, description=f'{EPISODES.description} (purpose:=reward: {REWARD_EPISODES})')
 _PURPOSE = Parameter(
     'purpose',
     'demos',
@@ -335,7 +336,7 @@ APPLICATIONS = {
         Application(
             'collect_demos',
             'Record demonstrations.',
-            (*_GRAPH, _DRY_RUN, OPERATOR, EPISODES, _PURPOSE),
+            (*_GRAPH, _DRY_RUN, OPERATOR, _RECORDED_EPISODES, _PURPOSE),
             _collect_demos,
         ),
         Application(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dex_rl_nodes.drivers import glove, spacemouse
-from dex_rl_nodes.drivers.link import LinkLost, SerialLink
+from dex_rl_nodes.drivers.link import LinkLost, SerialLink, no_permission
 from dex_rl_nodes.errors import UserError
 
 
@@ -28,7 +28,7 @@ class GloveReader:
         port: str,
         baud: int = 115200,
         registers: int = 21,
-        channels: tuple[int, ...] = glove.DEFAULT_CHANNELS,
+        channels: tuple[int, ...] = glove.CHANNELS[21],
         timeout: float = 0.02,
     ):
         if len(channels) != 6 or not all(0 <= channel < registers for channel in channels):
@@ -82,10 +82,7 @@ class SpaceMouseReader:
         except FileNotFoundError:
             raise UserError(f'{path} does not exist; check the cable of the SpaceMouse') from None
         except PermissionError:
-            raise UserError(
-                f'no permission to open {path}; copy config/udev/99-dex-rl-nodes.rules to /etc/udev/rules.d/ '
-                'and plug the device in again'
-            ) from None
+            raise UserError(no_permission(path)) from None
         except OSError as error:
             raise UserError(f'cannot open {path}: {error.strerror}; plug the SpaceMouse in again') from None
         self._state = spacemouse.MouseState()

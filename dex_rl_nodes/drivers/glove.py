@@ -12,8 +12,9 @@ SLAVE = 1
 READ_HOLDING = 3
 FIRST_REGISTER = 1
 GENERATIONS = {1: 21, 2: 22}
-# thumb side, thumb base, index base, middle base, ring base, pinky base
-DEFAULT_CHANNELS = (3, 2, 7, 11, 15, 19)
+# By number of registers: thumb side, thumb base, index base, middle base, ring base, pinky base. The second generation
+# has one more channel of the thumb, before those of the fingers.
+CHANNELS = {21: (3, 2, 7, 11, 15, 19), 22: (3, 2, 8, 12, 16, 20)}
 SMALLEST_SPAN = 50  # counts between open hand and fist below which a calibration is refused
 
 

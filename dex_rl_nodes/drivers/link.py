@@ -62,15 +62,20 @@ class SerialLink:
             pass  # it is gone already
 
 
+def no_permission(path: str) -> str:
+    """What to do where the system lets nobody of this user's groups open a device."""
+    return (
+        f'no permission to open {path}; copy config/udev/99-dex-rl-nodes.rules to /etc/udev/rules.d/, join its groups '
+        '(sudo usermod -aG dialout,plugdev $USER), log in again, and plug the device in again'
+    )
+
+
 def _explain(port: str, error: Exception) -> UserError:
     code = getattr(error, 'errno', None)
     if code == errno.ENOENT or not os.path.exists(port):
         return UserError(f'{port} does not exist; check the cable, or set the port of this device in config/robots/')
     if code == errno.EACCES or not os.access(port, os.R_OK | os.W_OK):
-        return UserError(
-            f'no permission to open {port}; copy config/udev/99-dex-rl-nodes.rules to /etc/udev/rules.d/ '
-            'and plug the device in again'
-        )
+        return UserError(no_permission(port))
     if 'exclusively' in str(error) or code in (errno.EBUSY, errno.EAGAIN):
         return UserError(f'{port} is in use by another program; stop that program first')
     return UserError(f'cannot open {port}: {error}')

@@ -1,11 +1,12 @@
 """Settings of the device drivers: the `devices:` block of config/robots/*.yaml."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from dex_rl_nodes.config import Model, Robot, is_simulated, load_robot
+from dex_rl_nodes.drivers.glove import CHANNELS
 from dex_rl_nodes.errors import UserError
 
 Counts = Annotated[list[int], Field(min_length=6, max_length=6)]
@@ -36,12 +37,21 @@ class GloveDevice(Model):
     port: str = Field('/dev/dex_glove_right', description='serial port')
     baud: int = Field(115200, gt=0, description='bits per second; USB gloves ignore it')
     registers: Literal[21, 22] = Field(21, description='21 channels, or 22 for the second generation')
-    channels: Counts = Field([3, 2, 7, 11, 15, 19], description='channels that drive the hand, in its joint order')
+    channels: Counts = Field(
+        list(CHANNELS[21]), description='channels that drive the hand, in its joint order; with 22 registers others'
+    )
     open: Counts = Field(description='counts of these channels with the hand open')
     closed: Counts = Field(description='counts of these channels as a fist')
     rate: float = Field(100.0, gt=0, le=200, description='polls per second (Hz)')
     window: int = Field(10, ge=1, le=100, description='samples averaged')
     largest_step: float = Field(0.1, gt=0, le=1, description='largest change per sample, normalised')
+
+    @model_validator(mode='before')
+    @classmethod
+    def _channels_of_its_generation(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or 'channels' in values or values.get('registers') not in CHANNELS:
+            return values
+        return {**values, 'channels': list(CHANNELS[values['registers']])}
 
 
 class SpaceMouseDevice(Model):

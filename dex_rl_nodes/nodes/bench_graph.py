@@ -19,6 +19,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import ExternalShutdownException
 from sensor_msgs.msg import Image
 
+from dex_rl_nodes.config import is_simulated
 from dex_rl_nodes.descriptions import FRONT_IMAGE, IMAGES, TOPICS
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.graph import environment
@@ -26,9 +27,11 @@ from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.node import make_executor
 from dex_rl_nodes.nodes.scheduling import prefer
 from dex_rl_nodes.records import EpisodeState, Phase
+from dex_rl_nodes.run_directory import RunDirectory
 from dex_rl_nodes.sole_graph import domain_of
 from dex_rl_nodes.stages.bench.measurement import Measurement
 from dex_rl_nodes.stages.bench.speed import loop_on_time, percentiles
+from dex_rl_nodes.stages.inputs import command_line
 
 _LATE = 0.020  # s
 _START_DEADLINE = 120.0  # s until the first tick, or until all nodes are there
@@ -87,8 +90,17 @@ class Listener:
         rclpy.try_shutdown()
 
 
-def control_ticks(run: str, task: str, minutes: float) -> list[Measurement]:
-    """Start online learning in real time on a prepared run, and watch the commands that come out of it."""
+def control_ticks(run: str, minutes: float) -> list[Measurement]:
+    """Start online learning in real time on a prepared run of simulation, and watch the commands that come out of it.
+
+    Raises:
+        UserError: there is no such run, it is one of a robot, or its graph ends too early.
+    """
+    directory = RunDirectory(run)
+    settings = directory.settings()
+    if not is_simulated(settings.robot):
+        raise UserError(f'run "{run}" is one of robot {settings.robot}, and nothing here may move a robot')
+    words = (*command_line('launch online_rl.launch.py', directory, settings).split()[2:], 'prepare:=false')
     listener = Listener('bench_ticks')
     ticks: list[tuple[int, int, float, float]] = []  # episode, step, camera stamp (s), arrival (s)
     executed = message_of('executed_action')
@@ -102,7 +114,6 @@ def control_ticks(run: str, task: str, minutes: float) -> list[Measurement]:
     states: list = []
     learner_state = message_of('learner_state')
     listener.node.create_subscription(learner_state, 'learner_state', states.append, qos.PROFILES['STATE'])
-    words = ('online_rl.launch.py', f'task:={task}', f'run:={run}', 'prepare:=false')
     try:
         with process_of('launch_command', *words) as graph:
             prefer(_PRIORITY)  # the clock must not wait for the processor itself
@@ -112,7 +123,7 @@ def control_ticks(run: str, task: str, minutes: float) -> list[Measurement]:
                 raise UserError(f'the graph ended too early, with exit code {graph.returncode}; see the messages above')
     finally:
         listener.close()
-    command = f'dexrl bench ticks task:={task} run:={run} minutes:={minutes:g}'
+    command = f'dexrl bench ticks run:={run} minutes:={minutes:g}'
     updates = int(states[-1].updates) if states else 0
     delay = percentiles([arrival - stamp for _, _, stamp, arrival in ticks])
     # nothing else runs any more; this process still has the priority of the nodes
@@ -207,9 +218,9 @@ def _send(listener: Listener, publishers: dict, images: list, seconds: float) ->
 
 
 def ticks(arguments: list[str]) -> list[Measurement]:
-    """`ticks RUN TASK MINUTES`."""
-    run, task, minutes = arguments
-    return control_ticks(run, task, float(minutes))
+    """`ticks RUN MINUTES`."""
+    run, minutes = arguments
+    return control_ticks(run, float(minutes))
 
 
 def cameras(arguments: list[str]) -> list[Measurement]:

@@ -15,7 +15,7 @@ from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.node import run_node
 from dex_rl_nodes.records import HAND_JOINTS, EpisodeState, OperatorInput, RobotReading, SimState
-from dex_rl_nodes.robot.teleop import joy_buttons
+from dex_rl_nodes.robot.teleop import ScriptedHands, read_teleop
 from dex_rl_nodes.sim.assistant import Assistant
 from dex_rl_nodes.sim.operator import ScriptedOperator
 
@@ -37,6 +37,7 @@ class ScriptedOperatorNode(EpisodeNode):
         self._mode = self.setting('mode')
         kind = Assistant if self._mode == 'intervene' else ScriptedOperator
         self._core = core or kind(self.task, self.robot)
+        self._hands = ScriptedHands(read_teleop(self.robot))
         self._present = False
         self._scene: SimState | None = None
         self._pose: tuple[int, np.ndarray] | None = None  # stamp and value, also below
@@ -103,15 +104,16 @@ class ScriptedOperatorNode(EpisodeNode):
         self._publish(action, scene.stamp)
 
     def _publish(self, action: OperatorInput, stamp: int) -> None:
+        axes, buttons = self._hands.axes(action), self._hands.buttons(action)
         if self._devices is not None:
-            self._devices.show(action.twist, joy_buttons(action), action.glove)
+            self._devices.show(axes, buttons, action.glove)
             return
-        twist, joy = TwistStamped(), Joy(buttons=joy_buttons(action))
+        twist, joy = TwistStamped(), Joy(buttons=buttons)
         twist.header.stamp = joy.header.stamp = conversions.time_message(stamp)
         twist.header.frame_id = self.robot.base_frame
         linear, angular = twist.twist.linear, twist.twist.angular
-        linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = (float(value) for value in action.twist)
-        joy.axes = [float(value) for value in action.twist]
+        linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = axes.tolist()
+        joy.axes = axes.tolist()
         self.publish(JOY, joy)
         self.publish(GLOVE, conversions.joint_state(HAND_JOINTS, action.glove, stamp))
         self.publish(TWIST, twist)

@@ -167,11 +167,13 @@ class _Trial:
         self._oracle, self._sender = Oracle(robot, task, self.mux.limits), _Sender(rng)
         self._period = round(1e9 / robot.control_rate)
         self._plant, self._last = _Plant(rng, task), 0
+        self._over = False  # a stop has ended the episode, released or not
 
     def reset(self, stamp: int) -> None:
         """Begin an episode; robot and episode_manager may lie until the mux believes them."""
         self._plant = _Plant(self._rng, self._task)
         self._plant.stamp = self._last = stamp
+        self._over = self.mux.stopped
         for hostile in (*(0.5,) * 4, 0.0):
             reading, honest = self._plant.reading(hostile)
             hand = self._plant.hand.copy()
@@ -186,14 +188,17 @@ class _Trial:
         self._oracle.rest()
 
     def advance(self) -> None:
-        """Time passes: one tick, sometimes several; somebody presses stop, and releases it."""
+        """Time passes: one tick, sometimes several; somebody presses stop, releases it, and begins a new episode."""
         self._plant.stamp += self._period * (1 if self._rng.random() < 0.98 else 5)
         kind = self._rng.random()
         if kind < 0.005:
             self.mux.stop(SafetyEvent.OPERATOR_STOP)
+            self._over = True
             self._oracle.rest()
         elif kind < 0.1 and self.mux.stopped:
             self.mux.reset_stop()
+        elif kind < 0.2 and self._over and not self.mux.stopped:
+            self.reset(self._plant.stamp)
 
     def exchange(self) -> tuple[float, float]:
         """One command: send, judge, let the plant follow. Returns the mux's time by clock and processor (s)."""
@@ -202,7 +207,7 @@ class _Trial:
         command, orderly = self._sender.command(plant.stamp, mux.hand_target, self._last)
         teleop, alone = self._sender.teleop(plant.stamp)
         before, hand_before = mux.target_pose, mux.hand_target.astype(np.float64)
-        must_pass = orderly and honest and alone and not (mux.holding or mux.operator_active)
+        must_pass = orderly and honest and alone and not (self._over or mux.holding or mux.operator_active)
         operated = mux.operator_active
         begun, begun_cpu = time.perf_counter(), time.thread_time()
         executed = mux.step(command, teleop, reading)
@@ -247,7 +252,7 @@ class _Trial:
             violations.update(_bad_rest(motion, reading, honest))
             oracle.rest()
             return
-        if executed.stopped or not honest:
+        if self._over or executed.stopped or not honest:
             violations['moved while it must hold'] += 1
         if handover:
             self._tally.handovers += 1

@@ -22,6 +22,7 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.records import ARM_DIM, HAND_DIM, Mark, OperatorInput, TeleopCommand
 
 KEY_MARKS = {2: Mark.SUCCESS, 3: Mark.FAILURE, 4: Mark.DISCARD, 5: Mark.PAUSE}  # index in `keyboard/joy`
+_SCRIPTED_MARKS = (Mark.SUCCESS, Mark.FAILURE, Mark.DISCARD)
 
 
 class TeleopSettings(Model):
@@ -223,7 +224,38 @@ def _pressed(buttons: list[int]) -> set[int]:
     return {index for index, value in enumerate(buttons) if value}
 
 
-def joy_buttons(operator: OperatorInput) -> list[int]:
-    """Buttons of `spacenav/joy` for what an operator does, in the default order of the table above."""
-    marks = [int(operator.mark == mark) for mark in KEY_MARKS.values()]
-    return [int(operator.left_button), int(operator.right_button), *marks]
+class ScriptedHands:
+    """What the devices say in the hands of a scripted operator: the inverse of TeleopMapper, for the same settings.
+
+    Raises:
+        UserError: the settings give no button to a mark that a scripted operator makes.
+    """
+
+    def __init__(self, settings: TeleopSettings | None = None):
+        settings = settings or TeleopSettings()
+        axes = np.array(settings.axes)
+        self._axis, self._gain = np.abs(axes) - 1, np.sign(axes) * np.array(settings.gain)
+        self._left, self._right = settings.success_or_discard_button, settings.hand_button
+        self._marks = {mark: index for index, mark in reversed(settings.mark_buttons.items())}
+        lacking = [mark.name.lower() for mark in _SCRIPTED_MARKS if mark not in self._marks]
+        if lacking or not self._gain.all():
+            raise UserError(
+                f'teleop in config/robots/: a scripted operator needs a button for {", ".join(lacking)} in mark_buttons'
+                if lacking
+                else 'teleop in config/robots/: a scripted operator needs a gain for every axis that is not zero'
+            )
+        self._count = 1 + max(self._left, self._right, *self._marks.values())
+
+    def axes(self, operator: OperatorInput) -> np.ndarray:
+        """Axes (6,) of the SpaceMouse, [-1, 1], in the order of the device."""
+        axes = np.zeros(ARM_DIM)
+        axes[self._axis] = np.clip(np.asarray(operator.twist) / self._gain, -1.0, 1.0)
+        return axes
+
+    def buttons(self, operator: OperatorInput) -> list[int]:
+        """Buttons of `spacenav/joy`."""
+        buttons = [0] * self._count
+        buttons[self._left], buttons[self._right] = int(operator.left_button), int(operator.right_button)
+        for mark, index in self._marks.items():
+            buttons[index] |= int(operator.mark == mark)
+        return buttons

@@ -44,7 +44,7 @@ from dex_rl_nodes.records import (
 )
 from dex_rl_nodes.robot.events import SafetyEvent
 from dex_rl_nodes.robot.mux import CommandMux
-from dex_rl_nodes.robot.teleop import TeleopMapper, joy_buttons, read_teleop
+from dex_rl_nodes.robot.teleop import ScriptedHands, TeleopMapper, read_teleop
 from dex_rl_nodes.robot.units import state_vector
 from dex_rl_nodes.sim.robot import SimRobot
 
@@ -107,7 +107,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.sim = self.sim or SimRobot(self.task, self.robot)
-        self._teleop = TeleopMapper(read_teleop(self.robot))
+        settings = read_teleop(self.robot)
+        self._teleop, self._hands = TeleopMapper(settings), ScriptedHands(settings)
         self._assembler = TransitionAssembler(self.newest + 1)
 
     def episode(
@@ -194,8 +195,8 @@ class Loop:
     def _operate(self, reading: RobotReading) -> TeleopCommand | None:
         if self.operator is None or not self._present:
             return None
-        hands = self.operator.act(self.sim.scene(), reading)
-        return self._teleop.update(hands.twist, joy_buttons(hands), hands.glove, reading.stamp)
+        does = self.operator.act(self.sim.scene(), reading)
+        return self._teleop.update(self._hands.axes(does), self._hands.buttons(does), does.glove, reading.stamp)
 
     def _act(self, tick: Tick, teleop: TeleopCommand | None, reading: RobotReading) -> None:
         step = tick.step

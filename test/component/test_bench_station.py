@@ -1,5 +1,9 @@
 """Figures of the drivers must not be those of somebody else's drivers."""
 
+from contextlib import contextmanager
+from types import SimpleNamespace
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 
@@ -12,6 +16,7 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import bench_graph, conversions, qos
 from dex_rl_nodes.nodes.bench_devices import _station
 from dex_rl_nodes.records import HAND_JOINTS as JOINTS
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings
 
 
 def test_a_second_driver_in_the_same_domain_ends_the_bench(ros, monkeypatch):
@@ -33,3 +38,29 @@ def test_a_second_driver_in_the_same_domain_ends_the_bench(ros, monkeypatch):
         )
         with pytest.raises(UserError, match=f'somebody else publishes {HAND_JOINTS}; .* ROS_DOMAIN_ID of its own'):
             station.wait(lambda: False, DEADLINE)
+
+
+def test_the_ticks_of_a_run_are_those_of_its_own_settings(monkeypatch, tmp_path):
+    """Another interface or seed would be refused by the recorder; a real robot is not moved for a measurement."""
+    monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
+    RunDirectory('mine').create(RunSettings('open_drawer', 'sim', 'raw', 'lamp', 3))
+    RunDirectory('real').create(RunSettings('open_drawer', 'fr3_ruiyan', 'raw', 'lamp', 3))
+    started = []
+
+    @contextmanager
+    def process_of(*words):
+        started.append(words)
+        yield SimpleNamespace(poll=lambda: 1, returncode=1)
+
+    monkeypatch.setattr(bench_graph, 'process_of', process_of)
+    monkeypatch.setattr(bench_graph, 'Listener', lambda name: Mock())
+    with pytest.raises(UserError, match='ended too early'):
+        bench_graph.control_ticks('mine', 1.0)
+    assert started == [(
+        'launch_command', 'online_rl.launch.py', 'task:=open_drawer', 'interface:=raw', 'seed:=3', 'run:=mine',
+        'prepare:=false',
+    )]  # fmt: skip
+    with pytest.raises(UserError, match='"real" is one of robot fr3_ruiyan'):
+        bench_graph.control_ticks('real', 1.0)
+    with pytest.raises(UserError, match='there is no run "none"'):
+        bench_graph.control_ticks('none', 1.0)

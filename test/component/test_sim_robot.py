@@ -17,7 +17,7 @@ from dex_rl_nodes.nodes.scripted_operator import ScriptedOperatorNode
 from dex_rl_nodes.nodes.sim_robot import SimRobotNode
 from dex_rl_nodes.records import ARM_JOINTS, EpisodeState, Phase, SimState
 from dex_rl_nodes.records import HAND_JOINTS as JOINTS
-from dex_rl_nodes.robot.teleop import joy_buttons
+from dex_rl_nodes.robot.teleop import ScriptedHands
 from dex_rl_nodes.sim.operator import ScriptedOperator
 from dex_rl_nodes.sim.robot import SimRobot
 
@@ -158,7 +158,7 @@ def test_operator_acts_once_per_tick_like_in_one_process(bench):
             np.float32([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]).tolist()
             == expected.twist.tolist()
         )
-        assert list(joys[n].buttons) == joy_buttons(expected)
+        assert list(joys[n].buttons) == ScriptedHands().buttons(expected)
         assert np.array_equal(np.float32(c.joint_positions(gloves[n], JOINTS)), expected.glove)
         assert c.stamp_ns(twists[n].header.stamp) == reading.stamp
         simulation.step(reading.tcp_pose + np.array([0.005, 0, -0.005, 0, 0, 0, 0]), simulation.start_hand)

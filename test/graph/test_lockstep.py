@@ -16,7 +16,6 @@ torch = pytest.importorskip('torch')
 
 from tiny_run import SETTINGS, launch, make_run, start
 
-from dex_rl_nodes import config
 from dex_rl_nodes.recording.history import episode_bags
 from dex_rl_nodes.recording.reader import next_folder
 from dex_rl_nodes.recording.spool import SUFFIX, TransitionSpool, read_transitions
@@ -24,6 +23,7 @@ from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.run_directory import RunSettings
 from dex_rl_nodes.seeds import start_seed
 from dex_rl_nodes.sim.operator import ScriptedOperator
+from dex_rl_nodes.sim.tasks import TASKS
 from dex_rl_nodes.stages.job import Job
 from dex_rl_nodes.stages.loop import Loop
 
@@ -99,7 +99,7 @@ def test_goes_on_with_a_run_and_does_not_wait_for_a_dead_learner(job, tmp_path):
             assert before.truncated or not before.mask
 
 
-OTHERS = [task for task in config.names('tasks') if task != SETTINGS.task]
+OTHERS = [task for task in sorted(TASKS) if task != SETTINGS.task]
 
 
 @pytest.mark.parametrize(('task', 'interface'), list(zip(OTHERS, cycle(('raw', 'pca', 'vq')))))

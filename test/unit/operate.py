@@ -7,7 +7,7 @@ import numpy as np
 from dex_rl_nodes.config import load_robot, load_task
 from dex_rl_nodes.records import ActionCommand, Mark, OperatorInput
 from dex_rl_nodes.robot.mux import CommandMux
-from dex_rl_nodes.robot.teleop import TeleopMapper, joy_buttons, read_teleop
+from dex_rl_nodes.robot.teleop import ScriptedHands, TeleopMapper, read_teleop
 from dex_rl_nodes.sim.operator import ScriptedOperator
 from dex_rl_nodes.sim.robot import SimRobot
 
@@ -42,7 +42,7 @@ def operate(sim: SimRobot, skill: str | ScriptedOperator, seed: int) -> Episode:
         if inputs[-1].mark != Mark.NONE:
             break
         last = inputs[-1]
-        command = teleop.update(last.twist, joy_buttons(last), last.glove, reading.stamp)
+        command = teleop.update(last.twist, ScriptedHands().buttons(last), last.glove, reading.stamp)
         policy = ActionCommand(stamp=reading.stamp, step=step, hold_hand=True)
         executed = mux.step(policy, command, reading)
         actions.append(executed.action)

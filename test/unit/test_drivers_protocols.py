@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dex_rl_nodes.drivers import glove, inspire, ruiyan, spacemouse
+from dex_rl_nodes.drivers.settings import GloveDevice
 
 GOLDEN = [
     (ruiyan.encode_move(1, 0, 2000, 800), 'a5 01 00 08 aa 00 00 d0 07 20 03 00 52'),
@@ -134,3 +135,12 @@ def test_spacemouse_reports():
     assert spacemouse.decode_report(b'', state) is state
     large = spacemouse.decode_report(bytes((3, 0, 0, 4, 0)), state)
     assert [n for n, pressed in enumerate(large.buttons) if pressed] == [18], 'a SpaceMouse Pro has more than sixteen'
+
+
+@pytest.mark.parametrize(('registers', 'channels'), [(21, [3, 2, 7, 11, 15, 19]), (22, [3, 2, 8, 12, 16, 20])])
+def test_a_glove_is_read_at_the_channels_of_its_generation(registers, channels):
+    ends = {'open': [0] * 6, 'closed': [900] * 6}
+    assert GloveDevice(registers=registers, **ends).channels == channels
+    assert GloveDevice(registers=registers, channels=[4, 2, 7, 11, 15, 19], **ends).channels[0] == 4, (
+        'what is said counts'
+    )

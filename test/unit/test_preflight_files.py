@@ -281,6 +281,16 @@ def test_beside_a_running_graph_the_ports_of_hand_and_glove_are_left_alone(monke
     assert [(finding.subject, finding.level) for finding in found] == [('hand', 'good'), ('glove', 'good')]
 
 
+def test_a_left_hand_is_reminded_of_what_is_written_for_a_right_one(monkeypatch):
+    glove = {**ROBOT.devices['glove'], 'port': '/dev/dex_glove_left'}
+    robot = ROBOT.model_copy(update={'devices': {**ROBOT.devices, 'side': 'left', 'glove': glove}})
+    monkeypatch.setattr(config, 'load_robot', lambda name: robot)
+    monkeypatch.setattr(diagnosis, '_heard', lambda *_: diagnosis.Heard(diagnosis.defaultdict(TopicSample)))
+    monkeypatch.setattr(diagnosis, 'camera_findings', lambda *_: iter(()))
+    found = [finding for finding in diagnosis.robot_findings('fr3_ruiyan') if finding.level == 'warning']
+    assert any('hand_model.py are those of a right hand, but side is left' in finding.text for finding in found)
+
+
 def test_a_ros_that_does_not_answer_is_said(monkeypatch):
     monkeypatch.setattr(diagnosis.sys, 'executable', '/bin/false')
     with pytest.raises(UserError, match='cannot be heard: no output; see the lines about ROS'):

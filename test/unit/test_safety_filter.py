@@ -304,7 +304,7 @@ def test_the_fuzzer_notices_when_a_limit_is_switched_off(monkeypatch, disabled):
         '_range': lambda self, asked: asked,
     }
     monkeypatch.setattr(SafetyFilter, disabled, first_argument[disabled])
-    assert hostile_commands(800, seed=3)['violations'] > 0
+    assert hostile_commands(1600, seed=0)['violations'] > 0
 
 
 def test_the_fuzzer_notices_a_start_that_is_not_judged(monkeypatch):

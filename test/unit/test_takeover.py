@@ -9,7 +9,7 @@ from dex_rl_nodes.records import ActionCommand, Mark, OperatorInput, RobotReadin
 from dex_rl_nodes.robot import kinematics, rotations
 from dex_rl_nodes.robot.events import SafetyEvent
 from dex_rl_nodes.robot.mux import CommandMux
-from dex_rl_nodes.robot.teleop import TeleopMapper, TeleopSettings, joy_buttons, read_teleop
+from dex_rl_nodes.robot.teleop import ScriptedHands, TeleopMapper, TeleopSettings, read_teleop
 
 ROBOT, TASK = load_robot('sim'), load_task('pull_tissue')
 JOINTS = np.array([0.0, -0.1, 0.0, -2.4, 0.0, 2.3, np.pi / 4])
@@ -299,7 +299,7 @@ def test_a_spacemouse_that_is_lost_with_its_left_button_down_marks_nothing(silen
 @pytest.mark.parametrize('mark', list(Mark))
 def test_marks_of_an_operator_arrive_once(mark):
     mapper = TeleopMapper()
-    buttons = joy_buttons(OperatorInput(mark=mark))
+    buttons = ScriptedHands().buttons(OperatorInput(mark=mark))
     marks = [
         mapper.update(REST, pressed, GLOVE, tick * PERIOD).mark for tick, pressed in enumerate([buttons, buttons, []])
     ]
@@ -349,3 +349,25 @@ def test_keys_are_no_buttons_of_the_spacemouse():
     mapper.keys([0, 0, 0])
     command = mapper.update(REST, [], GLOVE, PERIOD)
     assert command.mark == Mark.NONE and not command.hand_active
+
+
+@pytest.mark.parametrize('mark', [Mark.SUCCESS, Mark.FAILURE, Mark.DISCARD])
+def test_scripted_hands_are_understood_with_any_layout_of_the_devices(mark):
+    """As of a larger SpaceMouse, whose first buttons are others and whose axes are turned."""
+    settings = TeleopSettings(
+        axes=[2, -1, 3, 5, -4, 6],
+        gain=[0.5, 1.0, 2.0, 1.0, 1.0, 1.0],
+        success_or_discard_button=22,
+        hand_button=17,
+        mark_buttons={12: 'success', 13: 'failure', 14: 'discard'},
+        dead_zone=0.0,
+    )
+    hands, mapper = ScriptedHands(settings), TeleopMapper(settings)
+    does = OperatorInput(np.array([0.4, -0.3, 0.2, 0.1, -0.2, 0.5]), right_button=True, glove=GLOVE, mark=mark)
+    command = mapper.update(hands.axes(does), hands.buttons(does), does.glove, PERIOD)
+    assert np.allclose(command.arm, does.twist, atol=1e-6) and command.hand_active and command.mark == mark
+
+
+def test_a_scripted_operator_without_a_button_for_a_mark_is_refused():
+    with pytest.raises(UserError, match='needs a button for failure, discard in mark_buttons'):
+        ScriptedHands(TeleopSettings(mark_buttons={12: 'success'}))

@@ -55,7 +55,7 @@ class SpaceMouseEmulator:
     def press(self, *buttons: bool) -> None:
         """Set the buttons: left, right, and those that larger models have."""
         bits = sum(bool(pressed) << index for index, pressed in enumerate(buttons))
-        self._report(bytes((3,)) + bits.to_bytes(2, 'little'))
+        self._report(bytes((3,)) + bits.to_bytes(6, 'little'))
 
     def _report(self, report: bytes) -> None:
         # hidraw gives one report per read; in a pipe they would run together, so each fills the reader's buffer

@@ -132,7 +132,7 @@ def _explain(
     if ' hand' in kind.name and ' hand' in wanted.name:
         fix = f'is it the hand of the other side or another model? else correct devices.{name} in {file}'
     elif 'glove' in kind.name and 'glove' in wanted.name:
-        fix = f'set devices.{name}.registers in {file}'
+        fix = f'set devices.{name}.registers in {file}, and its channels if they stand there; then calibrate it'
     return Finding('bad', name, text, fix)
 
 

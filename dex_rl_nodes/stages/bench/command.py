@@ -131,8 +131,8 @@ BENCHES = {
     ),
     'ticks': Bench(
         'the graph in real time: control ticks on time, camera to command',
-        _in_graph('ticks', 'run', 'task', 'minutes'),
-        (_RUN, _TASK, _MINUTES, _OUT),
+        _in_graph('ticks', 'run', 'minutes'),
+        (_RUN, _MINUTES, _OUT),
     ),
     'cameras': Bench(
         'camera frames delivered to policy and recorder', _in_graph('cameras', 'seconds', 'run'), (_SECONDS, _RUN, _OUT)

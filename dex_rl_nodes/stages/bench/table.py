@@ -26,6 +26,7 @@ from dex_rl_nodes.learning.device import CPU, device_name
 from dex_rl_nodes.parameters import Value
 from dex_rl_nodes.paths import share_directory
 from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json, write_atomic, write_json
+from dex_rl_nodes.sim.tasks import TASKS
 from dex_rl_nodes.stages.bench.measurement import code_version, machine
 from dex_rl_nodes.stages.evaluate import evaluate
 from dex_rl_nodes.stages.inputs import USUAL, Amounts
@@ -83,7 +84,7 @@ def _names(text: str, valid: tuple[str, ...], kind: str) -> tuple[str, ...]:
 
 def make_plan(values: Mapping[str, Value]) -> Plan:
     """The plan that the arguments ask for; UserError names what is unknown."""
-    tasks = _names(str(values['tasks']), tuple(config.names('tasks')), 'task')
+    tasks = _names(str(values['tasks']), tuple(sorted(TASKS)), 'task')
     interfaces = _names(str(values['interfaces']), config.INTERFACES, 'interface')
     texts = [text.strip() for text in str(values['seeds']).split(',')]
     if not all(text.isdigit() and int(text) < 1000 for text in texts):
