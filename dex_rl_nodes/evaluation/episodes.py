@@ -82,6 +82,15 @@ class EpisodeMachine:
         )
         return self.state
 
+    def take_back(self, stamp: int) -> Outcome | None:
+        """Discard the episode after its end; its outcome until now, None where there is nothing to take back."""
+        before = Outcome(self.state.outcome)
+        if not self.ended or before is Outcome.DISCARDED:
+            return None
+        reason = f'discarded by the operator after its end ({before.name.lower()})'
+        self.state = replace(self.state, stamp=stamp, outcome=Outcome.DISCARDED, reason=reason)
+        return before
+
     def _outcome(self, step: int, success: bool, mark: int, stopped: str) -> tuple[Outcome, str]:
         if mark == Mark.DISCARD:
             return Outcome.DISCARDED, 'discarded by the operator'

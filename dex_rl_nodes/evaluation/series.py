@@ -93,10 +93,16 @@ class EpisodeSeries:
         self.number += 1
         self._tried += 1
         self.ticks += ticks
+        self.counted += self._counts(outcome)
+
+    def take_back(self, outcome: int) -> None:
+        """The newest episode, which had this outcome, was discarded after its end; its ticks were made all the same."""
+        self.counted -= self._counts(outcome)
+
+    def _counts(self, outcome: int) -> bool:
         if self.purpose == 'demos':
-            self.counted += outcome == Outcome.SUCCESS
-        else:
-            self.counted += outcome not in (Outcome.DISCARDED, Outcome.STOPPED)
+            return outcome == Outcome.SUCCESS
+        return outcome not in (Outcome.DISCARDED, Outcome.STOPPED)
 
     def progress(self) -> str:
         """How far it is, for a person."""

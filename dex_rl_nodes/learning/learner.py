@@ -153,7 +153,8 @@ class Learner:
         self.interventions -= self.demonstrations.forget(episode)
         if self._newest_ended == episode:
             self.episodes -= 1
-            self._recent.pop()
+            self.successes -= self._recent.pop()
+            self._newest_ended = -1
 
     def extend(self, transitions: Sequence[Transition]) -> None:
         """Take many online transitions, for example those recorded before a restart."""

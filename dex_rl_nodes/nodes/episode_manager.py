@@ -179,10 +179,10 @@ class EpisodeManager(Node):
         self._scene.ask(lambda start: self._begin(start, seed), repeat=not self._attended, **fields)
 
     def _begin(self, start: Any, seed: int) -> None:
-        self._score()
         if not start.success:
             self._reset_failed(f'the scene cannot be reset: {start.message}')
             return
+        self._score()  # until now it could be taken back
         self._forget_episode()
         self._machine = EpisodeMachine(self._series.time_limit, self._series.ticks_after_success)
         stamp = conversions.stamp_ns(start.start)
@@ -240,6 +240,9 @@ class EpisodeManager(Node):
         if teleop.mark == Mark.PAUSE:
             startled = self._pause_reason and time.monotonic() - self._paused_at < _STARTLED
             self._set_pause(bool(startled) or not self._pause)
+        elif self._state.phase == Phase.PAUSED and teleop.mark == Mark.DISCARD:
+            self._take_back()
+            self._announce(Phase.PAUSED, reason=self._pause_reason)
         elif self._attended and self._resetting and teleop.stamp >= self._state.stamp:
             self._call_off_by_hand(teleop)
         if not self._running or teleop.stamp < self._state.stamp:
@@ -251,10 +254,24 @@ class EpisodeManager(Node):
     def _call_off_by_hand(self, teleop: TeleopCommand) -> None:
         """On a robot: who discards, or moves the arm, while it is brought to its start, wants it to stop."""
         self._hands_off |= not teleop.arm_active
+        if teleop.mark == Mark.DISCARD:
+            self._take_back()
         if teleop.mark in (Mark.FAILURE, Mark.DISCARD):
             self._call_off(f'{Mark(teleop.mark).name.lower()} was marked while the episode was prepared')
         elif teleop.arm_active and (self._hands_off or teleop.stamp - self._state.stamp > _LET_GO):
             self._call_off('the SpaceMouse was moved while the episode was prepared')
+
+    def _take_back(self) -> None:
+        """The episode before is discarded after its end: the classifier saw a success, say, that was none."""
+        outcome = self._machine.take_back(self.get_clock().now().nanoseconds)
+        if outcome is None:
+            return
+        state = self._machine.state
+        self._series.take_back(outcome)
+        for name, change in ((outcome.name.lower(), -1), ('discarded', 1)):
+            self._outcomes[name] = self._outcomes.get(name, 0) + change
+        self.publish('episode', state)
+        self.get_logger().info(f'episode {state.episode}: {state.reason}; {self._series.progress()}')
 
     def _on_executed(self, action: ExecutedAction) -> None:
         if action.episode == self._machine.state.episode and action.stamp >= self._first:

@@ -67,8 +67,9 @@ def owed_retraction(run: RunDirectory, spool: TransitionSpool) -> Transition | N
     episode, step = spool.newest_tick
     if episode < 0 or step == LAST_STEP:
         return None
-    for state in episode_states(reversed(episode_bags(run, 'online'))):
-        if state.episode == episode and state.phase == Phase.ENDED:
-            discarded = state.outcome == Outcome.DISCARDED
-            return retraction(episode, state.stamp, spool.newest + 1) if discarded else None
+    for bag in reversed(episode_bags(run, 'online')):
+        ends = [state for state in episode_states([bag]) if (state.episode, state.phase) == (episode, Phase.ENDED)]
+        if ends:  # the last of them counts: an episode may be discarded after its end
+            discarded = ends[-1].outcome == Outcome.DISCARDED
+            return retraction(episode, ends[-1].stamp, spool.newest + 1) if discarded else None
     return None

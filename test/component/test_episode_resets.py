@@ -13,6 +13,7 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions, qos, scene_reset
 from dex_rl_nodes.records import (
     Mark,
+    Outcome,
     Phase,
     TeleopCommand,
 )
@@ -68,6 +69,39 @@ def test_whoever_takes_the_devices_calls_a_reset_off(bench, after, said, reason)
     graph.table.send('teleop_command', TeleopCommand(stamp + int(after * 1e9), **said))
     assert graph.wait_phase(Phase.PAUSED).reason == f'{reason} while the episode was prepared'
     assert [state.phase for state in graph.states].count(Phase.PAUSED) == 1
+
+
+@pytest.mark.parametrize('when', ['while the next is prepared', 'in a pause'])
+def test_a_success_that_was_none_can_be_taken_back(bench, when):
+    graph = Graph(bench, 'online', **{**ON_A_ROBOT, 'episodes': 2})
+    graph.until_asked(1)
+    graph.answer()
+    graph.wait_phase(Phase.RUNNING, 0)
+    graph.tick(0, 0)
+    if when == 'in a pause':
+        graph.table.call('episode_manager/pause', data=True)
+    graph.tick(0, 1, success=True)
+    series = graph.table.node._series
+    if when == 'in a pause':
+        phase = graph.wait_phase(Phase.PAUSED)
+    else:
+        graph.until_asked(2)
+        phase = graph.wait_phase(Phase.RESETTING)
+    assert series.counted == 1
+    for _ in range(2):  # the second finds nothing to take back
+        graph.table.send('teleop_command', TeleopCommand(phase.stamp + 1, mark=Mark.DISCARD))
+
+    def ends():
+        return [state for state in graph.states if state.phase == Phase.ENDED]
+
+    graph.table.until(lambda: len(ends()) == 2 and graph.states[-1].phase == Phase.PAUSED, 'the pause after it')
+    ended = ends()
+    assert series.counted == 0 and [state.outcome for state in ended] == [Outcome.SUCCESS, Outcome.DISCARDED]
+    assert ended[-1].episode == 0 and ended[-1].reason == 'discarded by the operator after its end (success)'
+    graph.table.call('episode_manager/pause', data=False)
+    graph.until_asked(2 if when == 'in a pause' else 3)
+    graph.answer()
+    assert graph.wait_phase(Phase.RUNNING).episode == 1, 'another one is wanted instead'
 
 
 def test_a_hand_that_has_not_let_go_yet_is_given_a_second(bench):

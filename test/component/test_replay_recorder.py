@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,19 @@ def test_a_discarded_episode_is_taken_back_also_after_a_kill(bench, run):
     second.until(lambda: len(heard) == 3, 'two more, and that they do not count')
     assert numbers(heard) == [(5, 1, 0), (6, 1, 1), (7, 1, LAST_STEP)]
     assert heard[-1].source == Origin.RETRACTION
+
+
+def test_an_episode_that_is_discarded_after_its_end_is_taken_back(bench, run):
+    table = bench(ReplayRecorder, purpose='online')
+    heard = table.listen('transitions')
+    *parts, end = episode_parts(0, 3, Outcome.SUCCESS)
+    for part in (*parts, end):
+        table.send(TOPIC_OF[type(part).__name__], part)
+    table.until(lambda: len(heard) == 3, 'three transitions')
+    table.send('episode', EpisodeState(end.stamp + 1, 1, Phase.RESETTING, purpose='online'))
+    table.send('episode', replace(end, stamp=end.stamp + 2, outcome=Outcome.DISCARDED))
+    table.until(lambda: len(heard) == 4, 'the retraction')
+    assert numbers(heard)[-1] == (4, 0, LAST_STEP) and heard[-1].source == Origin.RETRACTION
 
 
 def test_a_retraction_follows_soon_although_a_message_was_lost(bench, run):

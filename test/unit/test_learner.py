@@ -153,11 +153,14 @@ def test_counts_and_duplicates():
     assert len(learner.online) == 160
 
 
-def test_a_discarded_episode_is_not_learned_from_any_more():
+@pytest.mark.parametrize('succeeded', [False, True])  # a success that was none can be taken back after its end
+def test_a_discarded_episode_is_not_learned_from_any_more(succeeded):
     """Replay, counters and success rate are as if it had not been; a rebuilt learner agrees, bit for bit."""
     kept, later = online(80), online(240)[160:]
     thrown_away = [replace(transition, action=np.full(12, 0.625, np.float32)) for transition in online(160)[80:]]
     thrown_away[3] = replace(thrown_away[3], source=Origin.INTERVENTION)
+    end = {'success': succeeded, 'reward': float(succeeded), 'mask': 1.0 - succeeded, 'truncated': not succeeded}
+    thrown_away[-1] = replace(thrown_away[-1], **end)
     stream = [*kept, *thrown_away, retraction(1, 0, 161), *(replace(t, sequence=t.sequence + 1) for t in later)]
     learner, without = make(), make()
     learner.extend(stream[:160])

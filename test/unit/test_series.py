@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from dex_rl_nodes.config import load_task
 from dex_rl_nodes.evaluation.series import EpisodeSeries
 from dex_rl_nodes.records import Outcome
@@ -43,3 +45,12 @@ def test_ticks_after_success():
     assert [EpisodeSeries(TASK, purpose, 0).ticks_after_success > 0 for purpose in ('demos', 'reward', 'online')] == [
         False, True, False,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(('purpose', 'outcome'), [('demos', Outcome.SUCCESS), ('online', Outcome.TIMEOUT)])
+def test_an_episode_that_is_taken_back_is_wanted_again(purpose, outcome):
+    series = EpisodeSeries(load_task('pull_tissue'), purpose, 0, episodes=1)
+    series.finish(outcome, 30)
+    assert series.done
+    series.take_back(outcome)
+    assert not series.done and (series.number, series.ticks) == (1, 30), 'the robot has made them all the same'

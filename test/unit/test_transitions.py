@@ -1,6 +1,7 @@
 """Transitions: what belongs together, in any order of arrival, numbered, and never a wrong one."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -248,6 +249,24 @@ def test_retractions_are_no_steps_and_none_is_owed_twice(run):
     second.close()
     assert order(read_transitions(run))[-1] == (6, 0, LAST_STEP)
     assert count_transitions(run) == (5, 0) and read_history(run, 'online').steps == 5
+
+
+def test_an_episode_can_be_discarded_after_its_end(run):
+    *parts, end = episode_parts(0, 5, Outcome.SUCCESS)
+    back = replace(end, stamp=end.stamp + 1, outcome=Outcome.DISCARDED)
+    found, assembler = assemble([*parts, end])
+    assert found[-1].success
+    found += assembler.add(back)
+    assert order(found) == [*((n + 1, 0, n) for n in range(5)), (6, 0, LAST_STEP)] and assembler.add(back) == []
+    with BagWriter(run.bags('online') / '00000') as bag:
+        for part in (parts[0], end, back):
+            bag.write('/episode', part)
+    assert (read_history(run, 'online').episodes, read_history(run, 'online').successes) == (0, 0)
+    spool = spool_of(run, '00000')
+    for transition in found[:-1]:  # killed before the retraction was written
+        spool.append(transition)
+    assert owed_retraction(run, spool).sequence == 6
+    spool.close()
 
 
 def test_nothing_is_owed_for_other_outcomes(run):
