@@ -16,7 +16,7 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.node import ERROR, OK, WARN, run_node
-from dex_rl_nodes.nodes.publishers import other_publisher
+from dex_rl_nodes.nodes.publishers import Lookout, other_publisher
 from dex_rl_nodes.nodes.robot_reports import REPORTS, RobotReports
 from dex_rl_nodes.nodes.timing import Timing
 from dex_rl_nodes.paths import config_directory
@@ -47,8 +47,6 @@ _TELEOP_SILENCE = 0.5  # s; it speaks fifty times a second, and only a person's 
 _FRAMES = 1.5  # camera periods that must fit into the longest silence
 _REACTION = 0.02  # s, from noticing a silence to the target that ends the motion
 _GOODBYE = 0.5  # s; longest wait at the end for the robot to hear its last targets
-_GHOST = 25.0  # s; DDS forgets a killed process after 20 s
-_LOOK_AROUND = 0.15  # s, between two looks for somebody else who commands the robot
 
 
 class CommandMuxNode(EpisodeNode):
@@ -73,8 +71,7 @@ class CommandMuxNode(EpisodeNode):
         self._called_off = -1  # stamp of an episode, or of its RESETTING, that a stop has ended, released or not
         self._observed = 0  # stamp of the reading that was last judged between ticks
         self._told_at = 0.0  # s, monotonic, when the robot last heard its targets
-        self._intruder = ''  # who else publishes commands to the robot
-        self._alone_at = self._looked_at = time.monotonic()
+        self._lookout = Lookout(self, _TARGETS)
         self._faults = FaultCounter()
         self._timing = Timing()
         # Silence must be noticed early enough for the motion to stop in time.
@@ -227,7 +224,7 @@ class CommandMuxNode(EpisodeNode):
     def _try(self) -> None:
         if not self.running or self._command is None or self._missing(self._command.stamp):
             return
-        if self._fresh and self._intruder and not self._mux.stopped:
+        if self._fresh and self._lookout.intruder and not self._mux.stopped:
             return
         command, reading = self._command, self._reports.reading()
         if self._fresh and not self._start(command, reading):
@@ -266,7 +263,7 @@ class CommandMuxNode(EpisodeNode):
         self._expect(*REPORTS)
         now = time.monotonic_ns()
         self._mux.watch.check(now)
-        if self._intruder or self._mux.watch.causes():
+        if self._lookout.intruder or self._mux.watch.causes():
             return False
         if self._mux.begin_reset(self._reports.reading(), command.stamp):
             self._fresh = False
@@ -302,8 +299,7 @@ class CommandMuxNode(EpisodeNode):
         return (self.running or self._resetting) and not self._fresh
 
     def _watch(self) -> None:
-        if time.monotonic() - self._looked_at >= _LOOK_AROUND:
-            self._looked_at = time.monotonic()
+        if self._lookout.due() and not (self._mux.stopped or self._dry_run):
             self._look_for_second_publisher()
         if self.lockstep or not (self.running or self._resetting):
             return
@@ -330,18 +326,9 @@ class CommandMuxNode(EpisodeNode):
             self._report_safety()
 
     def _look_for_second_publisher(self) -> None:
-        """Latch a stop when somebody else appears while the robot moves; do not begin to move while somebody is there.
-
-        A process that was killed is seen for a while yet, so before the first motion there is time for it to vanish.
-        """
-        if self._mux.stopped or self._dry_run:
-            return
-        self._intruder = other_publisher(self, _TARGETS)
-        now = time.monotonic()
-        if not self._intruder:
-            self._alone_at = now
-        elif not self._fresh or now - self._alone_at > _GHOST:
-            self._stop(SafetyEvent.SECOND_PUBLISHER, self._intruder)
+        """Latch a stop when somebody else appears while the robot moves; begin no motion while somebody is there."""
+        if self._lookout.look(moving=not self._fresh):
+            self._stop(SafetyEvent.SECOND_PUBLISHER, self._lookout.intruder)
         if self._fresh:
             self._try()
 
@@ -389,8 +376,8 @@ class CommandMuxNode(EpisodeNode):
 
     def _report_safety(self) -> None:
         causes = self._mux.holding if self.running or self._resetting else []
-        if self._intruder and not self._mux.stopped:
-            causes = [(SafetyEvent.SECOND_PUBLISHER, f'{self._intruder}; waiting for it to vanish')]
+        if self._lookout.intruder and not self._mux.stopped:
+            causes = [(SafetyEvent.SECOND_PUBLISHER, f'{self._lookout.intruder}; waiting for it to vanish')]
         level, message = OK, 'ok'
         if self._mux.stopped:
             level, message = ERROR, self._mux.stop_reason

@@ -13,6 +13,7 @@ from dex_rl_nodes.evaluation.episodes import EpisodeMachine
 from dex_rl_nodes.evaluation.series import COLLECTING, EpisodeSeries
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.node import OK, WARN, Node, run_node
+from dex_rl_nodes.nodes.partners import Partners
 from dex_rl_nodes.nodes.scene_reset import SceneReset
 from dex_rl_nodes.nodes.scores import Scores
 from dex_rl_nodes.nodes.verdicts import Verdicts
@@ -86,8 +87,7 @@ class EpisodeManager(Node):
         self._scene = SceneReset(self)
         self.advertise('episode', 'step_result')
         self._announce(Phase.IDLE)
-        self._missing: list[str] = []
-        self._start_by = time.monotonic() + self.setting('start_deadline')
+        self._partners = Partners(self, self._purpose)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._starting = self.create_timer(_WATCH_PERIOD, self._start_when_ready, clock=steady)
         if not self.lockstep:
@@ -127,25 +127,11 @@ class EpisodeManager(Node):
             self.get_logger().info(f'nothing is left to do; {more}')
             self._begin_series()
             return
-        needed = ['policy_step', 'executed_action', 'transitions']
-        needed += ['teleop_command'] if self._operator_decides else ['core_action', 'hand_prior', 'reward']
-        needed += ['learner_state'] if self._purpose == 'online' else []
-        missing = [topic for topic in needed if not self.count_publishers(topic)]
-        if not self._scene.served:
-            missing.append('reset_scene')
-        if missing or self._series is None:
-            if time.monotonic() > self._start_by:
-                deadline = self.setting('start_deadline')
-                what = ', '.join(missing)
-                raise UserError(f'episode_manager: waited {deadline:g} s for {what} in vain; is its node running?')
-            self._missing = missing
-            what = ', '.join(missing) or 'replay_recorder to repair the bags'
-            self.get_logger().info(f'waits for {what}', throttle_duration_sec=10, skip_first=True)
-            return
-        self._begin_series()
+        if self._partners.look(self._scene.served, self._series is not None):
+            self._begin_series()
 
     def _begin_series(self) -> None:
-        self._missing = []
+        self._partners.missing = []
         self.destroy_timer(self._starting)
         counted = self.task.demonstrations
         if self._purpose == 'demos' and self._series.episodes > counted:
@@ -399,8 +385,8 @@ class EpisodeManager(Node):
         self.finish()
 
     def diagnose(self) -> None:
-        if self._series is None or self._missing:
-            self.report('episodes', WARN, f'waits for {", ".join(self._missing)}')
+        if self._series is None or self._partners.missing:
+            self.report('episodes', WARN, f'waits for {", ".join(self._partners.missing)}')
         else:
             phase = Phase(self._state.phase).name.lower()
             counts = {'episode': self._series.number, **self._outcomes}

@@ -1,8 +1,12 @@
 """Who publishes on a topic."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 
 import rclpy.node
+
+_GHOST = 25.0  # s; DDS forgets a killed process after 20 s
+_LOOK_AROUND = 0.15  # s, between two looks for somebody else who commands the robot
 
 
 def other_publisher(node: rclpy.node.Node, topics: Iterable[str]) -> str:
@@ -14,6 +18,30 @@ def other_publisher(node: rclpy.node.Node, topics: Iterable[str]) -> str:
             others = [p.node_name for p in publishers if (p.node_name, p.node_namespace) != mine]
             return f'{", ".join(others) or f"another {node.get_name()}"} on {topic}'
     return ''
+
+
+class Lookout:
+    """Looks, a few times a second, for somebody else who publishes on the topics of a node.
+
+    A process that was killed is seen for a while yet, so before the first motion there is time for it to vanish.
+    """
+
+    def __init__(self, node: rclpy.node.Node, topics: Sequence[str]):
+        self._node, self._topics = node, topics
+        self.intruder = ''  # who else is there
+        self._alone_at = self._looked_at = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time to look again."""
+        return time.monotonic() - self._looked_at >= _LOOK_AROUND
+
+    def look(self, moving: bool) -> bool:
+        """Look; True when somebody is there who must not be, at once while the robot is moving."""
+        self._looked_at = now = time.monotonic()
+        self.intruder = other_publisher(self._node, self._topics)
+        if not self.intruder:
+            self._alone_at = now
+        return bool(self.intruder) and (moving or now - self._alone_at > _GHOST)
 
 
 def publisher_ids(node: rclpy.node.Node, topic: str) -> set[tuple[int, ...]]:

@@ -41,7 +41,7 @@ def test_nothing_moves_before_a_second_publisher_is_gone(ros):
     intruder = rclpy.create_node('command_mux')
     intruder.create_publisher(PoseStamped, 'target_pose', 1)
     bench = ros(Bench, True, teleop_required=False)
-    bench.until(lambda: bench.node._intruder)
+    bench.until(lambda: bench.node._lookout.intruder)
     bench.run_episode(10**9)
     bench.states(10**9)
     bench.send('action_command', ActionCommand(10**9, 0, 0, FORWARD))
@@ -115,8 +115,8 @@ def test_a_command_that_waited_is_not_executed_after_its_episode(ros, until):
     bench = ros(Quiet)
     node, missing = bench.node, {HAND_TOPIC} if until == 'states' else set()
     if until == 'publisher':
-        node._intruder = 'joystick'  # and nobody looks before the next report comes
-        node._looked_at = float('inf')
+        node._lookout.intruder = 'joystick'  # and nobody looks before the next report comes
+        node._lookout._looked_at = float('inf')
     bench.silent = missing
     bench.states(bench.now())
     bench.until(lambda: set(node._reports.missing()) == missing)
@@ -125,7 +125,7 @@ def test_a_command_that_waited_is_not_executed_after_its_episode(ros, until):
     bench.until(lambda: node._command is not None)
     bench.announce(Phase.ENDED, 0)
     bench.announce(Phase.PAUSED, 0)
-    node._intruder, bench.silent = '', set()
+    node._lookout.intruder, bench.silent = '', set()
     heard = dict(node._reports.came_at)
     bench.states(bench.now())
     bench.until(lambda: all(at > heard.get(topic, 0) for topic, at in node._reports.came_at.items()))

@@ -131,7 +131,7 @@ def test_bags_are_read_when_the_recorder_has_repaired_them(bench, runs):
     late = ('transitions',)
     graph = Graph(bench, 'demos', late=late, episodes=2)
     node = graph.table.node
-    graph.table.until(lambda: node._missing == ['transitions'], 'all the others')
+    graph.table.until(lambda: node._partners.missing == ['transitions'], 'all the others')
     with BagWriter(RunDirectory('default').bags('demos') / '00000') as bag:  # what the recorder saves
         bag.write('/episode', EpisodeState(1, 0, Phase.RUNNING))
         bag.write('/episode', EpisodeState(2, 0, Phase.ENDED, Outcome.SUCCESS, final_step=5))
