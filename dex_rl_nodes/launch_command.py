@@ -35,7 +35,9 @@ def run_with_launch(app: Application, texts: Mapping[str, str]) -> int:
     from launch.launch_description_sources import PythonLaunchDescriptionSource
 
     path = share_directory() / 'launch' / f'{app.name}.launch.py'
-    service = launch.LaunchService(argv=[f'{name}:={value}' for name, value in texts.items()])
+    # without a terminal nobody but launch tells the processes of a SIGINT, as in `ros2 launch`
+    argv = [f'{name}:={value}' for name, value in texts.items()]
+    service = launch.LaunchService(argv=argv, noninteractive=not sys.stdin.isatty())
     source = PythonLaunchDescriptionSource(str(path))
     service.include_launch_description(
         launch.LaunchDescription([launch.actions.IncludeLaunchDescription(source, launch_arguments=texts.items())])

@@ -118,8 +118,11 @@ class RunDirectory:
                     f'choose another run:=NAME or the same {key}'
                 )
         content = read_json(self.file('run.json'))
+        if not units.keys() <= content.keys():  # a run of before, which did not note them
+            content = {**units, **content}
+            write_json(self.file('run.json'), content)
         for key, value in units.items():
-            if content.get(key, value) != value:
+            if content[key] != value:
                 raise UserError(
                     f'run "{self.name}" was made with {key} {content[key]:g} in config/robots/{robot.name}.yaml, not '
                     f'{value:g}: recorded actions would mean another motion; put it back or choose another run:=NAME'

@@ -49,7 +49,7 @@ class GloveDevice(Model):
     @model_validator(mode='before')
     @classmethod
     def _channels_of_its_generation(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or 'channels' in values or values.get('registers') not in CHANNELS:
+        if not isinstance(values, dict) or 'channels' in values or values.get('registers') not in list(CHANNELS):
             return values
         return {**values, 'channels': list(CHANNELS[values['registers']])}
 

@@ -75,7 +75,7 @@ class ArmAdapter(EpisodeNode):
         self._answered_at = self._moved_at = 0.0  # s, monotonic; moved: did what was asked for
         self._asked = False  # the newest command asks for motion of the arm
         self._recovered = False  # in this reset; once is enough
-        self._paused_at = 0.0  # s, monotonic, newest pause; a person ends it
+        self._pause, self._paused_at = -1, 0.0  # stamp, and s, monotonic, of the newest pause; a person ends it
         self._scene_until: float | None = None  # s, monotonic, once the wait for the person has begun
         self._ready = False  # a person said that the scene is put back
         self._refused = ''  # why the newest reset has failed; empty when it has not
@@ -129,8 +129,8 @@ class ArmAdapter(EpisodeNode):
 
     def _on_episode(self, episode: EpisodeState) -> None:
         super()._on_episode(episode)
-        if episode.phase == Phase.PAUSED:
-            self._paused_at = time.monotonic()
+        if episode.phase == Phase.PAUSED and episode.stamp != self._pause:
+            self._pause, self._paused_at = episode.stamp, time.monotonic()
         if episode.phase == Phase.RESETTING:
             self._begun |= episode.episode == self._episode
         elif self._begun:

@@ -381,6 +381,8 @@ class CommandMuxNode(EpisodeNode):
         level, message = OK, 'ok'
         if self._mux.stopped:
             level, message = ERROR, self._mux.stop_reason
+        elif self.running and self._called_off == self.episode.stamp:
+            level, message = WARN, 'a stop has ended this episode'
         elif causes:
             level, message = WARN, causes[0][0].sentence(causes[0][1])
         self.report('safety', level, message, **self._mux.log.summary())

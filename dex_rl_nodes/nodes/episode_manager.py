@@ -1,6 +1,7 @@
 """Starts episodes, judges every tick, and ends the graph when there are enough."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,8 @@ class EpisodeManager(Node):
 
     def _next_episode(self) -> None:
         """Start the next episode, unless there are enough or somebody wants a pause."""
-        if self._series.done:
+        # who asked for a pause on a robot may want to discard the last one
+        if self._series.done and not (self._attended and self._pause and not self._pause_reason):
             self._finish()
         elif reason := self._series.hopeless:
             raise UserError(f'episode_manager: {reason}')
@@ -227,8 +229,11 @@ class EpisodeManager(Node):
             startled = self._pause_reason and time.monotonic() - self._paused_at < _STARTLED
             self._set_pause(bool(startled) or not self._pause)
         elif self._state.phase == Phase.PAUSED and teleop.mark == Mark.DISCARD:
-            self._take_back()
-            self._announce(Phase.PAUSED, reason=self._pause_reason)
+            paused = self._state
+            if told := self._take_back():
+                self._pause_reason = f'{self._pause_reason}; {told}' if self._pause_reason else told
+                self._state = replace(paused, reason=self._pause_reason)  # the same pause, so the same stamp
+                self.publish('episode', self._state)
         elif self._attended and self._resetting and teleop.stamp >= self._state.stamp:
             self._call_off_by_hand(teleop)
         if not self._running or teleop.stamp < self._state.stamp:
@@ -240,24 +245,29 @@ class EpisodeManager(Node):
     def _call_off_by_hand(self, teleop: TeleopCommand) -> None:
         """On a robot: who discards, or moves the arm, while it is brought to its start, wants it to stop."""
         self._hands_off |= not teleop.arm_active
-        if teleop.mark == Mark.DISCARD:
-            self._take_back()
         if teleop.mark in (Mark.FAILURE, Mark.DISCARD):
-            self._call_off(f'{Mark(teleop.mark).name.lower()} was marked while the episode was prepared')
+            told = self._take_back() if teleop.mark == Mark.DISCARD else ''
+            reason = f'{Mark(teleop.mark).name.lower()} was marked while the episode was prepared'
+            self._call_off(f'{reason}; {told}' if told else reason)
         elif teleop.arm_active and (self._hands_off or teleop.stamp - self._state.stamp > _LET_GO):
             self._call_off('the SpaceMouse was moved while the episode was prepared')
 
-    def _take_back(self) -> None:
-        """The episode before is discarded after its end: the classifier saw a success, say, that was none."""
+    def _take_back(self) -> str:
+        """The episode before is discarded after its end: the classifier saw a success, say, that was none.
+
+        Returns:
+            What was taken back, for a person; empty where there was nothing.
+        """
         outcome = self._machine.take_back(self.get_clock().now().nanoseconds)
         if outcome is None:
-            return
-        state = self._machine.state
+            return ''
+        state, before = self._machine.state, outcome.name.lower()
         self._series.take_back(outcome)
-        for name, change in ((outcome.name.lower(), -1), ('discarded', 1)):
+        for name, change in ((before, -1), ('discarded', 1)):
             self._outcomes[name] = self._outcomes.get(name, 0) + change
         self.publish('episode', state)
         self.get_logger().info(f'episode {state.episode}: {state.reason}; {self._series.progress()}')
+        return f'episode {state.episode} ({before}) was discarded'
 
     def _on_executed(self, action: ExecutedAction) -> None:
         if action.episode == self._machine.state.episode and action.stamp >= self._first:

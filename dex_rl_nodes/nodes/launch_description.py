@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import sys
 import time
 
@@ -22,6 +23,7 @@ from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitution import Substitution
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -97,11 +99,17 @@ def _typed(value: Value) -> Value | ParameterValue:
     return ParameterValue(value, value_type=str) if isinstance(value, str) else value
 
 
+def _prefix() -> list[Substitution | str]:
+    """What stands before every command: told to stop when launch goes without a word (it does so at SIGTERM)."""
+    guard = ['setpriv --pdeathsig INT '] if shutil.which('setpriv') else []
+    return [*guard, LaunchConfiguration('launch-prefix', default='')]  # ours would hide that of a person
+
+
 def _start(process: Process, parameter_file: str = '', then: list[Action] | None = None) -> list[Action]:
     """Actions that start a process and watch its end; `then` are started when it has ended well."""
     if process.is_launch_file:
         return [_include(process)]
-    options = {'name': process.name, 'output': 'screen', **_SECONDS_TO_END}
+    options = {'name': process.name, 'output': 'screen', 'prefix': _prefix(), **_SECONDS_TO_END}
     if process.on_exit == 'restart':
         # counted in `ended`: launch would go on without the process, and that of Humble restarts it for ever
         options |= {'respawn': True, 'respawn_delay': RESTART_DELAY}
@@ -110,6 +118,7 @@ def _start(process: Process, parameter_file: str = '', then: list[Action] | None
         started: ExecuteProcess = Node(
             package=process.package,
             executable=process.executable,
+            exec_name=process.name,  # what its lines begin with; else that would be the prefix
             namespace=process.namespace,
             parameters=[part for part in (parameters, parameter_file) if part],
             remappings=list(process.remaps),

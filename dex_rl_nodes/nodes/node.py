@@ -54,6 +54,7 @@ _DIAGNOSTICS_PERIOD = 1.0  # s
 _DEADLINE_PERIOD = 0.2  # s
 _STOP_PERIOD = 0.1  # s; a signal is noticed within
 _STUCK = 4.2  # s after a signal; just before it is killed, a node that has not ended says where it stands
+_ONCE = 0.5  # s in which two SIGINT are one Ctrl-C
 _GOODBYE = 2.0  # s for the middleware to say that a node goes, once everything is written
 
 
@@ -360,16 +361,19 @@ def run_node(node_class: Callable[[], Node]) -> None:
     Ends with code 0 on SIGINT, SIGTERM, SIGHUP and `finish()`, with code 2 and one sentence on a `UserError`.
     The context stays valid while the node closes, so that it can say good-bye.
     """
-    stop_requests = 0
+    stop_requests, asked_at = 0, 0.0
     closing = False
     node = None
 
     def request_stop(number: int, _frame: Any) -> None:
-        nonlocal stop_requests
+        nonlocal stop_requests, asked_at
         stop_requests += 1
+        asked_at = asked_at or time.monotonic()
         faulthandler.dump_traceback_later(_STUCK)
-        # SIGTERM comes from `launch` after a while and shall not cut off what is being written; SIGHUP comes twice
-        insists = number == signal.SIGINT or (number == signal.SIGTERM and not closing)
+        # SIGTERM comes from `launch` after a while and shall not cut off what is being written; SIGHUP comes twice, and
+        # so does a Ctrl-C that terminal and launch both tell
+        again = time.monotonic() - asked_at > _ONCE
+        insists = (number == signal.SIGINT and again) or (number == signal.SIGTERM and not closing)
         if node is None or (stop_requests > 1 and insists):
             raise _Stop
 

@@ -48,7 +48,7 @@ class SpaceMouseDriver(Node):
         rate, self._published = self._published, 0
         values = {'rate (Hz)': float(rate), 'reconnections': max(self._mouse.reconnections, 0)}
         if rate:
-            told = 'ok' if self._buttons_known else 'ok; its buttons are known once one was pressed or let go of'
+            told = 'ok' if self._buttons_known else 'ok; its buttons are known once one has changed'
             self.report('spacemouse', OK, told, **values)
         else:
             silent = 'it says nothing while it is pushed; look at its battery and its receiver'

@@ -103,7 +103,7 @@ class Teleop(EpisodeNode):
             age = 'never heard' if heard is None else f'{max(0.0, (now - heard[0]) * 1e-9):.2f}'
             level, message = (WARN, 'silent') if device in silent and not self.lockstep else (OK, 'ok')
             if level == WARN and device == JOY and TWIST not in silent:
-                message = 'the SpaceMouse is there and its buttons are not known; press one'
+                message = 'the SpaceMouse tells its buttons when one changes; press the right one and let go of it'
                 level = OK if heard is None else WARN
             self.report(device, level, message, age_s=age)
         self.report('glove message', WARN if self._refused else OK, self._refused or 'ok')

@@ -238,18 +238,17 @@ class ScriptedHands:
         self._left, self._right = settings.success_or_discard_button, settings.hand_button
         self._marks = {mark: index for index, mark in reversed(settings.mark_buttons.items())}
         lacking = [mark.name.lower() for mark in _SCRIPTED_MARKS if mark not in self._marks]
-        if lacking or not self._gain.all():
+        if lacking:
             raise UserError(
                 f'teleop in config/robots/: a scripted operator needs a button for {", ".join(lacking)} in mark_buttons'
-                if lacking
-                else 'teleop in config/robots/: a scripted operator needs a gain for every axis that is not zero'
             )
         self._count = 1 + max(self._left, self._right, *self._marks.values())
 
     def axes(self, operator: OperatorInput) -> np.ndarray:
         """Axes (6,) of the SpaceMouse, [-1, 1], in the order of the device."""
-        axes = np.zeros(ARM_DIM)
-        axes[self._axis] = np.clip(np.asarray(operator.twist) / self._gain, -1.0, 1.0)
+        axes, locked = np.zeros(ARM_DIM), self._gain == 0
+        wanted = np.where(locked, 0.0, operator.twist) / np.where(locked, 1.0, self._gain)
+        axes[self._axis] = np.clip(wanted, -1.0, 1.0)
         return axes
 
     def buttons(self, operator: OperatorInput) -> list[int]:

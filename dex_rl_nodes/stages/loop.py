@@ -108,7 +108,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.sim = self.sim or SimRobot(self.task, self.robot)
         settings = read_teleop(self.robot)
-        self._teleop, self._hands = TeleopMapper(settings), ScriptedHands(settings)
+        self._teleop, self._hands = TeleopMapper(settings), ScriptedHands(settings) if self.operator else None
         self._assembler = TransitionAssembler(self.newest + 1)
 
     def episode(

@@ -164,6 +164,9 @@ def test_a_silent_arm_is_recovered_once_a_person_has_ended_the_pause(lab, monkey
     lab = lab(arm=arm)
     lab.announce(Phase.PAUSED)
     lab.table.until(lambda: lab.table.node._paused_at, 'a pause')
+    paused, at = lab.table.node.episode, lab.table.node._paused_at
+    lab.table.node._on_episode(paused)  # told again, because the episode before was discarded in it
+    assert lab.table.node._paused_at == at
     arm.silent = False  # it spoke after that pause
     lab.table.until(lambda: not lab.table.node._silent(), 'reports')
     arm.silent = True

@@ -54,6 +54,7 @@ def test_the_ticks_of_a_run_are_those_of_its_own_settings(monkeypatch, tmp_path)
 
     monkeypatch.setattr(bench_graph, 'process_of', process_of)
     monkeypatch.setattr(bench_graph, 'Listener', lambda name: Mock())
+    monkeypatch.setattr(bench_graph, 'prefer', lambda priority: '')
     with pytest.raises(UserError, match='ended too early'):
         bench_graph.control_ticks('mine', 1.0)
     assert started == [(

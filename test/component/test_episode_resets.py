@@ -73,7 +73,8 @@ def test_whoever_takes_the_devices_calls_a_reset_off(bench, after, said, reason)
 
 @pytest.mark.parametrize('when', ['while the next is prepared', 'in a pause'])
 def test_a_success_that_was_none_can_be_taken_back(bench, when):
-    graph = Graph(bench, 'online', **{**ON_A_ROBOT, 'episodes': 2})
+    # asked for in the last episode, a pause comes before the end of the series
+    graph = Graph(bench, 'online', **{**ON_A_ROBOT, 'episodes': 1 if when == 'in a pause' else 2})
     graph.until_asked(1)
     graph.answer()
     graph.wait_phase(Phase.RUNNING, 0)
@@ -95,6 +96,9 @@ def test_a_success_that_was_none_can_be_taken_back(bench, when):
         return [state for state in graph.states if state.phase == Phase.ENDED]
 
     graph.table.until(lambda: len(ends()) == 2 and graph.states[-1].phase == Phase.PAUSED, 'the pause after it')
+    assert graph.states[-1].reason.endswith('episode 0 (success) was discarded'), 'a person sees what was lost'
+    pauses = {state.stamp for state in graph.states if state.phase == Phase.PAUSED}
+    assert len(pauses) == 1, 'the same pause: nobody had looked at the arm again'
     ended = ends()
     assert series.counted == 0 and [state.outcome for state in ended] == [Outcome.SUCCESS, Outcome.DISCARDED]
     assert ended[-1].episode == 0 and ended[-1].reason == 'discarded by the operator after its end (success)'

@@ -5,8 +5,10 @@ import random
 import numpy as np
 import pytest
 
+from dex_rl_nodes.config import load_robot
 from dex_rl_nodes.drivers import glove, inspire, ruiyan, spacemouse
-from dex_rl_nodes.drivers.settings import GloveDevice
+from dex_rl_nodes.drivers.settings import GloveDevice, device_settings
+from dex_rl_nodes.errors import UserError
 
 GOLDEN = [
     (ruiyan.encode_move(1, 0, 2000, 800), 'a5 01 00 08 aa 00 00 d0 07 20 03 00 52'),
@@ -144,3 +146,10 @@ def test_a_glove_is_read_at_the_channels_of_its_generation(registers, channels):
     assert GloveDevice(registers=registers, channels=[4, 2, 7, 11, 15, 19], **ends).channels[0] == 4, (
         'what is said counts'
     )
+
+
+def test_a_generation_that_is_no_number_is_named():
+    robot = load_robot('fr3_ruiyan')
+    glove = {**robot.devices['glove'], 'registers': [22]}
+    with pytest.raises(UserError, match='devices.glove.registers'):
+        device_settings(robot.model_copy(update={'devices': {**robot.devices, 'glove': glove}}))

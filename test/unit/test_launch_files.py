@@ -183,6 +183,7 @@ def test_restarts_of_long_ago_are_forgotten():
 def test_layouts_show_topics_that_exist():
     view = ROOT / 'config' / 'view'
     rviz = yaml.safe_load((view / 'dex_rl_nodes.rviz').read_text())
+    assert rviz['Visualization Manager']['Tools'][0]['Class'] == 'rviz_default_plugins/MoveCamera'
     displays = rviz['Visualization Manager']['Displays']
     shown = [d[key]['Value'] for d in displays for key in ('Topic', 'Description Topic') if key in d]
     assert {'robot_description', 'hand_description'} <= set(shown)

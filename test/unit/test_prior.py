@@ -10,6 +10,7 @@ from scipy.cluster.vq import kmeans2
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.evaluation.manifold import off_manifold_ratio
+from dex_rl_nodes.learning import prior as priors
 from dex_rl_nodes.learning.interfaces import PriorSettings
 from dex_rl_nodes.learning.prior import train_prior, train_prior_from_npz
 from dex_rl_nodes.learning.prior_runner import PriorRunner
@@ -36,6 +37,17 @@ def test_prior_predicts_and_stays_on_the_manifold(trained):
     assert 0.05 < prior['off_manifold_ratio'] < 0.2 * metrics['pca']['off_manifold_ratio']
     assert metrics['vq']['off_manifold_ratio'] is None
     assert metrics['raw']['active_units'] is None and prior['code_perplexity'] is None
+
+
+def test_a_ratio_of_a_labs_own_joints_is_not_cut_off_at_their_range(tmp_path):
+    sequences = curved_hand()
+    targets = [sequence * 2.0 - 1.0 for sequence in sequences]  # other units, the same motion
+    path = tmp_path / 'targets.npz'
+    np.savez(path, targets=np.concatenate(targets), lengths=[len(sequence) for sequence in targets])
+    own, travel = train_prior_from_npz(path, 'pca', SHORT)[0], train_prior(sequences, 'pca', SHORT)[0]
+    beyond = (own.low - own.span)[None]
+    assert priors._within_travel(own, beyond).numpy() == pytest.approx(-1), 'nothing stops them there'
+    assert priors._within_travel(travel, beyond * 0 - 1).numpy() == pytest.approx(0), 'a motor stops at its end'
 
 
 def test_quantiser_uses_its_codes(trained):

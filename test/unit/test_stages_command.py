@@ -144,6 +144,7 @@ def test_actions_that_would_mean_another_motion_are_refused(runs, monkeypatch, c
     path.write_text(json.dumps(old))
     assert main(['check', 'task:=pull_tissue', 'run:=mine']) == 2
     assert 'demonstrations are there' in capsys.readouterr().err, 'a run of before, which did not note it'
+    assert json.loads(path.read_text())['translation_scale'] == 0.03, 'from now on it does'
 
 
 def test_nothing_is_made_again_below_what_was_learned(runs, capsys, monkeypatch):

@@ -23,6 +23,7 @@ from dex_rl_nodes.stages.collect import reward_works
 from dex_rl_nodes.stages.evaluate import evaluate
 from dex_rl_nodes.stages.inputs import Amounts
 from dex_rl_nodes.stages.job import Job
+from dex_rl_nodes.stages.loop import Loop
 from dex_rl_nodes.stages.online import OnlineSession
 from dex_rl_nodes.stages.prepare import preparation_works
 from dex_rl_nodes.stages.recordings import ended_episodes
@@ -352,3 +353,10 @@ def test_no_two_kinds_of_reward_sessions_share_a_number():
     assert collect._FIRST['arrangements'] == inputs.ARRANGED and collect._FIRST['rollouts'] == inputs.ROLLOUTS
     for name in ('near_misses', 'arrangements'):
         assert next(part.le for part in Task.model_fields[name].metadata if hasattr(part, 'le')) == most[name]
+
+
+def test_who_scores_needs_no_buttons_of_a_scripted_operator(prepared):
+    robot = prepared.robot.model_copy(update={'teleop': {'mark_buttons': {12: 'success'}}})
+    Loop(prepared.task, robot).close()
+    with pytest.raises(UserError, match='a scripted operator needs a button for failure, discard'):
+        Loop(prepared.task, robot, operator=Discarder())

@@ -371,3 +371,9 @@ def test_scripted_hands_are_understood_with_any_layout_of_the_devices(mark):
 def test_a_scripted_operator_without_a_button_for_a_mark_is_refused():
     with pytest.raises(UserError, match='needs a button for failure, discard in mark_buttons'):
         ScriptedHands(TeleopSettings(mark_buttons={12: 'success'}))
+
+
+def test_scripted_hands_leave_a_locked_axis_alone():
+    settings = TeleopSettings(gain=[1.0, 1.0, 1.0, 0.0, 0.0, 1.0])
+    axes = ScriptedHands(settings).axes(OperatorInput(np.full(6, 0.5)))
+    assert axes.tolist() == [0.5, 0.5, 0.5, 0.0, 0.0, 0.5]
