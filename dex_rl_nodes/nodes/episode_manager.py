@@ -229,10 +229,9 @@ class EpisodeManager(Node):
             startled = self._pause_reason and time.monotonic() - self._paused_at < _STARTLED
             self._set_pause(bool(startled) or not self._pause)
         elif self._state.phase == Phase.PAUSED and teleop.mark == Mark.DISCARD:
-            paused = self._state
             if told := self._take_back():
                 self._pause_reason = f'{self._pause_reason}; {told}' if self._pause_reason else told
-                self._state = replace(paused, reason=self._pause_reason)  # the same pause, so the same stamp
+                self._state = replace(self._state, reason=self._pause_reason)  # the same pause, so the same stamp
                 self.publish('episode', self._state)
         elif self._attended and self._resetting and teleop.stamp >= self._state.stamp:
             self._call_off_by_hand(teleop)

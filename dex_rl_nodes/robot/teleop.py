@@ -46,6 +46,11 @@ class TeleopSettings(Model):
     glove_low: Vector6 = Field([0.0] * 6, description='lower limit of each finger of the glove, normalised travel')
     glove_high: Vector6 = Field([1.0] * 6, description='upper limit of each finger of the glove, normalised travel')
 
+    def layout(self) -> tuple[np.ndarray, np.ndarray]:
+        """Device axis (6,) and signed gain (6,) of x, y, z and the rotations about them."""
+        axes = np.array(self.axes)
+        return np.abs(axes) - 1, np.sign(axes) * np.array(self.gain)
+
     @field_validator('mark_buttons', mode='before')
     @classmethod
     def _by_name(cls, marks: Any) -> Any:
@@ -77,8 +82,7 @@ class TeleopMapper:
 
     def __init__(self, settings: TeleopSettings | None = None):
         self.settings = settings or TeleopSettings()
-        axes = np.array(self.settings.axes)
-        self._axis, self._gain = np.abs(axes) - 1, np.sign(axes) * np.array(self.settings.gain)
+        self._axis, self._gain = self.settings.layout()
         self._age = int(self.settings.device_age * 1e9)
         self.reset()
 
@@ -233,8 +237,7 @@ class ScriptedHands:
 
     def __init__(self, settings: TeleopSettings | None = None):
         settings = settings or TeleopSettings()
-        axes = np.array(settings.axes)
-        self._axis, self._gain = np.abs(axes) - 1, np.sign(axes) * np.array(settings.gain)
+        self._axis, self._gain = settings.layout()
         self._left, self._right = settings.success_or_discard_button, settings.hand_button
         self._marks = {mark: index for index, mark in reversed(settings.mark_buttons.items())}
         lacking = [mark.name.lower() for mark in _SCRIPTED_MARKS if mark not in self._marks]
