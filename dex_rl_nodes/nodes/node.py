@@ -55,6 +55,7 @@ _DEADLINE_PERIOD = 0.2  # s
 _STOP_PERIOD = 0.1  # s; a signal is noticed within
 _STUCK = 4.2  # s after a signal; just before it is killed, a node that has not ended says where it stands
 _ONCE = 0.5  # s in which two SIGINT are one Ctrl-C
+_INSIST = 0.25  # s until a node that is still being made is stopped again: libraries in C swallow exceptions
 _GOODBYE = 2.0  # s for the middleware to say that a node goes, once everything is written
 
 
@@ -342,6 +343,8 @@ def _say_goodbye(node: Node | None, code: int) -> None:
     """End the process, which peers hear of; soon and with its code also where the middleware hangs while it goes."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it is going
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     sys.stdout.flush()
     sys.stderr.flush()
     watch = threading.Timer(_GOODBYE, os._exit, [code])
@@ -374,9 +377,18 @@ def run_node(node_class: Callable[[], Node]) -> None:
         # so does a Ctrl-C that terminal and launch both tell
         again = time.monotonic() - asked_at > _ONCE
         insists = (number == signal.SIGINT and again) or (number == signal.SIGTERM and not closing)
-        if node is None or (stop_requests > 1 and insists):
+        if node is None:
+            signal.setitimer(signal.ITIMER_REAL, _INSIST, _INSIST)
+            insist()
+        elif stop_requests > 1 and insists:
             raise _Stop
 
+    def insist(*_: Any) -> None:
+        if node is None and not closing:
+            raise _Stop
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    signal.signal(signal.SIGALRM, insist)
     signal.signal(signal.SIGINT, request_stop)
     signal.signal(signal.SIGTERM, request_stop)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # the terminal was closed; with nohup nobody minds

@@ -189,6 +189,29 @@ def test_a_node_whose_middleware_hangs_ends_once_all_is_written(fails, hang, cod
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, 'written\n', errors)
 
 
+_SWALLOWS = """
+import time
+from dex_rl_nodes.nodes import node
+class Swallows(node.Node):
+    def __init__(self):
+        try:
+            print('being made', flush=True)
+            time.sleep(60)
+        except BaseException:
+            print('swallowed', flush=True)
+        time.sleep(60)
+node.run_node(Swallows)
+"""
+
+
+def test_a_stop_that_a_library_swallows_while_a_node_is_made_is_told_again():
+    with subprocess.Popen([sys.executable, '-c', _SWALLOWS], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == 'being made\n'
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == 'swallowed\n'
+        assert process.wait(10) == 0
+
+
 _WRITES = """
 import time
 from dex_rl_nodes.nodes import node
