@@ -17,7 +17,8 @@ from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.franka_arm import FrankaArm
 from dex_rl_nodes.nodes.late_service import LateService
-from dex_rl_nodes.nodes.node import ERROR, OK, WARN, run_node
+from dex_rl_nodes.nodes.main import run_node
+from dex_rl_nodes.nodes.node import ERROR, OK, WARN
 from dex_rl_nodes.records import (
     ARM_JOINTS,
     HAND_JOINTS,

@@ -24,7 +24,7 @@ from dex_rl_nodes.descriptions import FRONT_IMAGE, IMAGES, TOPICS
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.graph import environment
 from dex_rl_nodes.nodes import conversions, qos
-from dex_rl_nodes.nodes.node import make_executor
+from dex_rl_nodes.nodes.main import make_executor
 from dex_rl_nodes.nodes.scheduling import prefer
 from dex_rl_nodes.records import EpisodeState, Phase
 from dex_rl_nodes.run_directory import RunDirectory

@@ -13,7 +13,8 @@ from dex_rl_nodes.descriptions import IMAGES, INFOS
 from dex_rl_nodes.drivers.cameras import CameraSource, CameraStream, Frame, check_library, open_camera
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions
-from dex_rl_nodes.nodes.node import ERROR, OK, WARN, Node, run_node
+from dex_rl_nodes.nodes.main import run_node
+from dex_rl_nodes.nodes.node import ERROR, OK, WARN, Node
 
 _SLOW = 0.8  # of the configured rate; below, it is said
 

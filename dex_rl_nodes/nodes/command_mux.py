@@ -15,7 +15,8 @@ from dex_rl_nodes.drivers.settings import moves_flange
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
-from dex_rl_nodes.nodes.node import ERROR, OK, WARN, run_node
+from dex_rl_nodes.nodes.main import run_node
+from dex_rl_nodes.nodes.node import ERROR, OK, WARN
 from dex_rl_nodes.nodes.publishers import Lookout, other_publisher
 from dex_rl_nodes.nodes.robot_reports import REPORTS, RobotReports
 from dex_rl_nodes.nodes.timing import Timing

@@ -13,7 +13,8 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.evaluation.episodes import EpisodeMachine
 from dex_rl_nodes.evaluation.series import COLLECTING, EpisodeSeries
 from dex_rl_nodes.nodes import conversions
-from dex_rl_nodes.nodes.node import OK, WARN, Node, run_node
+from dex_rl_nodes.nodes.main import run_node
+from dex_rl_nodes.nodes.node import OK, WARN, Node
 from dex_rl_nodes.nodes.partners import Partners
 from dex_rl_nodes.nodes.scene_reset import SceneReset
 from dex_rl_nodes.nodes.scores import Scores

@@ -12,7 +12,8 @@ from dex_rl_nodes.drivers.hand import JOINTS
 from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions
-from dex_rl_nodes.nodes.node import ERROR, Node, run_node
+from dex_rl_nodes.nodes.main import run_node
+from dex_rl_nodes.nodes.node import ERROR, Node
 
 _SILENT = 'the glove has not answered for long enough; check its cable and try again'
 _CALIBRATION_SAMPLES = 30

@@ -12,7 +12,8 @@ from dex_rl_nodes.descriptions import HAND_COMMAND, HAND_JOINTS
 from dex_rl_nodes.drivers.hand import JOINTS, Hand, HandController, HandSettings, InspireHand, RuiyanHand
 from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.nodes import conversions
-from dex_rl_nodes.nodes.node import ERROR, Node, run_node
+from dex_rl_nodes.nodes.main import run_node
+from dex_rl_nodes.nodes.node import ERROR, Node
 from dex_rl_nodes.robot import hand_model
 from dex_rl_nodes.robot.urdf import hand_urdf
 

@@ -14,7 +14,8 @@ from dex_rl_nodes.descriptions import KEYBOARD
 from dex_rl_nodes.drivers.keyboard import Terminal
 from dex_rl_nodes.drivers.link import LinkLost
 from dex_rl_nodes.nodes import conversions
-from dex_rl_nodes.nodes.node import Node, run_node
+from dex_rl_nodes.nodes.main import run_node
+from dex_rl_nodes.nodes.node import Node
 from dex_rl_nodes.records import Mark
 from dex_rl_nodes.robot.teleop import KEY_MARKS
 

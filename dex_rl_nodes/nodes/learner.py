@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from dex_rl_nodes.msg import LearnerState, PolicyWeights, TransitionAck
 from dex_rl_nodes.nodes import conversions
-from dex_rl_nodes.nodes.node import WARN, Node, run_node
+from dex_rl_nodes.nodes.main import run_node
+from dex_rl_nodes.nodes.node import WARN, Node
 from dex_rl_nodes.nodes.scheduling import step_back
 from dex_rl_nodes.records import Transition
 from dex_rl_nodes.srv import FetchTransitions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
-from dex_rl_nodes.nodes.node import run_node
+from dex_rl_nodes.nodes.main import run_node
 from dex_rl_nodes.nodes.timing import Timing
 from dex_rl_nodes.records import CoreAction, EpisodeState, ExecutedAction
 

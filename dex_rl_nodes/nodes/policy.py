@@ -15,7 +15,8 @@ from dex_rl_nodes.descriptions import CURRENT_POSE, IMAGES
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
-from dex_rl_nodes.nodes.node import ERROR, OK, run_node
+from dex_rl_nodes.nodes.main import run_node
+from dex_rl_nodes.nodes.node import ERROR, OK
 from dex_rl_nodes.nodes.ticks import FrameCount, TickClock
 from dex_rl_nodes.nodes.timing import Timing
 from dex_rl_nodes.records import (

@@ -26,7 +26,8 @@ from dex_rl_nodes.descriptions import (
 from dex_rl_nodes.evaluation.series import COLLECTING
 from dex_rl_nodes.msg import Transition, TransitionAck
 from dex_rl_nodes.nodes import conversions, qos
-from dex_rl_nodes.nodes.node import OK, WARN, Node, run_node
+from dex_rl_nodes.nodes.main import run_node
+from dex_rl_nodes.nodes.node import OK, WARN, Node
 from dex_rl_nodes.recording import messages
 from dex_rl_nodes.recording.history import owed_retraction
 from dex_rl_nodes.recording.reader import next_folder, repair_all

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
-from dex_rl_nodes.nodes.node import OK, WARN, run_node
+from dex_rl_nodes.nodes.main import run_node
+from dex_rl_nodes.nodes.node import OK, WARN
 from dex_rl_nodes.nodes.timing import Timing
 from dex_rl_nodes.records import EpisodeState, PolicyStep
 from dex_rl_nodes.stages.inputs import command_line

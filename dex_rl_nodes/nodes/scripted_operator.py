@@ -13,7 +13,7 @@ from dex_rl_nodes.drivers.emulators.serial_device import private_folder
 from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
-from dex_rl_nodes.nodes.node import run_node
+from dex_rl_nodes.nodes.main import run_node
 from dex_rl_nodes.records import HAND_JOINTS, EpisodeState, OperatorInput, RobotReading, SimState
 from dex_rl_nodes.robot.teleop import ScriptedHands, read_teleop
 from dex_rl_nodes.sim.assistant import Assistant

@@ -20,7 +20,8 @@ from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
-from dex_rl_nodes.nodes.node import OK, WARN, run_node
+from dex_rl_nodes.nodes.main import run_node
+from dex_rl_nodes.nodes.node import OK, WARN
 from dex_rl_nodes.nodes.timing import Timing
 from dex_rl_nodes.records import ARM_JOINTS, HAND_JOINTS, EpisodeState, RobotReading, SimState
 from dex_rl_nodes.robot.urdf import arm_urdf, hand_urdf

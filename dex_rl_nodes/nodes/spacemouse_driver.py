@@ -10,7 +10,8 @@ from dex_rl_nodes.drivers.devices import Reconnecting, SpaceMouseReader, find_sp
 from dex_rl_nodes.drivers.settings import device_settings
 from dex_rl_nodes.drivers.spacemouse import ros_axes
 from dex_rl_nodes.nodes import conversions
-from dex_rl_nodes.nodes.node import ERROR, OK, Node, run_node
+from dex_rl_nodes.nodes.main import run_node
+from dex_rl_nodes.nodes.node import ERROR, OK, Node
 from dex_rl_nodes.robot.teleop import read_teleop
 
 

@@ -10,7 +10,8 @@ from sensor_msgs.msg import JointState, Joy
 from dex_rl_nodes.descriptions import GLOVE, JOY, KEYBOARD, TWIST
 from dex_rl_nodes.nodes import conversions
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
-from dex_rl_nodes.nodes.node import OK, WARN, run_node
+from dex_rl_nodes.nodes.main import run_node
+from dex_rl_nodes.nodes.node import OK, WARN
 from dex_rl_nodes.records import HAND_JOINTS, EpisodeState
 from dex_rl_nodes.robot.teleop import TeleopMapper, read_teleop
 

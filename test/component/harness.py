@@ -14,7 +14,7 @@ from rclpy.parameter import Parameter
 
 from dex_rl_nodes.descriptions import SERVICES, TOPICS
 from dex_rl_nodes.nodes import conversions, qos
-from dex_rl_nodes.nodes.node import make_executor
+from dex_rl_nodes.nodes.main import make_executor
 from dex_rl_nodes.records import EpisodeState, Phase
 
 DEADLINE = 15.0  # s

@@ -160,7 +160,7 @@ def test_what_a_node_leaves_in_shared_memory_counts_once_it_was_killed(bench, mo
 
 _HANGS = """
 import ctypes, time
-from dex_rl_nodes.nodes import node
+from dex_rl_nodes.nodes import main, node
 class Hangs(node.Node):
     def __init__(self):
         super().__init__('policy')
@@ -171,7 +171,7 @@ class Hangs(node.Node):
         print('written')
     def destroy_node(self):
         {hang}(60)
-node.run_node(Hangs)
+main.run_node(Hangs)
 """
 
 
@@ -191,7 +191,7 @@ def test_a_node_whose_middleware_hangs_ends_once_all_is_written(fails, hang, cod
 
 _SWALLOWS = """
 import time
-from dex_rl_nodes.nodes import node
+from dex_rl_nodes.nodes import main, node
 class Swallows(node.Node):
     def __init__(self):
         try:
@@ -200,7 +200,7 @@ class Swallows(node.Node):
         except BaseException:
             print('swallowed', flush=True)
         time.sleep(60)
-node.run_node(Swallows)
+main.run_node(Swallows)
 """
 
 
@@ -214,7 +214,7 @@ def test_a_stop_that_a_library_swallows_while_a_node_is_made_is_told_again():
 
 _WRITES = """
 import time
-from dex_rl_nodes.nodes import node
+from dex_rl_nodes.nodes import main, node
 class Writes(node.Node):
     def __init__(self):
         super().__init__('policy')
@@ -225,7 +225,7 @@ class Writes(node.Node):
         print('still closing', flush=True)
         time.sleep(0.8)
         print('written', flush=True)
-node.run_node(Writes)
+main.run_node(Writes)
 """
 
 
