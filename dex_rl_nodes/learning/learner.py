@@ -76,6 +76,7 @@ class Learner:
         )
         for transition in demonstrations:
             self.demonstrations.add(replace(self._prepared(transition), source=Origin.DEMONSTRATION))
+        self.demonstrations.keep()
         returns = Returns(settings.return_ticks, settings.discount)
         self._sampler = MixedSampler(self.online, self.demonstrations, settings.online_share, returns, device)
         self._random = np.random.default_rng(seed)

@@ -99,7 +99,7 @@ class ReplayBuffer:
 
     Args:
         dimensions: lengths of the arrays.
-        capacity: slots, one per observation.
+        capacity: slots, one per observation; more than are kept for good.
         own_worth: how much an agent's own action is worth imitating after a success, [0, 1]; a person's: 1.
         shown_worth: how much an action of a demonstration is, (0, 1].
     """
@@ -119,6 +119,7 @@ class ReplayBuffer:
         self._episode = np.full(capacity, -1)  # online episode of that transition; -1: of a demonstration
         self._head = 0  # slot of the newest observation, which has no transition yet
         self._used = 0  # slots ever written, at most the capacity
+        self._kept = 0  # slots at the front that are never written again
         self._count = 0
         self._open: tuple[int, int] | None = None  # episode and step of the observation at the head
 
@@ -160,6 +161,10 @@ class ReplayBuffer:
         for transition in transitions:
             self.add(transition)
 
+    def keep(self) -> None:
+        """What was added so far, which ended with its episode, is never dropped: the ring goes round behind it."""
+        self._kept = self._used
+
     def forget(self, episode: int) -> int:
         """Never sample the transitions of an online episode again; returns how many there were."""
         gone = self._valid & (self._episode == episode)
@@ -189,10 +194,14 @@ class ReplayBuffer:
             self._head = self._used
             self._used += 1
         else:
-            self._head = (self._head + 1) % self.capacity
+            self._head = int(self._after(self._head))
         if self._valid[self._head]:
             self._valid[self._head] = False
             self._count -= 1
+
+    def _after(self, slots: np.ndarray | int) -> np.ndarray:
+        """The slots behind these."""
+        return np.where(np.equal(slots, self.capacity - 1), self._kept, np.add(slots, 1))
 
     def _write(self, features: np.ndarray, parts: tuple[np.ndarray, ...]) -> None:
         self._features[self._head] = features
@@ -219,7 +228,7 @@ class ReplayBuffer:
         outcome = into.outcome[rows]
         np.take(self._worth, slots, axis=0, out=into.worth[rows], mode='clip')
         np.take(self._outcome, slots, axis=0, out=outcome, mode='clip')  # clip: writes straight to out
-        following = (slots + 1) % self.capacity
+        following = self._after(slots)
         alone = self._origin[slots] == Origin.POLICY
         for _ in range(returns.ticks - 1):
             # behind the last transition of an episode lies its last observation, which starts none
@@ -228,7 +237,7 @@ class ReplayBuffer:
             reward, mask = self._outcome[following, ACTION_DIM:].T
             outcome[:, -2] += np.where(goes_on, outcome[:, -1] * returns.discount * reward, 0)
             outcome[:, -1] *= np.where(goes_on, returns.discount * mask, 1)
-            following = np.where(goes_on, (following + 1) % self.capacity, following)
+            following = np.where(goes_on, self._after(following), following)
         for source, index, target in (
             (self._features, slots, into.features),
             (self._features, following, into.next_features),

@@ -147,6 +147,24 @@ def test_capacity_keeps_the_newest():
     assert sample(buffer).features.min() == 700
 
 
+def test_demonstrations_are_kept_however_much_people_do_later():
+    people = ReplayBuffer(DIMENSIONS, 30, own_worth=0.25)
+    shown = [replace(transition, source=Origin.DEMONSTRATION) for transition in episode(1, 8, success=True)]
+    people.extend(shown)
+    people.keep()
+    for number in range(2, 12):
+        people.extend([replace(t, source=Origin.INTERVENTION_ARM) for t in episode(number, 9, truncated=True)])
+        people.praise(number)
+        batch = sample(people, 2000)
+        at = set(batch.features[:, 0].tolist())
+        assert {100.0 + step for step in range(8)} <= at and 100.0 * number + 8 in at
+        assert torch.equal(batch.next_features, batch.features + 1)
+        assert worth_of(people)[100 * number + 8] == (1, 0.25)
+    batch = sampler_of(people, Returns(3, 0.5)).sample(2000, np.random.default_rng(0))
+    ahead = (batch.next_features - batch.features)[:, 0]
+    assert set(ahead[batch.features[:, 0] < 106].tolist()) == {3.0} and ahead.max() == 3
+
+
 def test_gaps_and_interleaved_episodes_are_kept_apart():
     buffer = ReplayBuffer(DIMENSIONS, 100)
     first, second = episode(1, 4), episode(2, 4)
