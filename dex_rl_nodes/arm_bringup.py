@@ -11,9 +11,9 @@ import yaml
 from dex_rl_nodes.config import Robot, is_simulated
 from dex_rl_nodes.drivers.settings import ArmDevice, device_settings
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.main import Process, is_installed
 from dex_rl_nodes.parameters import Value
 from dex_rl_nodes.paths import config_directory
+from dex_rl_nodes.process import Process, is_installed
 from dex_rl_nodes.robot.urdf import arm_urdf, hand_urdf
 
 _FLANGE = ('_link8', '_flange')  # ends of its names in the manufacturer's description

@@ -180,7 +180,7 @@ def serial_findings(subject: str, sample: Any, rate: float, by_port: Iterable[Fi
 def camera_findings(cameras: dict[str, Any], heard: Mapping[str, Any], file: str) -> Iterator[Finding]:
     """Which camera is which; those that are being published as they are heard, all others as devices."""
     from dex_rl_nodes.drivers.preflight.cameras import check_cameras, check_identity
-    from dex_rl_nodes.main import is_installed
+    from dex_rl_nodes.process import is_installed
     from dex_rl_nodes.robot.preflight import check_topic
 
     yield from check_identity(cameras, file)

@@ -15,10 +15,10 @@ from dex_rl_nodes.arm_bringup import arm_bringup, frame_publishers
 from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.evaluation.series import ATTEMPTS, COLLECTING, REWARD_EPISODES
-from dex_rl_nodes.main import Process, is_installed
 from dex_rl_nodes.namespace import parse_namespace
 from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all
 from dex_rl_nodes.paths import config_directory
+from dex_rl_nodes.process import Process, is_installed
 from dex_rl_nodes.run_directory import DRY, dry_name, refuse_dry
 from dex_rl_nodes.sole_graph import device_folder, sole_graph
 from dex_rl_nodes.stages.command import COMMANDS, EPISODES, STEPS

@@ -12,8 +12,8 @@ import yaml
 
 from dex_rl_nodes.descriptions import NODES
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.main import PACKAGE, Process
 from dex_rl_nodes.parameters import COMMON, Parameter
+from dex_rl_nodes.process import PACKAGE, Process
 
 _KEY = 'ros__parameters'
 _OF_GRAPH = [parameter.name for parameter in COMMON]

@@ -25,7 +25,7 @@ from tornado.ioloop import IOLoop, PeriodicCallback
 
 from dex_rl_nodes import interrupt
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.main import PACKAGE, Process, Restarts, end_of, was_stopped
+from dex_rl_nodes.process import PACKAGE, Process, Restarts, end_of, was_stopped
 
 GRACE = 4.5  # s between SIGINT and SIGKILL, so that everything is gone within 5 s
 CHECK_PERIOD = 0.1  # s between two looks for ended processes

@@ -31,8 +31,8 @@ from launch_ros.substitutions import ExecutableInPackage
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.graph import APPLICATIONS, Application, check_parameter_file, environment
-from dex_rl_nodes.main import Process, Restarts
 from dex_rl_nodes.parameters import Parameter, Value, split_argument
+from dex_rl_nodes.process import Process, Restarts
 
 RESTART_DELAY = 1.0  # s
 # Seconds after Ctrl-C until a process that has not ended is told to, and then is killed: gone within 5 s, as in

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.main import end_of, was_stopped
+from dex_rl_nodes.process import end_of, was_stopped
 from dex_rl_nodes.stages.progress import ProgressBoard
 
 Tell = Callable[[int, int], None]  # steps done, steps in all

@@ -3,7 +3,7 @@
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,11 @@ from tiny_run import SETTINGS, launch, make_run, start
 from dex_rl_nodes.learning.learner import Learner
 from dex_rl_nodes.learning.sac import ResidualSettings
 from dex_rl_nodes.learning.speed import random_transitions
+from dex_rl_nodes.recording.history import episode_bags
 from dex_rl_nodes.recording.messages import deserialise
-from dex_rl_nodes.recording.reader import BagReader, bag_folders
+from dex_rl_nodes.recording.reader import BagReader, bag_folders, next_folder
 from dex_rl_nodes.recording.writer import BagWriter
-from dex_rl_nodes.records import Phase
+from dex_rl_nodes.records import CoreAction, Phase
 from dex_rl_nodes.run_directory import RunDirectory
 from dex_rl_nodes.seeds import start_seed
 from dex_rl_nodes.sim.operator import ScriptedOperator
@@ -118,20 +119,51 @@ def test_collecting_also_with_a_recorder_that_stands_still_for_a_while(runs):
     assert _compare(bag, folders, ('policy_step', 'action_command', 'executed_action', 'step_result')) > 200
 
 
-def test_acting_with_policy_prior_residual_and_classifier(runs):
-    run = make_run('act')
-    job = Job(run, SETTINGS)
-    interface = job.interface()
-    dimensions = job.encoder().feature_dim, interface.context_dim, interface.core_dim
-    learner = Learner(ResidualSettings(start=1), interface, random_transitions(300, *dimensions), seed=1)
-    learner.extend(random_transitions(300, *dimensions, seed=2))
+def _acting_run(name: str) -> Job:
+    """A run with a residual that learned one step."""
+    job = Job(make_run(name), SETTINGS)
+    interface, encoder = job.interface(), job.encoder()
+    dimensions = encoder.feature_dim, interface.context_dim, interface.core_dim
+    shown, online = (
+        [replace(t, encoder=encoder.identity) for t in random_transitions(300, *dimensions, seed=seed)]
+        for seed in (1, 2)
+    )
+    learner = Learner(ResidualSettings(start=1), interface, shown, seed=1)
+    learner.extend(online)
     learner.update()
-    learner.save(run.file('learner'))
+    learner.save(job.run.file('learner'))
+    return job
+
+
+def _residuals(bag: Path) -> list[CoreAction]:
+    return [record for record in _records(bag, ['core_action'])[0].values() if record.residual.any()]
+
+
+def test_acting_with_policy_prior_residual_and_classifier(runs):
+    job = _acting_run('act')
     code, said = launch(runs, 'evaluate', 'run:=act', 'episodes:=1')
     assert code == 0, said
     loop = Loop(job.task, job.robot, job.brain(residual='learned'))
-    folders = _in_process(run, loop, 'evaluation', 1)
-    (bag,) = bag_folders(run.bags('evaluation'))
+    folders = _in_process(job.run, loop, 'evaluation', 1)
+    (bag,) = bag_folders(job.run.bags('evaluation'))
     assert _compare(bag, folders, CHAIN) > 600
-    actions = [record for key, record in _records(bag, ['core_action'])[0].items()]
-    assert any(action.residual.any() for action in actions) and all(action.deterministic for action in actions)
+    assert all(action.deterministic for action in _residuals(bag)) and _residuals(bag)
+
+
+def test_exploring_draws_the_same_residuals(runs):
+    """As many steps as come before the first iteration of the learner, with the weights of an earlier session."""
+    job, steps = _acting_run('explore'), 60
+    with BagWriter(next_folder(job.run.bags('demos'))) as bag:
+        loop = Loop(job.task, job.robot, operator=ScriptedOperator(job.task, job.robot, 'demonstrate'))
+        loop.episode(0, start_seed(job.task, 'demos', SETTINGS.seed, 0), 'demos', bag)
+    loop.close()
+    arguments = ('run:=explore', 'prepare:=false', 'operator:=none', f'steps:={steps}')
+    code, said = launch(runs, 'online_rl', *arguments)
+    assert code == 0, said
+    folder = job.run.path / 'in_process'
+    loop = Loop(job.task, job.robot, job.brain(residual='learned'))
+    with BagWriter(folder) as bag:
+        loop.episode(0, start_seed(job.task, 'online', SETTINGS.seed, 0), 'online', bag, steps)
+    (theirs,) = episode_bags(job.run, 'online')
+    assert _compare(theirs, [folder], CHAIN) > 5 * steps
+    assert len(_residuals(theirs)) >= steps and not any(action.deterministic for action in _residuals(theirs))

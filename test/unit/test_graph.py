@@ -7,7 +7,6 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from dex_rl_nodes.main import PACKAGE
 
 from dex_rl_nodes import config
 from dex_rl_nodes.descriptions import NODES
@@ -15,6 +14,7 @@ from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.graph import APPLICATIONS, application, environment
 from dex_rl_nodes.launch_command import main, run, show_arguments
 from dex_rl_nodes.parameters import COMMON
+from dex_rl_nodes.process import PACKAGE
 from dex_rl_nodes.sole_graph import device_folder, domain_of
 
 ROOT = Path(__file__).parents[2]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dex_rl_nodes.main import Process, Restarts
 
 from dex_rl_nodes.descriptions import TOPICS
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.graph import APPLICATIONS
+from dex_rl_nodes.process import Process, Restarts
 
 ROOT = Path(__file__).parents[2]
 needs_launch = pytest.mark.skipif(importlib.util.find_spec('launch_ros') is None, reason='launch is not installed')
