@@ -1,12 +1,16 @@
-"""The one graph that drives a robot in a domain and namespace: its lock, and the folder of its emulated devices."""
+"""The one graph that drives a robot in a domain and namespace: its lock, and the folder of its emulated devices.
+
+Everybody who works at a machine shares the lock; another machine is told by the graph itself (`nodes/publishers.py`).
+"""
 
 import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.parameters import Value
@@ -40,7 +44,7 @@ def sole_graph(name: str, namespace: str, variables: Mapping[str, str]) -> Itera
         UserError: another graph holds them; names it.
     """
     domain, place = domain_of(variables), _place_of(namespace, variables)
-    with Path(f'{place}.lock').open('a+') as file:
+    with _open_for_all(Path(f'{_place_of(namespace, variables, "all")}.lock')) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -61,7 +65,19 @@ def sole_graph(name: str, namespace: str, variables: Mapping[str, str]) -> Itera
             shutil.rmtree(f'{place}-devices', ignore_errors=True)
 
 
-def _place_of(namespace: str, variables: Mapping[str, str]) -> Path:
+def _open_for_all(path: Path) -> TextIO:
+    """A file that whoever comes first makes, and that everybody may write.
+
+    It is not opened for making where it is there: in a sticky folder the kernel refuses that to all but its owner.
+    """
+    with suppress(FileExistsError):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        os.fchmod(handle, 0o666)  # whatever the umask says
+        return os.fdopen(handle, 'r+')
+    return path.open('r+')
+
+
+def _place_of(namespace: str, variables: Mapping[str, str], whose: str = '') -> Path:
     """Path, without its end, of what belongs to the one graph of a domain and namespace."""
     domain, name = domain_of(variables), namespace.strip('/').replace('/', '-')
-    return Path(tempfile.gettempdir()) / f'dexrl-{os.getuid()}-domain-{domain}{"-" * bool(name)}{name}'
+    return Path(tempfile.gettempdir()) / f'dexrl-{whose or os.getuid()}-domain-{domain}{"-" * bool(name)}{name}'

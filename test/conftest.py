@@ -9,10 +9,10 @@ import pytest
 SEED = int(os.environ.get('DEXRL_TEST_SEED', '0'))
 # set before anything imports rclpy, MuJoCo or PyTorch, and inherited by the processes that tests start
 DOMAINS = 101  # from 1 on, below the range of ephemeral ports on Linux
-os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % DOMAINS))
-if worker := os.environ.get('PYTEST_XDIST_WORKER'):  # gw0, gw1, ...: tests that run beside each other do not hear it
-    own = int(os.environ['ROS_DOMAIN_ID']) - 1 + 7 * int(worker.removeprefix('gw'))
-    os.environ['ROS_DOMAIN_ID'] = str(1 + own % DOMAINS)
+# never that of the shell, in which a robot may run; tests that run beside each other (gw0, gw1, ...) do not hear it
+_domain = int(os.environ.setdefault('DEXRL_TEST_DOMAIN', str(1 + os.getpid() % DOMAINS)))
+_domain += 7 * int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))
+os.environ['ROS_DOMAIN_ID'] = str(1 + (_domain - 1) % DOMAINS)
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 os.environ.setdefault('MUJOCO_GL', 'egl')
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -20,7 +20,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 def pytest_report_header() -> str:
     """Said at the top of every report."""
-    return f'DEXRL_TEST_SEED={SEED} ROS_DOMAIN_ID={os.environ["ROS_DOMAIN_ID"]}'
+    return f'DEXRL_TEST_SEED={SEED} DEXRL_TEST_DOMAIN={os.environ["DEXRL_TEST_DOMAIN"]}'
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -87,7 +87,7 @@ class _Station:
         if self.listener.node.count_publishers(HAND_COMMAND) > 1:
             topics.append(HAND_COMMAND)
         if topics:
-            raise UserError(f'somebody else publishes {topics[0]}; give this bench a ROS_DOMAIN_ID of its own')
+            raise UserError(f'somebody else publishes {topics[0]} in this domain; run the bench again in another one')
 
     def _command(self) -> None:
         if self.commands is None:

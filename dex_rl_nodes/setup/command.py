@@ -30,7 +30,8 @@ Commands (each sets everything up when it is first used):
   doctor [robot:=NAME] [namespace:=NAME]    what is used, what is missing, and the fix
 
 Variables: DEXRL_HOME (private environments, ~/.cache/dexrl), DEXRL_RUNS (run directories, ./runs),
-DEXRL_TORCH (PyTorch's build, cpu or cuda; unset: cuda where there is an NVIDIA card), ROS_DOMAIN_ID.
+DEXRL_TORCH (PyTorch's build, cpu or cuda; unset: cuda where there is an NVIDIA card), ROS_DOMAIN_ID (bench and test
+take another one; DEXRL_TEST_DOMAIN and DEXRL_TEST_SEED repeat a test).
 `./dexrl COMMAND --help` says more."""
 
 MODULES = {
@@ -83,10 +84,13 @@ def hand_over(places: Places, command: str, arguments: list[str]) -> int:
     os.environ.update(run_variables(places))
     if command in ('launch', 'test'):
         shared_memory.remove(shared_memory.left_over())
-    if command == 'test':
-        # tests must not hear another graph, and no other graph them
-        os.environ.setdefault('ROS_DOMAIN_ID', str(random.choice(DOMAINS)))
+    if command in ('test', 'bench'):
+        # neither may hear a graph of this machine, nor be heard: where a robot is, its domain is exported everywhere
+        free = [domain for domain in DOMAINS if str(domain) != os.environ.get('ROS_DOMAIN_ID')]
+        os.environ['ROS_DOMAIN_ID'] = str(random.choice(free))
         os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    if command == 'test':
+        os.environ['ROS_DOMAIN_ID'] = os.environ.setdefault('DEXRL_TEST_DOMAIN', os.environ['ROS_DOMAIN_ID'])
         print(f'dexrl: testing in ROS_DOMAIN_ID={os.environ["ROS_DOMAIN_ID"]}', file=sys.stderr)
         os.chdir(CHECKOUT)
         if not arguments:

@@ -317,6 +317,20 @@ def test_a_second_graph_in_the_same_domain_is_refused():
         pass
 
 
+def test_another_account_of_the_machine_is_refused_too(monkeypatch, tmp_path):
+    monkeypatch.setattr('dex_rl_nodes.sole_graph.tempfile.gettempdir', lambda: str(tmp_path))
+    app, old = APPLICATIONS['online_rl'], os.umask(0o077)
+    try:
+        with app.alone('', {}):
+            monkeypatch.setattr('dex_rl_nodes.sole_graph.os.getuid', lambda: 4242)
+            with pytest.raises(UserError, match='already runs'), APPLICATIONS['evaluate'].alone('', {}):
+                pass
+    finally:
+        os.umask(old)
+    (lock,) = tmp_path.glob('*.lock')
+    assert lock.stat().st_mode & 0o777 == 0o666
+
+
 def test_environment_keeps_what_a_person_set():
     fresh = environment({})
     assert fresh['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'LOCALHOST'

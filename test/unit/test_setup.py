@@ -362,10 +362,29 @@ def test_ctrl_c_waits_for_those_who_accept_it(monkeypatch, tmp_path):
     monkeypatch.setattr(command.os, 'execv', note)
     monkeypatch.setattr(command, 'run_variables', lambda _: {})
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('ROS_DOMAIN_ID', '7')
     for name in command.MODULES:
         command.hand_over(Places(tmp_path, tmp_path, ''), name, [])
     ours = {words[0] for words in command.MODULES.values() if words[0].startswith('dex_rl_nodes')}
     assert {module for module, kept in held.items() if kept} == ours and held['pytest'] is False
+
+
+def test_tests_and_benches_do_not_meet_the_robot_of_the_shell(monkeypatch, tmp_path):
+    """A lab exports the domain of its robot in every shell, and a bench commands the hand that it finds."""
+    domains = {}
+    monkeypatch.setattr(command.os, 'execv', lambda _, words: domains.update({words[-1]: os.environ['ROS_DOMAIN_ID']}))
+    monkeypatch.setattr(command, 'run_variables', lambda _: {})
+    monkeypatch.setattr(command, 'DOMAINS', range(7, 9))
+    monkeypatch.chdir(tmp_path)
+    for name in ('bench', 'test', 'launch', 'keyboard'):
+        monkeypatch.setenv('ROS_DOMAIN_ID', '7')
+        monkeypatch.setenv('DEXRL_TEST_DOMAIN', '')
+        monkeypatch.delenv('DEXRL_TEST_DOMAIN')
+        command.hand_over(Places(tmp_path, tmp_path, ''), name, [name])
+    assert domains == {'bench': '8', 'test': '8', 'launch': '7', 'keyboard': '7'}
+    monkeypatch.setenv('DEXRL_TEST_DOMAIN', '33')
+    command.hand_over(Places(tmp_path, tmp_path, ''), 'test', ['test'])
+    assert domains['test'] == '33'
 
 
 def test_every_command_that_is_suggested_exists():
