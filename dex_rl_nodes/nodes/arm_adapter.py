@@ -1,6 +1,5 @@
 """Between the episodes of a real robot: error recovery, the way to the start pose, the scene."""
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -32,14 +31,13 @@ from dex_rl_nodes.records import (
 from dex_rl_nodes.robot import arm_state
 from dex_rl_nodes.robot.reset_motion import ResetMotion
 from dex_rl_nodes.robot.start import draw_start
-from dex_rl_nodes.robot.tool import tcp_mismatch, tcp_of
+from dex_rl_nodes.robot.tool import tcp_complaint, tcp_of
 
 _LOOK_PERIOD = 0.02  # s, between two looks at the state of the arm
 _REPEAT = 0.1  # s, after which an unchanged state is published again
 _FRESH = 0.5  # s; older reports do not count
 _FOLLOWED = 3.0  # s, longest time without an answer of command_mux, or a motion that was asked for
 _REPORTED = 5.0  # s, longest wait for the reports of arm and hand
-_MISMATCH = 0.01  # m, between the pose that the arm reports and the one of its joints
 _STILL = 1e-6  # m, and parts of a quaternion: a target that has not moved
 _ANGLE = 0.1  # rad, and normalised travel below: near enough to the start
 _TRAVEL = 0.1
@@ -191,12 +189,9 @@ class ArmAdapter(EpisodeNode):
     def _wait_for_reports(self) -> None:
         silent = self._silent()
         if self._begun and not silent:
-            away, turned = tcp_mismatch(self._heard[CURRENT_POSE][1], self._heard[MEASURED_JOINTS][1])
-            if away > _MISMATCH or turned > _ANGLE:
-                self._fail(
-                    f'current_pose is {1000 * away:.0f} mm and {math.degrees(turned):.0f} degrees from where the '
-                    'joints put the TCP; set the end effector of the arm as docs/hardware.md says'
-                )
+            complaint = tcp_complaint(self._heard[CURRENT_POSE][1], self._heard[MEASURED_JOINTS][1])
+            if complaint:
+                self._fail(f'{complaint}; set the end effector of the arm as docs/hardware.md says')
             else:
                 self._prepare_arm()
         elif self._late() and self._begun and _OWN_STATE in silent and not self._dry_run:

@@ -9,20 +9,21 @@ from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES, MEASURED_JOINTS
+from dex_rl_nodes.config import is_simulated
+from dex_rl_nodes.descriptions import CURRENT_POSE, IMAGES, MEASURED_JOINTS
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
-from dex_rl_nodes.drivers.settings import moves_flange
 from dex_rl_nodes.errors import UserError
-from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.nodes import qos
 from dex_rl_nodes.nodes.episode_node import EpisodeNode
 from dex_rl_nodes.nodes.main import run_node
-from dex_rl_nodes.nodes.node import ERROR, OK, WARN
-from dex_rl_nodes.nodes.publishers import Lookout, other_publisher
+from dex_rl_nodes.nodes.node import OK
+from dex_rl_nodes.nodes.publishers import other_publisher
 from dex_rl_nodes.nodes.robot_reports import REPORTS, RobotReports
+from dex_rl_nodes.nodes.safety_reports import SafetyReports
+from dex_rl_nodes.nodes.targets import TARGETS, RobotTargets
 from dex_rl_nodes.nodes.timing import Timing
 from dex_rl_nodes.paths import config_directory
 from dex_rl_nodes.records import (
-    HAND_JOINTS,
     ActionCommand,
     ArmState,
     EpisodeState,
@@ -33,10 +34,9 @@ from dex_rl_nodes.records import (
 )
 from dex_rl_nodes.robot.events import Reaction, SafetyEvent
 from dex_rl_nodes.robot.mux import CommandMux
-from dex_rl_nodes.robot.tool import flange_of
+from dex_rl_nodes.robot.tool import tcp_complaint
 from dex_rl_nodes.robot.watchdog import FaultCounter, picture_digest
 
-_TARGETS = ('target_pose', HAND_COMMAND)
 _SILENCE = {
     CURRENT_POSE: SafetyEvent.ARM_SILENT,
     MEASURED_JOINTS: SafetyEvent.ARM_SILENT,
@@ -45,9 +45,9 @@ _SILENCE = {
 _SILENCE |= dict.fromkeys(IMAGES.values(), SafetyEvent.CAMERA_SILENT)
 _TICK_DEADLINE = 20.0  # s, lockstep: longest wait for what belongs to a command
 _TELEOP_SILENCE = 0.5  # s; it speaks fifty times a second, and only a person's hands wait for it
+_BEGINNING = 1_000_000_000  # ns, in which everything may come for the first time
 _FRAMES = 1.5  # camera periods that must fit into the longest silence
 _REACTION = 0.02  # s, from noticing a silence to the target that ends the motion
-_GOODBYE = 0.5  # s; longest wait at the end for the robot to hear its last targets
 
 
 class CommandMuxNode(EpisodeNode):
@@ -63,7 +63,7 @@ class CommandMuxNode(EpisodeNode):
         self._dry_run = self.setting('dry_run')
         if self._dry_run and self.lockstep:
             raise UserError('command_mux: a simulation in lockstep waits for commands; dry_run needs lockstep:=false')
-        self._of_controller = flange_of if moves_flange(self.setting('robot')) else np.asarray
+        self._real = not is_simulated(self.setting('robot'))
         self._command: ActionCommand | None = None  # waits for what belongs to its tick
         self._teleop: TeleopCommand | None = None
         self._heard: dict[str, int] = {}  # ns, monotonic, when a topic last came in
@@ -71,8 +71,9 @@ class CommandMuxNode(EpisodeNode):
         self._fresh = True  # no command of this episode was executed yet
         self._called_off = -1  # stamp of an episode, or of its RESETTING, that a stop has ended, released or not
         self._observed = 0  # stamp of the reading that was last judged between ticks
-        self._told_at = 0.0  # s, monotonic, when the robot last heard its targets
-        self._lookout = Lookout(self, _TARGETS)
+        self._targets = RobotTargets(self, self._dry_run)
+        self._lookout = self._targets.lookout
+        self._safety = SafetyReports(self, self._mux, None if self._dry_run else self._lookout)
         self._faults = FaultCounter()
         self._timing = Timing()
         # Silence must be noticed early enough for the motion to stop in time.
@@ -95,7 +96,7 @@ class CommandMuxNode(EpisodeNode):
             )
 
     def _connect(self, watch_period: float) -> None:
-        self.advertise('executed_action', 'safety_stop', *(() if self._dry_run else _TARGETS))
+        self.advertise('executed_action', 'safety_stop')
         self._tell_stop()
         self._reports = RobotReports(self, self._on_report, partial(self._mux.log.add, SafetyEvent.READING_INVALID))
         self.subscribe('teleop_command', self._on_teleop)
@@ -149,7 +150,7 @@ class CommandMuxNode(EpisodeNode):
         now, first = time.monotonic_ns(), self.episode.stamp
         if not self.lockstep:
             self._mux.watch.check(now)
-            if self._mux.watch.causes():
+            if self._mux.watch.causes() or not self._credible(reading):
                 return False
             # after a restart in the middle of an episode, its old commands come again
             first = max(first, self._ros_now() - round(2e9 / self.robot.control_rate))
@@ -159,11 +160,21 @@ class CommandMuxNode(EpisodeNode):
             self._mux.watch.watch('action_command', SafetyEvent.COMMAND_SILENT, self._longest, now)
         return not self._fresh
 
+    def _credible(self, reading: RobotReading) -> bool:
+        """Whether pose and joints of a real arm agree: the first reading has none before it to be compared with."""
+        complaint = tcp_complaint(reading.tcp_pose, reading.joint_position) if self._real else ''
+        if complaint:
+            self._mux.log.add(SafetyEvent.READING_INVALID, complaint)
+        return not complaint
+
     # What comes in
 
     def _on_report(self, topic: str) -> None:
         self._heard[topic] = self._reports.came_at[topic]
+        back = self._mux.watch.is_silent(topic)
         self._mux.watch.seen(topic, self._heard[topic])
+        if back and topic == HAND_TOPIC and self._moving:
+            self._mux.take_hand(self._reports.reading())
         self.arrived(self._awaited(topic))
         self._try()
 
@@ -225,7 +236,7 @@ class CommandMuxNode(EpisodeNode):
     def _try(self) -> None:
         if not self.running or self._command is None or self._missing(self._command.stamp):
             return
-        if self._fresh and self._lookout.intruder and not self._mux.stopped:
+        if self._fresh and self._lookout.in_doubt and not self._mux.stopped:
             return
         command, reading = self._command, self._reports.reading()
         if self._fresh and not self._start(command, reading):
@@ -264,9 +275,9 @@ class CommandMuxNode(EpisodeNode):
         self._expect(*REPORTS)
         now = time.monotonic_ns()
         self._mux.watch.check(now)
-        if self._lookout.intruder or self._mux.watch.causes():
+        if self._lookout.in_doubt or self._mux.watch.causes(cameras=False):
             return False
-        if self._mux.begin_reset(self._reports.reading(), command.stamp):
+        if self._credible(self._reports.reading()) and self._mux.begin_reset(self._reports.reading(), command.stamp):
             self._fresh = False
             self._mux.watch.watch('reset_command', SafetyEvent.COMMAND_SILENT, self._longest, now)
         return not self._fresh
@@ -276,16 +287,9 @@ class CommandMuxNode(EpisodeNode):
 
     def _publish_targets(self, pose: np.ndarray | None = None, stamp: int | None = None) -> None:
         """The executed targets; the ones of now where they are not those of a tick."""
-        if self._dry_run:
-            return
         pose = self._mux.target_pose if pose is None else pose
-        stamp = self._ros_now() if stamp is None else stamp
-        if not (np.isfinite(pose).all() and np.isfinite(self._mux.hand_target).all()):  # must not happen; never send it
+        if not self._targets.publish(pose, self._mux.hand_target, self._ros_now() if stamp is None else stamp):
             self._stop(SafetyEvent.TARGET_NOT_FINITE)
-            return
-        self.publish('target_pose', conversions.pose_stamped(self._of_controller(pose), stamp, self.robot.base_frame))
-        self.publish(HAND_COMMAND, conversions.joint_state(HAND_JOINTS, self._mux.hand_target, stamp))
-        self._told_at = time.monotonic()
 
     # Watching
 
@@ -306,7 +310,9 @@ class CommandMuxNode(EpisodeNode):
             return
         now = time.monotonic_ns()
         if self._fresh:
-            self._mux.watch.check(now)  # for /diagnostics; nothing has moved yet
+            self._mux.watch.check(now)  # for the log and /diagnostics; nothing has moved yet
+            if self._ros_now() - self.episode.stamp > _BEGINNING:
+                self._safety.tell()
             return
         reading = self._reports.reading()
         if reading.stamp != self._observed:
@@ -315,14 +321,15 @@ class CommandMuxNode(EpisodeNode):
         if self._mux.watch.clock(now, self._ros_now()):
             self._mux.hold()
         fallen = self._mux.watchdog(now)
-        silence = time.monotonic() - self._told_at > 1 / self.robot.control_rate
+        silence = self._targets.silent_for > 1 / self.robot.control_rate
         if any(event.reaction >= Reaction.HOLD for event, _ in fallen) or (self._mux.holding and silence):
             self._publish_targets()  # again and again: the hand driver lets go of a target that is not repeated
         for event, name in fallen:
             if event.reaction == Reaction.STOP:
                 self._stop(event)
-                continue
-            self.get_logger().warning(event.sentence(name))
+            elif event.reaction < Reaction.HOLD:
+                self.get_logger().warning(event.sentence(name))
+        self._safety.tell()
         if fallen:
             self._report_safety()
 
@@ -353,7 +360,7 @@ class CommandMuxNode(EpisodeNode):
         return response
 
     def _on_reset_stop(self, _request: Any, response: Any) -> Any:
-        intruder = '' if self._dry_run else other_publisher(self, _TARGETS)
+        intruder = '' if self._dry_run else other_publisher(self, TARGETS)
         if intruder:
             response.message = SafetyEvent.SECOND_PUBLISHER.sentence(intruder)
             return response
@@ -370,23 +377,13 @@ class CommandMuxNode(EpisodeNode):
         if self._moving and not self.lockstep:
             self._mux.hold()
             self._publish_targets()
-            for topic in () if self._dry_run else _TARGETS:
-                self.flush(topic, _GOODBYE)
+            self._targets.flush()
 
     # Diagnostics
 
     def _report_safety(self) -> None:
-        causes = self._mux.holding if self.running or self._resetting else []
-        if self._lookout.intruder and not self._mux.stopped:
-            causes = [(SafetyEvent.SECOND_PUBLISHER, f'{self._lookout.intruder}; waiting for it to vanish')]
-        level, message = OK, 'ok'
-        if self._mux.stopped:
-            level, message = ERROR, self._mux.stop_reason
-        elif self.running and self._called_off == self.episode.stamp:
-            level, message = WARN, 'a stop has ended this episode'
-        elif causes:
-            level, message = WARN, causes[0][0].sentence(causes[0][1])
-        self.report('safety', level, message, **self._mux.log.summary())
+        called_off = self.running and self._called_off == self.episode.stamp
+        self._safety.report(self.running or self._resetting, called_off)
 
     def diagnose(self) -> None:
         self._report_safety()

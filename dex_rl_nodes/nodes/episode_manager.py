@@ -40,6 +40,7 @@ _TELEOP_DEADLINE = 20.0  # s, lockstep
 _TELEOP_OF_TICK = 'teleop_command of the tick'
 _LET_GO = 1_000_000_000  # ns, for a hand that still moves the arm when its episode is over
 _STARTLED = 2.0  # s; who wants a pause just after the manager paused by itself does not want to end it
+_STOPPED_SILENCE = 0.5  # s without a tick after which a stop ends the episode all the same
 _SILENCES = 3  # in a row, before a simulation gives up
 _RELEASE = 'call command_mux/reset_stop, then episode_manager/pause with false'
 _STOP_REASON = f'safety stop; see command_mux on /diagnostics, {_RELEASE}'
@@ -338,11 +339,15 @@ class EpisodeManager(Node):
         return truth and last is not None and self._recorded >= last.stamp
 
     def _watch_silence(self) -> None:
-        silence = self.setting('silence')
-        if not self._running or time.monotonic() - self._heard_at <= silence:
+        silence, quiet = self.setting('silence'), time.monotonic() - self._heard_at
+        if self._running and self._stopped and quiet > _STOPPED_SILENCE:  # a silent arm makes no ticks
+            self._break_off(f'{self._latched}; {_RELEASE}' if self._latched else _STOP_REASON)
+            self._end(broken_off=True)
+            return
+        if not self._running or quiet <= silence:
             return
         self._silences += 1
-        reason = f'no control tick for {silence:g} s; see policy on /diagnostics'
+        reason = f'no control tick for {silence:g} s; see command_mux and policy on /diagnostics'
         if not self._attended and self._silences >= _SILENCES:  # nobody is there who could end a pause
             raise UserError(f'episode_manager: {reason}')
         reason += ', then end the pause' if self._attended else ''

@@ -24,21 +24,33 @@ class Lookout:
     """Looks, a few times a second, for somebody else who publishes on the topics of a node.
 
     A process that was killed is seen for a while yet, so before the first motion there is time for it to vanish.
+
+    Args:
+        topics: those of the node.
+        heard: others that it hears, each of one publisher; two of them, another robot's in the same domain say, must
+            not keep a motion from ending, but none begins.
     """
 
-    def __init__(self, node: rclpy.node.Node, topics: Sequence[str]):
-        self._node, self._topics = node, topics
+    def __init__(self, node: rclpy.node.Node, topics: Sequence[str], heard: Sequence[str] = ()):
+        self._node, self._topics, self._heard = node, topics, heard
         self.intruder = ''  # who else is there
+        self.doubled = ''  # who speaks beside whom on a topic of one
         self._alone_at = self._looked_at = time.monotonic()
 
     def due(self) -> bool:
         """Whether it is time to look again."""
         return time.monotonic() - self._looked_at >= _LOOK_AROUND
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether no motion may begin."""
+        return bool(self.intruder or self.doubled)
+
     def look(self, moving: bool) -> bool:
         """Look; True when somebody is there who must not be, at once while the robot is moving."""
         self._looked_at = now = time.monotonic()
         self.intruder = other_publisher(self._node, self._topics)
+        self.doubled = '' if moving else other_publisher(self._node, self._heard)
         if not self.intruder:
             self._alone_at = now
         return bool(self.intruder) and (moving or now - self._alone_at > _GHOST)

@@ -45,6 +45,8 @@ class CommandMux:
         self._stop: tuple[SafetyEvent, str] | None = None
         self._called_off = False  # a stop has ended this episode, released or not
         self._ready = False
+        self._blind = False  # in a reset nothing depends on the cameras
+        self._operator_lost = False  # a device fell silent in the hands of a person who moves the robot
         self.problem: SafetyEvent | None = None  # why the last command was refused or held
         self._reading: RobotReading | None = None
 
@@ -61,6 +63,7 @@ class CommandMux:
         if not self._ready:
             return False
         self._gate.reset(stamp)
+        self._blind = self._operator_lost = self._hand_is_back = False
         self._reading, self._called_off = reading, called_off or self.stopped
         self._operator = Source.POLICY
         self._hand_base = self.filter.hand_target
@@ -78,8 +81,12 @@ class CommandMux:
         return found
 
     def begin_reset(self, reading: RobotReading, stamp: int) -> bool:
-        """Begin to follow reset commands: targets where the robot is measured. False while stopped, and as `reset`."""
-        return self._stop is None and self.reset(reading, reading.hand, stamp)
+        """Begin to follow reset commands: targets where the robot is measured. False while stopped, and as `reset`.
+
+        Cameras that repeat a picture hold nothing then.
+        """
+        self._blind = self._stop is None and self.reset(reading, reading.hand, stamp)
+        return self._blind
 
     def step(
         self, command: ActionCommand, teleop: TeleopCommand | None, reading: RobotReading, now: int | None = None
@@ -109,12 +116,12 @@ class CommandMux:
         trusted = self.filter.trust(reading)
         if trusted:
             self._reading = reading
-        source, arm, hand, operator_lost = self._arbitrate(command, teleop, now, problem is not None)
+        source, arm, hand, self._operator_lost = self._arbitrate(command, teleop, now, problem is not None)
         if source != Source.POLICY and problem in VALUE_PROBLEMS:
             # a person drives; what of the command would be used beside that stands still
             self.problem = problem = None
-        silent = [event for event, _ in self.watch.causes() if event != SafetyEvent.COMMAND_SILENT]
-        must_hold = bool(self._called_off or silent or operator_lost)
+        causes = [event for event, _ in self.causes if event != SafetyEvent.COMMAND_SILENT]
+        must_hold = bool(self._called_off or causes)
         if must_hold or problem or not trusted:
             must_hold = must_hold or now - self._moved_at >= self._patience
             step = self._rest(reading if trusted else None, must_hold)
@@ -155,10 +162,14 @@ class CommandMux:
         if teleop.arm_active:
             source, arm = source | Source.ARM, np.asarray(teleop.arm, np.float32)
         if teleop.hand_active:
+            delta = np.asarray(teleop.hand_delta, np.float32)
             if not held & Source.HAND:
                 self._hand_base = hand_now
+            elif self._hand_is_back:
+                self._hand_base = hand_now - delta
             source |= Source.HAND
-            hand = np.clip(self._hand_base + np.asarray(teleop.hand_delta, np.float32), 0.0, 1.0)
+            hand = np.clip(self._hand_base + delta, 0.0, 1.0)
+        self._hand_is_back = False
         self._operator = source
         return source, arm, hand, False
 
@@ -201,6 +212,12 @@ class CommandMux:
             if self._ready:
                 self.hold()
 
+    def take_hand(self, reading: RobotReading) -> None:
+        """The hand replies again: it goes on from where it is, and not from the target that it had."""
+        if self._ready:
+            self.filter.take_hand(reading)
+            self._hand_is_back = True
+
     def let_go_of_hand(self) -> None:
         """The hand button was released, if only between two ticks: pressed again, it begins where the hand is then."""
         if self._ready:
@@ -233,9 +250,15 @@ class CommandMux:
         return self._stop[0].sentence(self._stop[1]) if self._stop else ''
 
     @property
+    def causes(self) -> list[tuple[SafetyEvent, str]]:
+        """Why the robot is held now, but for a stop: event and the name of the thing."""
+        lost = [(SafetyEvent.TELEOP_SILENT, 'while a person was moving the robot')] if self._operator_lost else []
+        return self.watch.causes(cameras=not self._blind) + lost
+
+    @property
     def holding(self) -> list[tuple[SafetyEvent, str]]:
         """Why the robot may not move now: event and the name of the thing."""
-        return ([self._stop] if self._stop else []) + self.watch.causes()
+        return ([self._stop] if self._stop else []) + self.causes
 
     @property
     def target_pose(self) -> np.ndarray:

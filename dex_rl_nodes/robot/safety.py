@@ -83,6 +83,12 @@ class SafetyFilter:
         self.rest()
         return True
 
+    def take_hand(self, reading: RobotReading) -> None:
+        """The hand target becomes the measured hand: who knows what moved it while it could not be heard."""
+        if not _impossible(reading):
+            self._hand = _clip(_single(reading.hand), self._hand_low, self._hand_high)
+            self._hand_last_step = [0.0] * HAND_DIM
+
     def rest(self) -> None:
         """Forget the speed of the targets: they stand still."""
         self._arm_step, self._hand_last_step = [0.0] * ARM_DIM, [0.0] * HAND_DIM

@@ -1,11 +1,14 @@
 """Between the TCP, which everything here speaks of, and the flange, which the arm's controller may move."""
 
+import math
+
 import numpy as np
 
 from dex_rl_nodes.robot import hand_model, kinematics, rotations
 
 _TOOL = hand_model.tool()
 _TOOL_POSITION, _TOOL_ROTATION = _TOOL[:3, 3], rotations.from_matrix(_TOOL[:3, :3])
+_APART, _TURNED = 0.01, 0.1  # m and rad, at most, between the pose that the arm reports and the one of its joints
 _BACK = rotations.conjugate(_TOOL_ROTATION)
 
 
@@ -30,3 +33,13 @@ def tcp_mismatch(pose: np.ndarray, joints: np.ndarray) -> tuple[float, float]:
     frame = kinematics.forward(joints, _TOOL)
     turned = rotations.difference(np.asarray(pose[3:]), rotations.from_matrix(frame[:3, :3]))
     return float(np.linalg.norm(np.asarray(pose[:3]) - frame[:3, 3])), float(np.linalg.norm(turned))
+
+
+def tcp_complaint(pose: np.ndarray, joints: np.ndarray) -> str:
+    """What is wrong where pose (7,) and joints (7,) are not those of one arm with our TCP; empty when they are."""
+    away, turned = tcp_mismatch(pose, joints)
+    if away <= _APART and turned <= _TURNED:
+        return ''
+    return (
+        f'current_pose is {1000 * away:.0f} mm and {math.degrees(turned):.0f} degrees from where the joints put the TCP'
+    )

@@ -129,10 +129,15 @@ class Bench:
 
 
 class Live(Bench):
-    """Real time: states and teleop at 50 Hz, cameras and commands at 10 Hz, unless they are told to be silent."""
+    """Real time: states and teleop at 50 Hz, cameras and commands at 10 Hz, unless they are told to be silent.
 
-    def __init__(self, **parameters):
+    Args:
+        patience: of the node with silence (s); None: its own, for tests of silence. A busy machine pauses for longer.
+    """
+
+    def __init__(self, patience=None, **parameters):
         super().__init__(False, **parameters)
+        self.node._longest = patience or self.node._longest
         self.arm, self.command_hand = np.zeros(6, np.float32), HAND.copy()
         self.step, self.pixels, self.moving_pixels = 0, 0, True
         self.person = TeleopCommand()  # who stands by, with idle hands

@@ -123,6 +123,41 @@ def test_a_frozen_camera_stops_an_arm_that_moves(ros):
     bench.until(lambda: not bench.executed()[-1].limited)
 
 
+def test_a_hand_that_was_unplugged_goes_on_from_where_it_is(ros):
+    bench = ros(Live)
+    bench.moving()
+    bench.command_hand = HAND + np.float32(0.3)
+    bench.until(lambda: np.allclose(bench.executed()[-1].hand_target, bench.command_hand))
+    bench.silent.add(HAND_TOPIC)
+    bench.until(lambda: bench.node._mux.holding)
+    bench.hand = np.full(6, 0.1, np.float32)  # somebody opens it
+    before = len(bench.received[HAND_COMMAND])
+    bench.silent.clear()
+    count = len(bench.executed())
+    bench.until(lambda: len(bench.executed()) > count + 8)
+    assert np.allclose(bench.executed()[-1].hand_target, bench.command_hand)
+    targets = np.array([message.position[0] for message in bench.received[HAND_COMMAND][before:]])
+    fallen = int(np.argmax(targets < 0.5))
+    assert np.allclose(targets[:fallen], 0.7) and 0.1 <= targets[fallen] <= 0.35 + 1e-6
+    assert np.diff(targets[fallen:]).max() <= 0.25 + 1e-6
+
+
+def test_the_terminal_says_once_what_holds_the_robot_and_when_nothing_does(ros, capfd):
+    bench = ros(Live)
+    bench.moving()
+    bench.silent.add(IMAGES['front'])
+    bench.until(lambda: bench.node._mux.holding)
+    for _ in range(3):
+        count = len(bench.received['target_pose'])
+        bench.wait_for_message('target_pose', count)
+    bench.silent.clear()
+    bench.until(lambda: not bench.executed()[-1].limited)
+    said = capfd.readouterr().err.splitlines()
+    about = [line for line in said if f'({IMAGES["front"]})' in line]
+    assert len(about) >= 1 and all('safety event 301' in line for line in about)
+    assert any('nothing holds the robot any more' in line for line in said)
+
+
 def test_nan_is_held_and_counted(ros):
     bench = ros(Live)
     bench.moving()
@@ -134,7 +169,7 @@ def test_nan_is_held_and_counted(ros):
 
 
 def test_a_person_takes_over_and_hands_back_without_a_jump(ros):
-    bench = ros(Live)
+    bench = ros(Live, patience=2.0)
     bench.moving()
     bench.command_hand = HAND + np.float32(0.2)
     for person in (TeleopCommand(0, True, -FORWARD, True, np.full(6, 0.5, np.float32)), TeleopCommand(0)):
@@ -149,7 +184,7 @@ def test_a_person_takes_over_and_hands_back_without_a_jump(ros):
 
 
 def test_a_hand_button_let_go_of_and_pressed_between_two_ticks_leaves_the_hand_where_it_is(ros):
-    bench = ros(Live)
+    bench = ros(Live, patience=2.0)
     bench.person = TeleopCommand(0, hand_active=True, hand_delta=np.full(6, 0.2, np.float32))
     bench.until(lambda: bench.executed() and np.allclose(bench.executed()[-1].hand_target, HAND + 0.2))
     released, pressed = TeleopCommand(bench.now()), replace(bench.person, hand_delta=np.zeros(6, np.float32))

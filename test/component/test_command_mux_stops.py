@@ -9,13 +9,15 @@ rclpy = pytest.importorskip('rclpy')
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import PoseStamped
-from mux_bench import FORWARD, HAND, Bench, Live, position, ros  # noqa: F401
+from mux_bench import FORWARD, HAND, JOINTS, Bench, Live, position, ros  # noqa: F401
+from sensor_msgs.msg import JointState
 
 from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_COMMAND, IMAGES
 from dex_rl_nodes.descriptions import HAND_JOINTS as HAND_TOPIC
 from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.publishers import other_publisher
 from dex_rl_nodes.records import HAND_JOINTS, ActionCommand, EpisodeState, Phase, TeleopCommand
+from dex_rl_nodes.robot import hand_model, kinematics, rotations
 from dex_rl_nodes.robot.events import SafetyEvent
 
 
@@ -51,6 +53,64 @@ def test_nothing_moves_before_a_second_publisher_is_gone(ros):
     intruder.destroy_node()
     bench.until(lambda: bench.executed())
     assert bench.executed()[0].action[0] == 0.5 and not bench.executed()[0].stopped
+
+
+def test_nothing_moves_while_two_robots_speak_on_one_topic(ros):
+    other = rclpy.create_node('arm_of_another_robot')
+    other.create_publisher(PoseStamped, CURRENT_POSE, 1)
+    bench = ros(Bench, True, teleop_required=False)
+    bench.until(lambda: bench.node._lookout.doubled)
+    bench.run_episode(10**9)
+    bench.states(10**9)
+    bench.send('action_command', ActionCommand(10**9, 0, 0, FORWARD))
+    bench.until(lambda: bench.safety() and bench.safety()[1].startswith('begins no motion'))
+    assert 'arm_of_another_robot' in bench.safety()[1] and CURRENT_POSE in bench.safety()[1]
+    assert bench.executed() == [] and bench.received['target_pose'] == [] and not bench.node._mux.stopped
+    other.destroy_node()
+    bench.until(lambda: bench.executed())
+    assert bench.executed()[0].action[0] == 0.5
+
+
+def test_two_robots_on_one_topic_stop_nothing_that_moves_already(ros):
+    """A process that was killed and started again is two for a while."""
+    bench = ros(Live, patience=2.0)
+    bench.moving()
+    other = rclpy.create_node('hand_driver')
+    other.create_publisher(JointState, HAND_TOPIC, 1)
+    bench.until(lambda: other_publisher(bench.node, (HAND_TOPIC,)))
+    looked = bench.node._lookout._looked_at
+    bench.until(lambda: bench.node._lookout._looked_at > looked)
+    count = len(bench.executed())
+    bench.until(lambda: len(bench.executed()) > count + 2)
+    assert not any(e.stopped or e.limited for e in bench.executed()[count:])
+    other.destroy_node()
+
+
+@pytest.mark.parametrize('phase', [Phase.RUNNING, Phase.RESETTING])
+def test_a_real_arm_whose_first_pose_is_not_that_of_its_joints_is_not_believed(ros, phase):
+    bench = ros(Quiet, robot='fr3_ruiyan')
+    node, frame = bench.node, kinematics.forward(JOINTS, hand_model.tool())
+    true = np.concatenate([frame[:3, 3], rotations.from_matrix(frame[:3, :3])])
+    bench.announce(phase, 0)
+
+    def asked(pose):
+        bench.pose, stamp = pose, bench.now()
+        bench.states(stamp)
+        bench.send('teleop_command', TeleopCommand(stamp))
+        for topic in IMAGES.values():
+            bench.send(topic, conversions.image_message(np.full((16, 24, 3), stamp % 256, np.uint8), stamp, 'camera'))
+        bench.until(lambda: not node._reports.missing() and node._reports.reading().stamp == stamp)
+        command = ActionCommand(bench.now(), 0, 0, np.zeros(6, np.float32), HAND)
+        node._on_command(command) if phase == Phase.RUNNING else node._on_reset_command(command)
+
+    end = time.monotonic() + 10
+    while 'from where the joints put the TCP' not in str(node._mux.log.summary()):
+        assert time.monotonic() < end and node._fresh
+        asked(np.array([0.0, 0, 0, 0, 0, 0, 1]))
+    assert node._fresh and not bench.received['target_pose']
+    while node._fresh and time.monotonic() < end:
+        asked(true)
+    assert not node._fresh and np.allclose(node._mux.target_pose, true, atol=1e-6)
 
 
 def test_a_person_stops_the_robot_with_a_service(ros):
@@ -99,8 +159,8 @@ def test_currents_belong_to_the_motors_that_are_named_beside_them():
 class Quiet(Bench):
     """Real time, and nothing comes but what a test sends."""
 
-    def __init__(self):
-        super().__init__(False)
+    def __init__(self, **parameters):
+        super().__init__(False, **parameters)
 
     def now(self):
         return self.peer.get_clock().now().nanoseconds
@@ -142,7 +202,7 @@ def test_a_command_that_waited_is_not_executed_after_its_episode(ros, until):
 
 
 def test_an_episode_that_ends_while_the_arm_is_silent_leaves_its_target(ros):
-    bench = ros(Live)
+    bench = ros(Live, patience=2.0)
     bench.moving()
     bench.silent = {CURRENT_POSE}
     bench.until(lambda: any(event == SafetyEvent.ARM_SILENT for event, _ in bench.node._mux.holding))

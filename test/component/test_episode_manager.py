@@ -271,6 +271,19 @@ def test_a_stop_that_is_released_before_any_tick_comes_ends_the_episode_too(benc
     assert ended.outcome == Outcome.STOPPED
 
 
+def test_a_stop_ends_the_episode_also_when_the_arm_falls_silent_with_it(bench):
+    """The arm stopped itself, so no tick comes: nothing waits for `silence`, and the sentence names the stop."""
+    graph = Graph(bench, 'online', robot='fr3_ruiyan', episodes=1, lockstep=False, silence=60.0)
+    graph.wait_phase(Phase.RUNNING, 0)
+    told = graph.table.peer.create_publisher(String, 'safety_stop', qos.profile('STATE', True))
+    graph.table.until(lambda: told.get_subscription_count(), 'who hears of stops')
+    told.publish(String(data='safety event 514: the arm stopped itself'))
+    reason = graph.wait_phase(Phase.PAUSED).reason
+    assert reason.startswith('safety event 514') and 'reset_stop' in reason
+    (ended,) = (state for state in graph.states if state.phase == Phase.ENDED)
+    assert ended.outcome == Outcome.STOPPED
+
+
 def test_a_discard_does_not_hide_a_safety_stop(bench):
     graph = stopped(bench)
     graph.mark(Mark.DISCARD, 1)
@@ -314,7 +327,7 @@ def test_what_was_discarded_while_no_tick_came_stays_discarded(bench, end):
 
 def test_in_simulation_silence_is_tried_again_and_then_said(bench):
     graph = Graph(bench, 'online', lockstep=False, silence=1.0)
-    with pytest.raises(UserError, match='no control tick for 1 s; see policy'):
+    with pytest.raises(UserError, match='no control tick for 1 s; see command_mux and policy'):
         graph.table.until(lambda: False, 'never')
     assert [state.phase for state in graph.states].count(Phase.RUNNING) == 3
 

@@ -1,5 +1,7 @@
 """The command mux: time, holds, the latched stop, watchdogs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -261,6 +263,37 @@ def test_silence_holds_the_arm_where_it_is_and_speech_releases_it(mux, event):
     mux.watch.seen('it', START + 4 * PERIOD)
     assert mux.holding == []
     assert not mux.step(command(START + 4 * PERIOD), None, reading(START + 4 * PERIOD)).limited
+
+
+@pytest.mark.parametrize('held_by', ['policy', 'glove'])
+def test_a_hand_that_was_away_goes_on_from_where_it_is(mux, held_by):
+    """Somebody may have opened it while its cable was out: it must not jump back to its old target."""
+    glove = TeleopCommand(0, hand_active=True, hand_delta=np.full(6, 0.1, np.float32))
+    closed = np.full(6, 0.6, np.float32)
+    for tick in range(3):
+        stamp = START + tick * PERIOD
+        teleop = dataclasses.replace(glove, stamp=stamp) if held_by == 'glove' else None
+        mux.step(command(stamp, hand=closed, hold_hand=held_by == 'glove'), teleop, reading(stamp))
+    assert np.allclose(mux.hand_target, closed)
+    opened = np.array([0.1, 0.0, 0.2, 0.0, 0.0, 0.05], np.float32)
+    back = dataclasses.replace(reading(START + 3 * PERIOD), hand=opened)
+    mux.take_hand(back)
+    assert np.array_equal(mux.hand_target, opened)
+    teleop = dataclasses.replace(glove, stamp=back.stamp) if held_by == 'glove' else None
+    executed = mux.step(command(back.stamp, hold_hand=True), teleop, back)
+    assert np.allclose(executed.hand_target, opened, atol=1e-6)
+    mux.take_hand(dataclasses.replace(back, hand=np.full(6, np.nan)))
+    assert np.allclose(mux.hand_target, opened, atol=1e-6), 'no measurement'
+
+
+def test_a_frozen_camera_holds_an_episode_and_no_reset(mux):
+    for tick in range(5):
+        mux.watch.frame('front', 1234, reading(tick, (0.006 * tick, 0, 0)), tick * PERIOD)
+    assert mux.holding == [(SafetyEvent.CAMERA_FROZEN, 'front')]
+    assert mux.begin_reset(reading(START), START) and mux.holding == []
+    assert not mux.step(command(START), None, reading(START)).limited
+    mux.reset(reading(START + PERIOD), HAND, START + PERIOD)
+    assert mux.holding == [(SafetyEvent.CAMERA_FROZEN, 'front')]
 
 
 def test_an_arm_that_does_not_report_holds_at_its_target(mux):
