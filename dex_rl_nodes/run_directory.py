@@ -17,6 +17,7 @@ _UMASK = os.umask(0)  # can only be read by setting it
 os.umask(_UMASK)
 _LISTED = 8  # runs, at most, in a sentence
 _UNITS = ('control_rate', 'translation_scale', 'rotation_scale')  # of the robot; what a stored action means
+_OF_A_CAMERA = ('driver', 'serial', 'width', 'height')  # of the robot; what a stored image shows
 PURPOSES = ('demos', 'reward', 'online', 'evaluation')
 
 
@@ -93,6 +94,11 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _cameras(robot: config.Robot) -> dict[str, dict[str, str | int]]:
+    """By view, what a run notes about the cameras of its robot."""
+    return {view: {key: getattr(camera, key) for key in _OF_A_CAMERA} for view, camera in robot.cameras.items()}
+
+
 class RunDirectory:
     """Paths of one run below runs/ (or $DEXRL_RUNS), or below another folder."""
 
@@ -103,12 +109,12 @@ class RunDirectory:
         self.path = (parent or runs_directory()) / name
 
     def create(self, settings: RunSettings) -> 'RunDirectory':
-        """Create the run, or check that the existing one has the same settings, and actions that mean the same."""
+        """Create the run, or check that the existing one has the same settings, and recordings that mean the same."""
         robot = config.load_robot(settings.robot)
-        units = {key: getattr(robot, key) for key in _UNITS}
+        noted = {key: getattr(robot, key) for key in _UNITS} | {'cameras': _cameras(robot)}
         if not self.exists:
             about = {'version': __version__, 'created': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}
-            write_json(self.file('run.json'), {**asdict(settings), **units, **about})
+            write_json(self.file('run.json'), {**asdict(settings), **noted, **about})
             return self
         stored = self.settings()
         for key, value in asdict(settings).items():
@@ -118,16 +124,33 @@ class RunDirectory:
                     f'choose another run:=NAME or the same {key}'
                 )
         content = read_json(self.file('run.json'))
-        if not units.keys() <= content.keys():  # a run of before, which did not note them
-            content = {**units, **content}
-            write_json(self.file('run.json'), content)
-        for key, value in units.items():
-            if content[key] != value:
-                raise UserError(
-                    f'run "{self.name}" was made with {key} {content[key]:g} in config/robots/{robot.name}.yaml, not '
-                    f'{value:g}: recorded actions would mean another motion; put it back or choose another run:=NAME'
-                )
+        before = {**noted, **{key: content[key] for key in noted if key in content}}  # a run of before noted less
+        self._refuse_change(robot.name, before, noted)
+        before['cameras'] = {
+            view: {**camera, 'serial': camera['serial'] or noted['cameras'][view]['serial']}
+            for view, camera in before['cameras'].items()
+        }
+        if {**content, **before} != content:
+            write_json(self.file('run.json'), {**content, **before})
         return self
+
+    def _refuse_change(self, robot: str, before: dict, now: dict) -> None:
+        """UserError where what was recorded would mean something else; a serial number may be filled in later."""
+        where, advice = f'in config/robots/{robot}.yaml', 'put it back or choose another run:=NAME'
+        for key in _UNITS:
+            if before[key] != now[key]:
+                raise UserError(
+                    f'run "{self.name}" was made with {key} {before[key]:g} {where}, not {now[key]:g}: recorded '
+                    f'actions would mean another motion; {advice}'
+                )
+        for view, camera in now['cameras'].items():
+            for key, value in camera.items():
+                old = before['cameras'][view][key]
+                if old != value and not (key == 'serial' and not old):
+                    raise UserError(
+                        f'run "{self.name}" was made with cameras.{view}.{key} {old} {where}, not {value or "none"}: '
+                        f'recorded images would not look like new ones; {advice}'
+                    )
 
     @property
     def exists(self) -> bool:

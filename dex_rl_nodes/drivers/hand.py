@@ -31,6 +31,7 @@ class HandSettings:
     current: int = 600  # limit per motor (mA)
     reply_timeout: float = 0.015  # s
     hand_id: int = 1  # Inspire only
+    force: int = 500  # Inspire only, at which a motor stops (g)
 
 
 class Hand(Protocol):
@@ -128,6 +129,7 @@ class InspireHand:
         self.baud = self._link.baud
         speed = min(round(1000 * settings.speed / 2), 1000)
         self._write(inspire.SPEED_SET, [speed] * 6)
+        self._write(inspire.FORCE_SET, [settings.force] * 6)  # else it is what somebody stored in the hand
 
     def exchange(self, target: np.ndarray | None) -> None:
         """Write the angles, read them back, and one of the other blocks in turn."""

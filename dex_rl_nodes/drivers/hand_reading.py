@@ -12,6 +12,7 @@ import numpy as np
 MOTORS = 6
 _CLOSE = 0.005  # normalised travel; a reading so near to what is expected is believed at once
 _RECENT = 0.05  # s; a position, and the motion between two, say what comes next for so long
+_BEYOND = 0.02  # normalised travel; a finger at its stop may report a little more than its travel
 _APART = 0.1  # normalised travel; readings farther apart are no witnesses of each other
 
 
@@ -106,7 +107,9 @@ class HandReading:
             now: when it was asked for (s, monotonic); a late reply says where the motor was.
             speed: of the motor at most (travels per second).
         """
-        believed = self._motors[motor].believe(_Sample(position, now), speed) if 0 <= position <= 1 else None
+        believed = None
+        if -_BEYOND <= position <= 1 + _BEYOND:
+            believed = self._motors[motor].believe(_Sample(min(max(position, 0.0), 1.0), now), speed)
         self.doubted += believed is None
         if believed is not None:
             self.position[motor], self.time[motor] = believed.position, believed.time

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 CLEAR_ERROR = 1004
 ANGLE_SET = 1486
+FORCE_SET = 1498
 SPEED_SET = 1522
 ANGLE_ACTUAL = 1546
 CURRENT = 1594

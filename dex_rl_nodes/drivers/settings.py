@@ -22,6 +22,7 @@ class HandDevice(Model):
     current: int = Field(600, gt=0, le=1000, description='Ruiyan: current limit of each motor itself (mA)')
     current_unit: float = Field(0.001, gt=0, description='one count of current feedback (A); calibrate')
     hand_id: int = Field(1, ge=1, le=254, description='Inspire: address of the hand on its bus')
+    force: int = Field(500, gt=0, le=1000, description='Inspire: force at which a motor stops (g)')
     rate: float = Field(120.0, gt=0, le=200, description='exchanges per second (Hz)')
     largest_step: float = Field(
         0.05, gt=0, le=1, description='largest change of the target per exchange, normalised travel'

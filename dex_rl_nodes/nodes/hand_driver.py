@@ -31,7 +31,9 @@ class HandDriver(Node):
         self._refused = 0
         self._exchanges = 0
         port = self.setting('port') or settings.port
-        hand = HandSettings(port, settings.baud, settings.speed, settings.current, hand_id=settings.hand_id)
+        hand = HandSettings(
+            port, settings.baud, settings.speed, settings.current, hand_id=settings.hand_id, force=settings.force
+        )
 
         def connect() -> Hand:
             return MODELS[settings.model](hand)

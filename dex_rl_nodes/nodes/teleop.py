@@ -29,6 +29,7 @@ class Teleop(EpisodeNode):
         super().__init__('teleop', **options)
         self._mapper = TeleopMapper(read_teleop(self.robot))
         self._heard: dict[str, tuple[int, Any]] = {}  # stamp and value of each device
+        self._invalid: set[str] = set()  # devices whose last word was no number
         self._published = -1  # stamp of the last command in lockstep
         self._refused = ''
         self.advertise('teleop_command')
@@ -77,8 +78,11 @@ class Teleop(EpisodeNode):
             self._publish_tick()
             return
         now = self.get_clock().now().nanoseconds
+        if take(value, now) is False:
+            self._invalid.add(device)
+            return
+        self._invalid.discard(device)
         self._heard[device] = now, value
-        take(value, now)
 
     def _publish_tick(self) -> None:
         """Lockstep: the command of the tick, once every device has spoken in it."""
@@ -106,6 +110,8 @@ class Teleop(EpisodeNode):
             if level == WARN and device == JOY and TWIST not in silent:
                 message = 'the SpaceMouse tells its buttons when one changes; press the right one and let go of it'
                 level = OK if heard is None else WARN
+            if device in self._invalid:
+                level, message = WARN, 'sends what is no number, so it counts as silent; check its driver'
             self.report(device, level, message, age_s=age)
         self.report('glove message', WARN if self._refused else OK, self._refused or 'ok')
 

@@ -1,7 +1,8 @@
 """The way from wherever an episode ended to the start pose of the next one, one control tick after the other.
 
-The hand goes to its start pose first, so that it lets go; then straight up, over to the start pose at that height with
-the turn on the way, and down. What it asks for is an ordinary arm and hand command and passes the safety filter.
+The hand goes to its start pose first, so that it lets go, the fingers before the rotation of the thumb; then straight
+up, over to the start pose at that height with the turn on the way, and down. What it asks for is an ordinary arm and
+hand command and passes the safety filter.
 """
 
 import math
@@ -21,6 +22,8 @@ _REACHED = 0.001  # m, and rad below: the target is where it shall be
 _TURNED = 0.005
 _STARTING = 3  # ticks to full speed
 _HAND_SHARE = 0.5  # of the hand's largest speed
+_THUMB = HAND_JOINTS.index('thumb_rotation')
+_FINGERS = [motor for motor in range(len(HAND_JOINTS)) if motor != _THUMB]
 
 
 class Leg(IntEnum):
@@ -95,6 +98,8 @@ class ResetMotion:
             if self._near(target):  # it is there already
                 self.leg = Leg.LOWER
         if self.leg == Leg.RELEASE:
+            if apart[_FINGERS].any():
+                apart[_THUMB] = 0.0  # it would jam against fingers that are still closed
             self._hand = self._hand + np.clip(apart, -self._hand_step, self._hand_step)
             return self._ask(np.zeros(3), np.zeros(3))
         while self.leg < Leg.SETTLE:

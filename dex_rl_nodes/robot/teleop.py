@@ -122,17 +122,21 @@ class TeleopMapper:
             self._pressed.discard(self.settings.hand_button)
             self._baseline, self._rebase = None, False
 
-    def twist(self, axes: np.ndarray, stamp: int) -> None:
-        """SpaceMouse axes (6,), [-1, 1]; what is malformed or not finite is dropped, as if the device were silent."""
+    def twist(self, axes: np.ndarray, stamp: int) -> bool:
+        """SpaceMouse axes (6,), [-1, 1]. False: malformed or not finite, so dropped, as if the device were silent."""
         axes = np.asarray(axes, np.float64)
-        if axes.shape == (ARM_DIM,) and np.isfinite(axes).all():
-            self._twist = axes, stamp
+        if axes.shape != (ARM_DIM,) or not np.isfinite(axes).all():
+            return False
+        self._twist = axes, stamp
+        return True
 
-    def glove(self, fingers: np.ndarray, stamp: int) -> None:
-        """Fingers of the glove (6,), normalised travel; malformed ones are dropped."""
+    def glove(self, fingers: np.ndarray, stamp: int) -> bool:
+        """Fingers of the glove (6,), normalised travel. False: malformed or not finite, so dropped."""
         fingers = np.asarray(fingers, np.float64)
-        if fingers.shape == (HAND_DIM,) and np.isfinite(fingers).all():
-            self._glove = np.clip(fingers, self.settings.glove_low, self.settings.glove_high), stamp
+        if fingers.shape != (HAND_DIM,) or not np.isfinite(fingers).all():
+            return False
+        self._glove = np.clip(fingers, self.settings.glove_low, self.settings.glove_high), stamp
+        return True
 
     def buttons(self, buttons: list[int], stamp: int) -> None:
         """Buttons, pressed or not; the list may be short or empty: what it lacks is not pressed."""

@@ -159,3 +159,15 @@ def test_a_glove_message_without_a_finger_is_not_used(ros):
     bench.until(lambda: bench.node._statuses.get('glove message', (OK,))[0] == WARN)
     bench.publishers[GLOVE].publish(JointState(name=list(HAND_JOINTS), position=[0.5] * 6))
     bench.until(lambda: bench.node._statuses['glove message'][0] == OK)
+
+
+def test_a_device_that_sends_no_numbers_counts_as_silent_and_is_named(ros):
+    bench = ros(False)
+    bench.twist([np.nan] * 6)
+    bench.glove([np.inf] * 6)
+    for device in (TWIST, GLOVE):
+        bench.until(lambda name=device: 'no number' in bench.node._statuses.get(name, (OK, ''))[1])
+    assert not bench.node._heard
+    bench.glove([0.5] * 6)
+    bench.until(lambda: bench.node._statuses[GLOVE][0] == OK)
+    assert bench.node._statuses[TWIST][0] == WARN

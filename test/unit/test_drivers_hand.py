@@ -49,6 +49,19 @@ def test_no_motion_at_start_then_reaches_the_goal(tmp_path, hand, emulator):
         assert device.motors.position == pytest.approx(goal, abs=5e-3)
 
 
+def test_an_inspire_hand_is_told_its_force_and_speed_whatever_is_stored_in_it(tmp_path):
+    with InspireEmulator(tmp_path / 'hand') as device:
+        InspireHand(HandSettings(str(device.path), baud=115200, speed=1.0, force=300)).close()
+        assert device.force == [300] * 6 and device.motors.speed == pytest.approx([1.0] * 6)
+
+
+def test_a_finger_at_its_stop_may_report_a_little_more_than_its_travel():
+    _, positions = told_all((0.00, -0.001), (0.01, -0.001), (0.02, 0.0))
+    assert positions[1:] == [0.0, 0.0]
+    reading, positions = told_all((0.00, 1.2), (0.01, 1.2), (0.02, 1.2))
+    assert np.isnan(positions).all() and reading.doubted == 3
+
+
 def test_target_moves_at_most_one_step_per_cycle(tmp_path):
     with RuiyanEmulator(tmp_path / 'hand', start=[0.0] * 6) as device:
         controller = controller_of(RuiyanHand, device.path, largest_step=0.05)

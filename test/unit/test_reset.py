@@ -87,6 +87,15 @@ def test_from_anywhere_it_lets_go_goes_up_over_and_down_within_every_limit(start
     assert not unasked, f'the filter had to limit the way: {unasked}'
 
 
+def test_the_thumb_turns_when_the_fingers_are_out_of_its_way():
+    fist = np.array([1.0, 0.9, 1.0, 1.0, 1.0, 1.0])
+    path, _ = drive(pose(TASK.start.position), fist, pose(TASK.start.position))
+    hands = np.array([hand for _, _, hand in path])
+    opened = np.abs(hands[:, 1:] - np.array(TASK.start.hand)[1:]).max(1) < 1e-6
+    assert not opened[0] and (hands[~opened, 0] == 1.0).all()
+    assert hands[-1, 0] == pytest.approx(TASK.start.hand[0])
+
+
 def test_who_is_there_does_not_move():
     goal = draw_start(TASK.start, np.random.default_rng(1))
     path, _ = drive(goal, np.array(TASK.start.hand), goal)

@@ -147,6 +147,32 @@ def test_actions_that_would_mean_another_motion_are_refused(runs, monkeypatch, c
     assert json.loads(path.read_text())['translation_scale'] == 0.03, 'from now on it does'
 
 
+def test_a_run_is_not_continued_with_other_cameras(runs):
+    robot = config.load_robot('sim')
+
+    def of(**change):
+        cameras = {**robot.cameras, 'front': robot.cameras['front'].model_copy(update=change)}
+        return lambda name: robot.model_copy(update={'cameras': cameras})
+
+    settings = RunSettings('pull_tissue', 'sim', 'latent_prior', 'lamp', 0)
+    with pytest.MonkeyPatch.context() as patch:
+        run = RunDirectory('mine').create(settings)
+        patch.setattr(config, 'load_robot', of(serial='A'))
+        run.create(settings)  # filled in later
+        assert json.loads(run.file('run.json').read_text())['cameras']['front']['serial'] == 'A'
+        for change, words in (({'serial': 'B'}, 'serial A in .*, not B'), ({'serial': 'A', 'width': 640}, 'width 172')):
+            patch.setattr(config, 'load_robot', of(**change))
+            with pytest.raises(UserError, match=rf'run "mine" was made with cameras\.front\.{words}'):
+                run.create(settings)
+        patch.setattr(config, 'load_robot', of(serial='A', rate=30.0))
+        run.create(settings)
+        old = json.loads(run.file('run.json').read_text())
+        del old['cameras']  # of before
+        run.file('run.json').write_text(json.dumps(old))
+        run.create(settings)
+        assert json.loads(run.file('run.json').read_text())['cameras']['front']['serial'] == 'A'
+
+
 def test_nothing_is_made_again_below_what_was_learned(runs, capsys, monkeypatch):
     monkeypatch.setattr('dex_rl_nodes.stages.workers.run_all', lambda *_, **__: pytest.fail('work was started'))
     run = make('learned', method='smoke')

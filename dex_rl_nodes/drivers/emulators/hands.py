@@ -104,6 +104,7 @@ class InspireEmulator(EmulatedHand):
     def __init__(self, path: Path, start: list[float] | None = None, hand: int = 1, **options):
         super().__init__(path, start, **options)
         self.errors = bytearray(6)
+        self.force: list[int] = []  # g, as it was told; empty: never
         self._hand = hand
         self._buffer = bytearray()
 
@@ -143,6 +144,8 @@ class InspireEmulator(EmulatedHand):
             self.motors.target = inspire.travel_from_angles(inspire.words(data))
         elif address == inspire.SPEED_SET:
             self.motors.speed = [2 * word / 1000 for word in reversed(inspire.words(data))]
+        elif address == inspire.FORCE_SET:
+            self.force = inspire.words(data)
         elif address == inspire.CLEAR_ERROR:
             self.errors = bytearray(6)
 
