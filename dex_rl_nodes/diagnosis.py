@@ -5,20 +5,24 @@ import importlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from dex_rl_nodes.descriptions import CURRENT_POSE, GLOVE, HAND_JOINTS, IMAGES, MEASURED_JOINTS
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.findings import Finding, refusal
+from dex_rl_nodes.paths import runs_directory
 from dex_rl_nodes.records import ArmState
 
 Row = tuple[str, str, str, str]  # level, subject, text, fix
 _PROBE_DEADLINE = 60.0  # s
+_HOURS, _SESSION = 2.0, 0.25  # of recording: what a session takes, and too little for one demonstration after the other
 
 
 class Heard(NamedTuple):
@@ -149,6 +153,20 @@ def robot_findings(name: str, namespace: str = '') -> Iterator[Finding]:
     yield from serial_findings('glove', topics.get(GLOVE), rate, by_port)
     yield from operator.check_spacemouse(settings.spacemouse, dead_zone)
     yield from camera_findings(robot.cameras, topics, file)
+    yield space_finding(robot.cameras, runs_directory().resolve())
+
+
+def space_finding(cameras: Mapping[str, Any], runs: Path) -> Finding:
+    """How long both cameras can be recorded before the disk is full, at worst: noise hardly compresses."""
+    per_hour = sum(3 * camera.width * camera.height * camera.rate for camera in cameras.values()) * 3600 / 1e9
+    free = shutil.disk_usage(next(path for path in (runs, *runs.parents) if path.exists())).free / 1e9
+    hours = free / per_hour
+    text = f'{free:.0f} GB free in {runs}: {hours:.1f} hours of both cameras, {per_hour:.0f} GB an hour at most'
+    level = 'good' if hours >= _HOURS else 'warning' if hours >= _SESSION else 'bad'
+    fix = (
+        '' if level == 'good' else 'free some space, set DEXRL_RUNS to a folder of a larger disk, or lower the rate'
+    )
+    return Finding(level, 'disk, recordings', text, fix)
 
 
 def serial_findings(subject: str, sample: Any, rate: float, by_port: Iterable[Finding]) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """The preflight without a device: limits, workspaces, another robot's file, and topics as they were heard."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -226,6 +227,7 @@ def test_a_topic_has_no_findings_but_its_rate_when_all_is_well():
 
 
 def test_the_preflight_of_a_robot_that_is_not_there_names_every_device(monkeypatch, tmp_path):
+    monkeypatch.setattr(diagnosis.shutil, 'disk_usage', lambda _: types.SimpleNamespace(free=1e13))
     devices = {**ROBOT.devices, 'spacemouse': {'path': str(tmp_path / 'mouse')}}
     devices |= {name: {**ROBOT.devices[name], 'port': str(tmp_path / name)} for name in ('hand', 'glove')}
     absent = {'driver': 'v4l2', 'device': str(tmp_path / 'camera')}
@@ -242,6 +244,7 @@ def test_the_preflight_of_a_robot_that_is_not_there_names_every_device(monkeypat
 
 
 def test_the_preflight_of_a_whole_robot_of_emulated_devices_is_good(monkeypatch, tmp_path):
+    monkeypatch.setattr(diagnosis.shutil, 'disk_usage', lambda _: types.SimpleNamespace(free=1e13))
     devices = {**ROBOT.devices, 'spacemouse': {'path': str(tmp_path / 'spacemouse')}}
     devices |= {name: {**ROBOT.devices[name], 'port': str(tmp_path / name), 'rate': 1} for name in ('hand', 'glove')}
     cameras = {}
@@ -269,7 +272,7 @@ def test_the_preflight_of_a_whole_robot_of_emulated_devices_is_good(monkeypatch,
         operator.unplug()
     assert {finding.level for finding in found} == {'good'}, found
     subjects = {finding.subject.split()[0] for finding in found}
-    assert subjects == {'limits', 'arm', 'hand', 'glove', 'SpaceMouse', 'camera'}
+    assert subjects == {'limits', 'arm', 'hand', 'glove', 'SpaceMouse', 'camera', 'disk,'}
 
 
 def test_beside_a_running_graph_the_ports_of_hand_and_glove_are_left_alone(monkeypatch):
@@ -301,3 +304,12 @@ def test_a_robot_without_devices_says_so(monkeypatch):
     monkeypatch.setattr(diagnosis, '_heard', lambda *_: diagnosis.Heard(diagnosis.defaultdict(TopicSample)))
     (*_, last) = diagnosis.robot_findings('sim')
     assert last.level == 'bad' and 'has no devices' in last.text
+
+
+@pytest.mark.parametrize(('free', 'level'), [(1000e9, 'good'), (300e9, 'warning'), (20e9, 'bad')])
+def test_a_disk_that_a_session_would_fill_is_told_before(tmp_path, monkeypatch, free, level):
+    camera = config.Camera(topic='camera/front/color/image_raw', width=640, height=480, rate=30.0)
+    usage = types.SimpleNamespace(free=free)
+    monkeypatch.setattr(diagnosis.shutil, 'disk_usage', lambda folder: usage if folder == tmp_path else None)
+    found = diagnosis.space_finding({'front': camera, 'wrist': camera}, tmp_path / 'not' / 'yet')
+    assert found.level == level and '199 GB an hour' in found.text and bool(found.fix) == (level != 'good')
