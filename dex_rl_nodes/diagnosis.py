@@ -163,9 +163,7 @@ def space_finding(cameras: Mapping[str, Any], runs: Path) -> Finding:
     hours = free / per_hour
     text = f'{free:.0f} GB free in {runs}: {hours:.1f} hours of both cameras, {per_hour:.0f} GB an hour at most'
     level = 'good' if hours >= _HOURS else 'warning' if hours >= _SESSION else 'bad'
-    fix = (
-        '' if level == 'good' else 'free some space, set DEXRL_RUNS to a folder of a larger disk, or lower the rate'
-    )
+    fix = '' if level == 'good' else 'free some space, set DEXRL_RUNS to a folder of a larger disk, or lower the rate'
     return Finding(level, 'disk, recordings', text, fix)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 SEED = int(os.environ.get('DEXRL_TEST_SEED', '0'))
 # set before anything imports rclpy, MuJoCo or PyTorch, and inherited by the processes that tests start
+_REAL_TIME = {f'test_{name}.py' for name in ('command_mux', 'command_mux_stops', 'drivers', 'camera_driver')}
 DOMAINS = 101  # from 1 on, below the range of ephemeral ports on Linux
 # never that of the shell, in which a robot may run; tests that run beside each other (gw0, gw1, ...) do not hear it
 _domain = int(os.environ.setdefault('DEXRL_TEST_DOMAIN', str(1 + os.getpid() % DOMAINS)))
@@ -31,8 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         # On several cores a file stays with one worker, for its tests share what is dear to make; and whole graphs stay
-        # with one, for two at a time starve each other.
-        item.add_marker(pytest.mark.xdist_group('graph' if item.path.parent.name == 'graph' else item.path.name))
+        # with one, for two at a time starve each other, and those who live in real time beside them.
+        together = item.path.parent.name == 'graph' or item.path.name in _REAL_TIME
+        item.add_marker(pytest.mark.xdist_group('graph' if together else item.path.name))
         if item.get_closest_marker('realtime'):
             item.add_marker(pytest.mark.flaky(reruns=2))
 

@@ -9,10 +9,10 @@ rclpy = pytest.importorskip('rclpy')
 pytest.importorskip('franka_msgs')
 pytest.importorskip('controller_manager_msgs')
 
+from arm_lab import Lab
 from harness import bench, ros  # noqa: F401
 from rclpy.action import ActionServer
 from rclpy.executors import SingleThreadedExecutor
-from test_arm_adapter import Lab
 
 from dex_rl_nodes.nodes import conversions, franka_arm
 from dex_rl_nodes.robot.arm_state import ArmMode

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -112,7 +113,7 @@ def test_a_process_that_stays_is_killed_and_named(graph):
     running.wait_for('[deaf] ready')
     start = time.monotonic()
     assert running.end(signal.SIGINT) == 1
-    assert time.monotonic() - start < 6
+    assert time.monotonic() - start < 15, 'it would sleep for a minute'
     assert any('deaf did not stop within' in line for line in running.lines)
 
 
@@ -223,7 +224,7 @@ def test_nothing_outlives_a_killed_supervisor(graph):
     running.process.kill()
     running.process.wait(10)
     deadline = time.monotonic() + 10
-    while Path(f'/proc/{child}').exists() and Path(f'/proc/{child}/stat').read_text().split()[2] != 'Z':
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, 'the process outlived its supervisor'
         threading.Event().wait(0.05)
 

@@ -30,7 +30,7 @@ def wait_for(read, condition, deadline=5.0):
 def test_glove_reads_its_channels(tmp_path):
     with GloveEmulator(tmp_path / 'glove') as device:
         device.counts = list(range(1000, 1021))
-        reader = GloveReader(str(device.path))
+        reader = GloveReader(str(device.path), timeout=2.0)
         assert reader.read().tolist() == [1003, 1002, 1007, 1011, 1015, 1019]
         reader.close()
 
@@ -49,7 +49,7 @@ def test_a_plug_that_bounces_while_it_is_opened_is_no_crash(monkeypatch, tmp_pat
 def test_glove_of_zeros_is_no_pose(tmp_path):
     with GloveEmulator(tmp_path / 'glove') as device:
         device.counts = [0] * 21
-        reader = GloveReader(str(device.path))
+        reader = GloveReader(str(device.path), timeout=2.0)
         assert reader.read() is None
         assert reader.rejected == 1
         assert reader.problem == f'the glove on {device.path} answers only zeros; unplug it and plug it in again'
@@ -68,7 +68,7 @@ def test_glove_of_the_other_generation_is_no_pose(tmp_path):
 
 def test_a_hand_on_the_port_of_the_glove_is_no_glove(tmp_path):
     with RuiyanEmulator(tmp_path / 'hand', start=[0.3] * 6) as device:
-        reader = GloveReader(str(device.path))
+        reader = GloveReader(str(device.path), timeout=2.0)
         assert reader.read() is None
         assert 'no glove with 21 registers answers on' in reader.problem
         reader.close()
@@ -156,7 +156,7 @@ def test_operator_devices_say_what_the_drivers_read(tmp_path):
     devices = OperatorDevices(tmp_path, settings)
     devices.plug_in()
     mouse = SpaceMouseReader(str(tmp_path / 'spacemouse'))
-    glove = GloveReader(str(tmp_path / 'glove'), channels=tuple(settings.channels))
+    glove = GloveReader(str(tmp_path / 'glove'), channels=tuple(settings.channels), timeout=2.0)
     twist, fingers = np.array([0.1, -0.2, 0.3, -0.4, 0.5, -0.6]), np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     devices.show(twist, [0, 1, 0, 1, 0, 0], fingers)
     state = wait_for(mouse.read, lambda state: state.buttons and len(state.buttons) == 4)

@@ -20,7 +20,9 @@ class PriorSettings(Model):
     kl_warmup_steps: int = Field(2_000, ge=1, description='linear warm-up of the KL weight (steps)')
     history_noise: float = Field(0.01, ge=0, description='noise on the history while training (std, normalised travel)')
     gradient_clip: float = Field(1.0, gt=0, description='largest gradient norm')
-    test_fraction: float = Field(0.1, gt=0, lt=1, description='share of the episodes held out')
+    test_fraction: float = Field(
+        0.1, gt=0, lt=1, description='share of the episodes held out; policy and encoder hold out a tenth'
+    )
     arm_residual: float = Field(0.2, gt=0, le=1, description='scale of the arm residual (unit command)')
     hand_residual: float = Field(0.5, gt=0, description='scale of the hand residual, times the RMS of each coordinate')
     hand_residual_floor: float = Field(0.2, ge=0, description='smallest RMS used for that scale')
