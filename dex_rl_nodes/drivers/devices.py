@@ -4,7 +4,9 @@ import os
 import select
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -145,6 +147,15 @@ def find_spacemouse(sysfs: Path = Path('/sys/class/hidraw')) -> tuple[str, str]:
     raise UserError('no SpaceMouse found; plug it in, and see its rule in config/udev/99-dex-rl-nodes.rules')
 
 
+class Readable(Protocol):
+    """What Reconnecting opens."""
+
+    def read(self) -> Any:
+        """The newest of it; LinkLost when it was unplugged."""
+
+    def close(self) -> None: ...
+
+
 class Reconnecting:
     """A device that is opened again after it was lost.
 
@@ -153,15 +164,15 @@ class Reconnecting:
         interval: seconds between two tries.
     """
 
-    def __init__(self, connect, interval: float = 0.5):
+    def __init__(self, connect: Callable[[], Readable], interval: float = 0.5):
         self._connect = connect
         self._interval = interval
         self._tried_at = -np.inf
-        self.device = None  # what `connect` gave; None while it is absent
+        self.device: Any = None  # what `connect` gave; None while it is absent
         self.problem = ''  # why it is absent, one sentence
         self.reconnections = -1
 
-    def read(self):
+    def read(self) -> Any:
         """What the device's `read` returns; None while it is absent."""
         now = time.monotonic()
         if self.device is None:

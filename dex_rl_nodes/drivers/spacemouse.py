@@ -4,6 +4,7 @@ Report 1 holds the translation (older models) or all six axes, report 2 the rota
 buttons (bit 0 left, bit 1 right, then those of larger models). Counts are about plus or minus 350 at full deflection.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,7 +61,7 @@ def decode_report(report: bytes, state: MouseState) -> MouseState:
     return state
 
 
-def ros_axes(axes) -> np.ndarray:
+def ros_axes(axes: Sequence[float] | np.ndarray) -> np.ndarray:
     """Axes (6,) of the device (right, towards the operator, down) in those of REP-103 (forward, left, up)."""
     right, back, down, about_right, about_back, about_down = axes
     return -np.array([back, right, down, about_back, about_right, about_down])

@@ -64,14 +64,14 @@ class GloveDriver(Node):
     def _mean(self) -> np.ndarray | None:
         return np.mean(self._recent, axis=0) if len(self._recent) == _CALIBRATION_SAMPLES else None
 
-    def _calibrate_open(self, _request, response):
+    def _calibrate_open(self, _request: Any, response: Any) -> Any:
         self._open = self._mean()
         response.success = self._open is not None
         taken = 'open hand taken; now make a fist and call glove_driver/calibrate_fist'
         response.message = taken if response.success else _SILENT
         return response
 
-    def _calibrate_fist(self, _request, response):
+    def _calibrate_fist(self, _request: Any, response: Any) -> Any:
         closed = self._mean()
         if self._open is None or closed is None:
             first = 'open your hand and call glove_driver/calibrate_open first'
