@@ -90,7 +90,8 @@ COMMON = (
     Parameter(
         'lockstep',
         False,
-        'simulation waits for every command, not for the learner: repeatable without one, and as fast as the machine',
+        'the simulation waits for every command and runs as fast as the machine; nobody waits for a learner, so only '
+        'graphs without one are repeatable',
     ),
 )
 

@@ -95,8 +95,11 @@ def file_hash(path: Path) -> str:
 
 
 def _cameras(robot: config.Robot) -> dict[str, dict[str, str | int]]:
-    """By view, what a run notes about the cameras of its robot."""
-    return {view: {key: getattr(camera, key) for key in _OF_A_CAMERA} for view, camera in robot.cameras.items()}
+    """By view, what a run notes about the cameras of its robot; what is called device is where a V4L2 camera is."""
+    noted = {view: {key: getattr(camera, key) for key in _OF_A_CAMERA} for view, camera in robot.cameras.items()}
+    for view, camera in robot.cameras.items():
+        noted[view]['device'] = camera.device if camera.driver == 'v4l2' else ''
+    return noted
 
 
 class RunDirectory:
@@ -127,7 +130,7 @@ class RunDirectory:
         before = {**noted, **{key: content[key] for key in noted if key in content}}  # a run of before noted less
         self._refuse_change(robot.name, before, noted)
         before['cameras'] = {
-            view: {**camera, 'serial': camera['serial'] or noted['cameras'][view]['serial']}
+            view: {**noted['cameras'][view], **camera, 'serial': camera['serial'] or noted['cameras'][view]['serial']}
             for view, camera in before['cameras'].items()
         }
         if {**content, **before} != content:
@@ -145,7 +148,7 @@ class RunDirectory:
                 )
         for view, camera in now['cameras'].items():
             for key, value in camera.items():
-                old = before['cameras'][view][key]
+                old = before['cameras'][view].get(key, value)
                 if old != value and not (key == 'serial' and not old):
                     raise UserError(
                         f'run "{self.name}" was made with cameras.{view}.{key} {old} {where}, not {value or "none"}: '

@@ -15,6 +15,7 @@ from typing import TextIO
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.parameters import Value
 
+_SHARED = Path('/tmp')  # whatever TMPDIR of an account is
 LAST_DOMAIN = 232  # with the ports of a higher one DDS would leave the range of ports
 
 
@@ -44,7 +45,7 @@ def sole_graph(name: str, namespace: str, variables: Mapping[str, str]) -> Itera
         UserError: another graph holds them; names it.
     """
     domain, place = domain_of(variables), _place_of(namespace, variables)
-    with _open_for_all(Path(f'{_place_of(namespace, variables, "all")}.lock')) as file:
+    with _open_for_all(_SHARED / f'{_name_of(namespace, variables)}.lock') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -77,7 +78,12 @@ def _open_for_all(path: Path) -> TextIO:
     return path.open('r+')
 
 
-def _place_of(namespace: str, variables: Mapping[str, str], whose: str = '') -> Path:
-    """Path, without its end, of what belongs to the one graph of a domain and namespace."""
+def _name_of(namespace: str, variables: Mapping[str, str], whose: str = '') -> str:
+    """Name, without its end, of what belongs to the one graph of a domain and namespace."""
     domain, name = domain_of(variables), namespace.strip('/').replace('/', '-')
-    return Path(tempfile.gettempdir()) / f'dexrl-{whose or os.getuid()}-domain-{domain}{"-" * bool(name)}{name}'
+    return f'dexrl-{whose}domain-{domain}{"-" * bool(name)}{name}'
+
+
+def _place_of(namespace: str, variables: Mapping[str, str]) -> Path:
+    """Path, without its end, of what only this account uses of it."""
+    return Path(tempfile.gettempdir()) / _name_of(namespace, variables, f'{os.getuid()}-')

@@ -11,10 +11,14 @@ SEED = int(os.environ.get('DEXRL_TEST_SEED', '0'))
 _REAL_TIME = {f'test_{name}.py' for name in ('command_mux', 'command_mux_stops', 'drivers', 'camera_driver')}
 DOMAINS = 101  # from 1 on, below the range of ephemeral ports on Linux
 # never that of the shell, in which a robot may run; tests that run beside each other (gw0, gw1, ...) do not hear it
-_domain = int(os.environ.setdefault('DEXRL_TEST_DOMAIN', str(1 + os.getpid() % DOMAINS)))
-_domain += 7 * int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))
-os.environ['ROS_DOMAIN_ID'] = str(1 + (_domain - 1) % DOMAINS)
-os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+_shell = os.environ.setdefault('DEXRL_SHELL_DOMAIN', os.environ.get('ROS_DOMAIN_ID', '0'))
+_free = [str(domain) for domain in range(1, DOMAINS + 1) if str(domain) != _shell]
+_first = int(os.environ.setdefault('DEXRL_TEST_DOMAIN', str(1 + os.getpid() % DOMAINS)))
+_worker = int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))
+os.environ['ROS_DOMAIN_ID'] = _free[(_first - 1 + 7 * _worker) % len(_free)]
+os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+if os.environ.get('ROS_DISTRO') == 'humble':
+    os.environ['ROS_LOCALHOST_ONLY'] = '1'
 os.environ.setdefault('MUJOCO_GL', 'egl')
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 

@@ -16,7 +16,9 @@ from dex_rl_nodes.drivers.link import LinkLost, SerialLink
 from dex_rl_nodes.errors import UserError
 
 _FIRST_READS = 4  # a position counts when two readings agree, and a reply may be lost
+_TELLS = 5  # times a limit is told until the hand acknowledges it
 _SILENT = 0.5  # s; a motor without an answer for so long may be anywhere when it answers again
+_NEWS = 0.15  # s for whoever commands to hear where the hand was found
 _STOP_SENDS = 10  # a stop is commanded so often, for a command may be lost
 JOINTS = ('thumb_rotation', 'thumb_bend', 'index', 'middle', 'ring', 'pinky')
 
@@ -128,8 +130,11 @@ class InspireHand:
         self._link = _probe(settings, bauds, 3 * [request], lambda data: bool(inspire.ReplyParser().feed(data)))
         self.baud = self._link.baud
         speed = min(round(1000 * settings.speed / 2), 1000)
-        self._write(inspire.SPEED_SET, [speed] * 6)
-        self._write(inspire.FORCE_SET, [settings.force] * 6)  # else it is what somebody stored in the hand
+        for register, value in ((inspire.SPEED_SET, speed), (inspire.FORCE_SET, settings.force)):
+            # else it is what somebody stored in the hand
+            if not any(self._write(register, [value] * 6) for _ in range(_TELLS)):
+                self._link.close()
+                raise LinkLost(f'the hand on {settings.port} does not take its limits of speed and force')
 
     def exchange(self, target: np.ndarray | None) -> None:
         """Write the angles, read them back, and one of the other blocks in turn."""
@@ -154,8 +159,11 @@ class InspireHand:
         reply = self._request(inspire.encode_read(self._settings.hand_id, address, count), address, count)
         return reply.data if reply and len(reply.data) == count else b''
 
-    def _write(self, address: int, values: list[int]) -> None:
-        self._request(inspire.encode_write_words(self._settings.hand_id, address, values), address, 1)
+    def _write(self, address: int, values: list[int]) -> bool:
+        """Write registers; whether the hand has acknowledged it."""
+        return (
+            self._request(inspire.encode_write_words(self._settings.hand_id, address, values), address, 1) is not None
+        )
 
     def _request(self, frame: bytes, address: int, count: int) -> inspire.Reply | None:
         self._link.discard_input()
@@ -233,7 +241,7 @@ class HandController:
         self._connected = False  # at least once
         self._stops_left = 0
         self._goal: np.ndarray | None = None
-        self._commanded_at = -np.inf
+        self._commanded_at = self._found_at = -np.inf
         self._cleared_at = -np.inf
         self._tried_at = -np.inf
         self.hand: Hand | None = None
@@ -242,12 +250,17 @@ class HandController:
         self.problem = ''  # one sentence while not working
 
     def command(self, goal: np.ndarray, now: float) -> None:
-        """Take a new goal (6,) in [0, 1]; anything else is refused with ValueError."""
+        """Take a new goal (6,) in [0, 1]; anything else is refused with ValueError.
+
+        It is ignored until whoever commands has had the time to hear where the hand was found: somebody may have moved
+        it while it did not answer.
+        """
         goal = np.asarray(goal, np.float64)
         if goal.shape != (6,) or not np.all(np.isfinite(goal)) or goal.min() < 0 or goal.max() > 1:
             raise ValueError('a hand target has six finite numbers in [0, 1]')
-        self._goal = goal
-        self._commanded_at = now
+        if self.target is not None and now - self._found_at > _NEWS:
+            self._goal = goal
+            self._commanded_at = now
 
     def cycle(self, now: float) -> HandReading | None:
         """Exchange once with the hand; None while it cannot be reached."""
@@ -303,8 +316,10 @@ class HandController:
 
     def _exchange(self, now: float) -> None:
         reading = self.hand.reading
-        if self.target is None and not self._read_first():
-            return
+        if self.target is None:
+            if not self._read_first():
+                return
+            self._goal, self._found_at = None, now
         if self._goal is not None and now - self._commanded_at > self._command_timeout:
             self._goal, self._stops_left = None, _STOP_SENDS
             self.target = reading.position.astype(np.float64)
@@ -321,6 +336,8 @@ class HandController:
             reading.forget(silent)
             self.target = self._goal = None
             self.problem = _no_answer(silent)
+            if silent.all():
+                raise LinkLost(self.problem)  # opened again, it is also told its limits again
         elif not moving:
             # the hand holds by itself; wherever it is, the next command starts there
             self.target = reading.position.astype(np.float64)

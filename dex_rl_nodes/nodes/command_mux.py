@@ -44,6 +44,7 @@ _SILENCE = {
 }
 _SILENCE |= dict.fromkeys(IMAGES.values(), SafetyEvent.CAMERA_SILENT)
 _TICK_DEADLINE = 20.0  # s, lockstep: longest wait for what belongs to a command
+_HAND_AWAY = 500_000_000  # ns; a hand silent for longer may be anywhere, and its driver, too, starts where it finds it
 _TELEOP_SILENCE = 0.5  # s; it speaks fifty times a second, and only a person's hands wait for it
 _BEGINNING = 1_000_000_000  # ns, in which everything may come for the first time
 _FRAMES = 1.5  # camera periods that must fit into the longest silence
@@ -123,6 +124,7 @@ class CommandMuxNode(EpisodeNode):
 
     def begin(self, episode: EpisodeState) -> None:
         self._fresh, self._command = True, None
+        self._mux.see_again()
         if self.lockstep:
             return
         self._expect(*_SILENCE)
@@ -163,18 +165,18 @@ class CommandMuxNode(EpisodeNode):
     def _credible(self, reading: RobotReading) -> bool:
         """Whether pose and joints of a real arm agree: the first reading has none before it to be compared with."""
         complaint = tcp_complaint(reading.tcp_pose, reading.joint_position) if self._real else ''
-        if complaint:
-            self._mux.log.add(SafetyEvent.READING_INVALID, complaint)
+        self._mux.disbelieve(complaint)
         return not complaint
 
     # What comes in
 
     def _on_report(self, topic: str) -> None:
-        self._heard[topic] = self._reports.came_at[topic]
-        back = self._mux.watch.is_silent(topic)
+        before, self._heard[topic] = self._heard.get(topic, 0), self._reports.came_at[topic]
         self._mux.watch.seen(topic, self._heard[topic])
-        if back and topic == HAND_TOPIC and self._moving:
+        away = topic == HAND_TOPIC and self._heard[topic] - before > _HAND_AWAY
+        if away and self._moving and not self.lockstep:
             self._mux.take_hand(self._reports.reading())
+            self._publish_targets()  # before its driver moves to what it was told last
         self.arrived(self._awaited(topic))
         self._try()
 
@@ -236,7 +238,7 @@ class CommandMuxNode(EpisodeNode):
     def _try(self) -> None:
         if not self.running or self._command is None or self._missing(self._command.stamp):
             return
-        if self._fresh and self._lookout.in_doubt and not self._mux.stopped:
+        if self._fresh and not self._mux.stopped and self._lookout.see():
             return
         command, reading = self._command, self._reports.reading()
         if self._fresh and not self._start(command, reading):
@@ -275,7 +277,7 @@ class CommandMuxNode(EpisodeNode):
         self._expect(*REPORTS)
         now = time.monotonic_ns()
         self._mux.watch.check(now)
-        if self._lookout.in_doubt or self._mux.watch.causes(cameras=False):
+        if self._lookout.see() or self._mux.watch.causes(cameras=False):
             return False
         if self._credible(self._reports.reading()) and self._mux.begin_reset(self._reports.reading(), command.stamp):
             self._fresh = False

@@ -23,6 +23,7 @@ from dex_rl_nodes.descriptions import (
     TOPICS,
     TWIST,
 )
+from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.evaluation.series import COLLECTING
 from dex_rl_nodes.msg import Transition, TransitionAck
 from dex_rl_nodes.nodes import conversions, qos
@@ -76,6 +77,8 @@ class ReplayRecorder(Node):
     def __init__(self, **options: Any):
         super().__init__('replay_recorder', **options)
         settings = RunSettings(**{name: self.setting(name) for name in RunSettings.__dataclass_fields__})
+        if self.setting('purpose') not in COLLECTING and not self.run_directory.exists:
+            raise UserError(self.run_directory.lack)  # nothing to act with: a slip in the name makes no run
         run = self.run_directory.create(settings)
         bags = run.bags(self.setting('purpose'))
         for sentence in repair_all(bags):

@@ -17,16 +17,16 @@ class SafetyReports:
 
     def __init__(self, node: Node, mux: CommandMux, lookout: Lookout | None):
         self._node, self._mux, self._lookout = node, mux, lookout
-        self._told: set[tuple[SafetyEvent, str]] = set()
+        self._told: set[str] = set()
 
     def tell(self) -> None:
-        """Say once in the terminal what holds the robot, and when nothing does any more."""
-        causes, logger = set(self._mux.causes), self._node.get_logger()
-        for event, name in sorted(causes - self._told, key=str):
-            logger.warning(event.sentence(name))
-        if self._told and not causes:
-            logger.info('nothing holds the robot any more')
-        self._told = causes
+        """Say once in the terminal what holds the robot, and when nothing does any more; a stop is said elsewhere."""
+        sentences = {event.sentence(name) for event, name in self._mux.explanations} | ({self._doubt()} - {''})
+        for sentence in sorted(sentences - self._told):
+            self._node.get_logger().warning(sentence)
+        if self._told and not sentences and not self._mux.stopped:
+            self._node.get_logger().info('nothing holds the robot any more')
+        self._told = sentences
 
     def report(self, active: bool, called_off: bool) -> None:
         """Publish the state on /diagnostics.
@@ -40,8 +40,8 @@ class SafetyReports:
             level, message = ERROR, self._mux.stop_reason
         elif not message and called_off:
             message = 'a stop has ended this episode'
-        elif not message and active and self._mux.causes:
-            event, name = self._mux.causes[0]
+        elif not message and active and self._mux.explanations:
+            event, name = self._mux.explanations[0]
             message = event.sentence(name)
         if not message:
             level, message = OK, 'ok'
@@ -52,5 +52,5 @@ class SafetyReports:
         if self._lookout and self._lookout.intruder:
             return SafetyEvent.SECOND_PUBLISHER.sentence(f'{self._lookout.intruder}; waiting for it to vanish')
         if self._lookout and self._lookout.doubled:
-            return f'begins no motion: {self._lookout.doubled} are two where one must be; end the other one'
+            return f'begins no motion: {self._lookout.doubled} are two where one must be; end one of them, or wait 20 s'
         return ''

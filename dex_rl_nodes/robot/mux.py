@@ -46,6 +46,7 @@ class CommandMux:
         self._called_off = False  # a stop has ended this episode, released or not
         self._ready = False
         self._blind = False  # in a reset nothing depends on the cameras
+        self.disbelieved = ''  # why the newest reading is not believed; empty when it is
         self._operator_lost = False  # a device fell silent in the hands of a person who moves the robot
         self.problem: SafetyEvent | None = None  # why the last command was refused or held
         self._reading: RobotReading | None = None
@@ -61,14 +62,21 @@ class CommandMux:
         """
         self._ready = self.filter.reset(reading, hand_target)
         if not self._ready:
+            self.disbelieved = self.log.details[SafetyEvent.READING_INVALID]
             return False
         self._gate.reset(stamp)
-        self._blind = self._operator_lost = self._hand_is_back = False
+        self._operator_lost = self._hand_is_back = False
+        self.see_again()
+        self.disbelieved = ''
         self._reading, self._called_off = reading, called_off or self.stopped
         self._operator = Source.POLICY
         self._hand_base = self.filter.hand_target
         self._resting, self._held, self._moved_at = False, False, stamp
         return True
+
+    def see_again(self) -> None:
+        """An episode begins: cameras that repeat a picture hold it."""
+        self._blind = False
 
     def hear_arm(self, state: ArmState, now: int) -> tuple[SafetyEvent, str] | None:
         """Take note of what the arm says about itself (monotonic `now`, ns): why it may not be moved, or None.
@@ -113,9 +121,7 @@ class CommandMux:
         self.problem = problem = self._gate.hold(command, now)
         if problem:
             self.log.add(problem)
-        trusted = self.filter.trust(reading)
-        if trusted:
-            self._reading = reading
+        trusted = self._believe(reading)
         source, arm, hand, self._operator_lost = self._arbitrate(command, teleop, now, problem is not None)
         if source != Source.POLICY and problem in VALUE_PROBLEMS:
             # a person drives; what of the command would be used beside that stands still
@@ -188,8 +194,21 @@ class CommandMux:
 
     def observe(self, reading: RobotReading) -> None:
         """Take note of a reading between two ticks, so that a hold happens where the arm is now."""
-        if self._ready and self.filter.trust(reading):
+        if self._ready:
+            self._believe(reading)
+
+    def _believe(self, reading: RobotReading) -> bool:
+        problem = self.filter.doubt(reading)
+        self.disbelieve(problem)
+        if not problem:
             self._reading = reading
+        return not problem
+
+    def disbelieve(self, problem: str) -> None:
+        """Note why a reading is not believed; empty: it is."""
+        self.disbelieved = problem
+        if problem:
+            self.log.add(SafetyEvent.READING_INVALID, problem)
 
     def hold(self) -> None:
         """Stop the arm at the last trusted measured pose, or, when it does not report, at its target."""
@@ -254,6 +273,12 @@ class CommandMux:
         """Why the robot is held now, but for a stop: event and the name of the thing."""
         lost = [(SafetyEvent.TELEOP_SILENT, 'while a person was moving the robot')] if self._operator_lost else []
         return self.watch.causes(cameras=not self._blind) + lost
+
+    @property
+    def explanations(self) -> list[tuple[SafetyEvent, str]]:
+        """What a person is told about a robot that does not move: the causes, and a reading that is not believed."""
+        doubt = [(SafetyEvent.READING_INVALID, self.disbelieved)] if self.disbelieved else []
+        return self.causes + doubt
 
     @property
     def holding(self) -> list[tuple[SafetyEvent, str]]:

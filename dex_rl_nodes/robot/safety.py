@@ -103,14 +103,12 @@ class SafetyFilter:
         """Executed hand target (6,) float32, normalised travel."""
         return np.array(self._hand, np.float32)
 
-    def trust(self, reading: RobotReading) -> bool:
-        """Whether a reading can be true: finite, a rotation, and reached with a possible speed since the last one."""
+    def doubt(self, reading: RobotReading) -> str:
+        """Why a reading cannot be true: not finite, no rotation, or too far from the last one; empty when it can."""
         problem = _impossible(reading) or self._jumped(reading)
-        if problem:
-            self.log.add(SafetyEvent.READING_INVALID, problem)
-            return False
-        self._trusted = reading
-        return True
+        if not problem:
+            self._trusted = reading
+        return problem
 
     def _jumped(self, reading: RobotReading) -> str:
         elapsed = max((reading.stamp - self._trusted.stamp) * 1e-9, self.period)

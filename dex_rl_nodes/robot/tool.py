@@ -9,6 +9,7 @@ from dex_rl_nodes.robot import hand_model, kinematics, rotations
 _TOOL = hand_model.tool()
 _TOOL_POSITION, _TOOL_ROTATION = _TOOL[:3, 3], rotations.from_matrix(_TOOL[:3, :3])
 _APART, _TURNED = 0.01, 0.1  # m and rad, at most, between the pose that the arm reports and the one of its joints
+_LENGTH = 0.01  # of a quaternion, from 1
 _BACK = rotations.conjugate(_TOOL_ROTATION)
 
 
@@ -37,6 +38,8 @@ def tcp_mismatch(pose: np.ndarray, joints: np.ndarray) -> tuple[float, float]:
 
 def tcp_complaint(pose: np.ndarray, joints: np.ndarray) -> str:
     """What is wrong where pose (7,) and joints (7,) are not those of one arm with our TCP; empty when they are."""
+    if not (np.isfinite(pose).all() and np.isfinite(joints).all()) or abs(np.linalg.norm(pose[3:]) - 1.0) > _LENGTH:
+        return 'current_pose or the joints of the arm are no measurement'
     away, turned = tcp_mismatch(pose, joints)
     if away <= _APART and turned <= _TURNED:
         return ''

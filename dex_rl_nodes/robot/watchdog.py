@@ -130,10 +130,6 @@ class Watchdog:
                 fallen.append((source.event, name))
         return fallen
 
-    def is_silent(self, name: str) -> bool:
-        """Whether a source that is watched has fallen silent."""
-        return name in self._sources and self._sources[name].active
-
     def causes(self, cameras: bool = True) -> list[tuple[SafetyEvent, str]]:
         """Everything that keeps the robot from moving now: event and name; without what only cameras say."""
         silent = [(s.event, n) for n, s in self._sources.items() if s.active and s.event.reaction >= Reaction.HOLD]

@@ -86,12 +86,15 @@ def hand_over(places: Places, command: str, arguments: list[str]) -> int:
         shared_memory.remove(shared_memory.left_over())
     if command in ('test', 'bench'):
         # neither may hear a graph of this machine, nor be heard: where a robot is, its domain is exported everywhere
-        free = [domain for domain in DOMAINS if str(domain) != os.environ.get('ROS_DOMAIN_ID')]
-        os.environ['ROS_DOMAIN_ID'] = str(random.choice(free))
-        os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+        shell = os.environ.setdefault('DEXRL_SHELL_DOMAIN', os.environ.get('ROS_DOMAIN_ID', '0'))
+        own = str(random.choice([domain for domain in DOMAINS if str(domain) != shell]))
+        os.environ['ROS_DOMAIN_ID'] = own
+        os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+        if os.environ.get('ROS_DISTRO') == 'humble':
+            os.environ['ROS_LOCALHOST_ONLY'] = '1'
     if command == 'test':
-        os.environ['ROS_DOMAIN_ID'] = os.environ.setdefault('DEXRL_TEST_DOMAIN', os.environ['ROS_DOMAIN_ID'])
-        print(f'dexrl: testing in ROS_DOMAIN_ID={os.environ["ROS_DOMAIN_ID"]}', file=sys.stderr)
+        own = os.environ.setdefault('DEXRL_TEST_DOMAIN', own)
+        print(f'dexrl: testing with DEXRL_TEST_DOMAIN={own}', file=sys.stderr)
         os.chdir(CHECKOUT)
         if not arguments:
             arguments = ['-n', str(len(os.sched_getaffinity(0))), '--dist', 'loadgroup']  # groups: test/conftest.py

@@ -106,7 +106,8 @@ def test_a_real_arm_whose_first_pose_is_not_that_of_its_joints_is_not_believed(r
     end = time.monotonic() + 10
     while 'from where the joints put the TCP' not in str(node._mux.log.summary()):
         assert time.monotonic() < end and node._fresh
-        asked(np.array([0.0, 0, 0, 0, 0, 0, 1]))
+        for pose in ([0.0, 0, 0, 0, 0, 0, 0], [np.nan, 0, 0, 0, 0, 0, 1], [0.0, 0, 0, 0, 0, 0, 1]):
+            asked(np.array(pose))
     assert node._fresh and not bench.received['target_pose']
     while node._fresh and time.monotonic() < end:
         asked(true)

@@ -17,6 +17,7 @@ from dex_rl_nodes.descriptions import NODES, SERVICES, TOPICS
 from dex_rl_nodes.drivers.emulators.hands import RuiyanEmulator
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions, qos
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings
 
 ALL = {'/rosout', '/parameter_events', '/diagnostics'}  # of every node
 # how a node is made: its class, what stands in for its core, and the parameters it can be made with
@@ -55,6 +56,7 @@ def of(names):
 def runs(tmp_path, monkeypatch):
     monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    RunDirectory('default').create(RunSettings('pull_tissue', 'sim', 'latent_prior', 'lamp', 0))
     # whatever is installed and plugged in here
     monkeypatch.setattr('dex_rl_nodes.nodes.franka_arm._importable', lambda *packages: packages[0])
     monkeypatch.setattr('dex_rl_nodes.nodes.keyboard.Terminal', MagicMock())

@@ -39,7 +39,7 @@ from dex_rl_nodes.records import (
     SimState,
     StepResult,
 )
-from dex_rl_nodes.run_directory import RunDirectory
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings
 
 POSE = [0.45, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0]
 TOPIC_OF = {
@@ -51,7 +51,7 @@ TOPIC_OF = {
 @pytest.fixture(autouse=True)
 def run(tmp_path, monkeypatch):
     monkeypatch.setenv('DEXRL_RUNS', str(tmp_path))
-    return RunDirectory('default')
+    return RunDirectory('default').create(RunSettings('pull_tissue', 'sim', 'latent_prior', 'lamp', 0))
 
 
 def send_episode(table, episode, ticks=5):
@@ -319,6 +319,13 @@ def test_another_task_is_refused(bench, run):
     bench(ReplayRecorder, purpose='demos').close()
     with pytest.raises(UserError, match='run "default" was made with seed 0, not 5'):
         bench(ReplayRecorder, purpose='demos', seed=5)
+
+
+@pytest.mark.parametrize('purpose', ['online', 'evaluation'])
+def test_a_slip_in_the_name_of_a_run_makes_none(bench, run, purpose):
+    with pytest.raises(UserError, match='there is no run "typo"'):
+        bench(ReplayRecorder, purpose=purpose, run='typo')
+    assert not RunDirectory('typo').path.exists()
 
 
 def test_kill_and_restart(bench, run):

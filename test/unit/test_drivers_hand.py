@@ -151,6 +151,47 @@ def test_a_motor_that_was_silent_starts_again_from_where_it_is_found(tmp_path, s
         cycle_until(controller, lambda r: np.allclose(r.position, goal, atol=2e-3), goal=goal)
 
 
+def test_a_target_from_before_a_silence_moves_no_hand_that_somebody_opened(tmp_path):
+    """Whoever commands repeats it until the news of where the hand is has come."""
+    with RuiyanEmulator(tmp_path / 'hand', start=[0.8] * 6) as device:
+        controller = controller_of(RuiyanHand, device.path)
+        closed = np.full(6, 0.8)
+        cycle_until(controller, lambda _: controller._goal is not None, goal=closed)
+        device.silent = {1, 2, 3, 4, 5, 6}
+        cycle_until(controller, lambda _: controller.problem, goal=closed)
+        device.motors.position = device.motors.target = [0.1] * 6
+        device.silent, moves = set(), device.moves
+        cycle_until(controller, lambda _: controller.target is not None, goal=closed)
+        found = time.monotonic()
+        while time.monotonic() < found + 0.1:
+            controller.command(closed, time.monotonic())
+            controller.cycle(time.monotonic())
+        assert device.moves == moves and device.motors.position == pytest.approx([0.1] * 6)
+        cycle_until(controller, lambda r: np.allclose(r.position, 0.3, atol=2e-3), goal=np.full(6, 0.3))
+
+
+def test_an_inspire_hand_whose_power_was_off_is_told_its_limits_again(tmp_path):
+    with InspireEmulator(tmp_path / 'hand', start=START) as device:
+        controller = HandController(
+            lambda: InspireHand(HandSettings(str(device.path), baud=115200, speed=1.0, force=300)), 0.1, 0.5
+        )
+        cycle_until(controller, lambda _: controller.target is not None)
+        device._hand = 9  # nobody answers
+        cycle_until(controller, lambda reading: reading is None)
+        device.force, device.motors.speed = [1000] * 6, [2.0] * 6  # what is stored in it
+        device._hand = 1
+        cycle_until(controller, lambda _: controller.target is not None)
+        assert device.force == [300] * 6 and device.motors.speed == pytest.approx([1.0] * 6)
+
+
+def test_a_hand_that_does_not_take_its_limits_is_not_used(tmp_path, monkeypatch):
+    with InspireEmulator(tmp_path / 'hand', start=START) as device:
+        monkeypatch.setattr(InspireHand, '_write', lambda *_: False)
+        controller = controller_of(InspireHand, device.path)
+        assert controller.cycle(time.monotonic()) is None
+        assert 'does not take its limits of speed and force' in controller.problem
+
+
 @pytest.mark.parametrize(
     ('hand', 'emulator', 'options'),
     [
@@ -204,7 +245,9 @@ def test_a_hand_that_comes_late_is_waited_for(tmp_path):
 def test_without_a_command_the_hand_is_only_read_and_the_next_command_starts_where_it_is(tmp_path):
     with RuiyanEmulator(tmp_path / 'hand', start=START, motors=FollowedMotors(START)) as device:
         controller = controller_of(RuiyanHand, device.path, command_timeout=0.02)
-        cycle_until(controller, lambda reading: controller.target is not None)
+        cycle_until(
+            controller, lambda _: time.monotonic() - controller._found_at > 0.2 and controller.target is not None
+        )
         controller.command(np.ones(6), time.monotonic())
         cycle_until(controller, lambda reading: device.moves and time.monotonic() - device.moved_at > 0.1)
         moves = device.moves

@@ -318,7 +318,7 @@ def test_a_second_graph_in_the_same_domain_is_refused():
 
 
 def test_another_account_of_the_machine_is_refused_too(monkeypatch, tmp_path):
-    monkeypatch.setattr('dex_rl_nodes.sole_graph.tempfile.gettempdir', lambda: str(tmp_path))
+    monkeypatch.setattr('dex_rl_nodes.sole_graph._SHARED', tmp_path)
     app, old = APPLICATIONS['online_rl'], os.umask(0o077)
     try:
         with app.alone('', {}):

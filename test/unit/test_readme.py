@@ -84,7 +84,7 @@ def test_every_topic_and_service_has_a_node():
 
 
 def test_what_is_not_recorded_is_named():
-    (sentence,) = (line for line in README.read_text().splitlines() if line.startswith('Bags hold what goes to'))
+    (sentence,) = (line for line in README.read_text().splitlines() if line.startswith('Bags of a graph hold'))
     told = set(re.findall(r'`([^`]+)`', sentence.partition('Not recorded are ')[2]))
     assert told == set(TOPICS) - set(NODES['replay_recorder'].subscribes) - {'transitions'}
 

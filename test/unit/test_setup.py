@@ -378,13 +378,28 @@ def test_tests_and_benches_do_not_meet_the_robot_of_the_shell(monkeypatch, tmp_p
     monkeypatch.chdir(tmp_path)
     for name in ('bench', 'test', 'launch', 'keyboard'):
         monkeypatch.setenv('ROS_DOMAIN_ID', '7')
-        monkeypatch.setenv('DEXRL_TEST_DOMAIN', '')
-        monkeypatch.delenv('DEXRL_TEST_DOMAIN')
+        for variable in ('DEXRL_TEST_DOMAIN', 'DEXRL_SHELL_DOMAIN'):
+            monkeypatch.setenv(variable, '')
+            monkeypatch.delenv(variable)
+        monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET')
         command.hand_over(Places(tmp_path, tmp_path, ''), name, [name])
+        alone = os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'LOCALHOST'
+        assert alone == (name in ('bench', 'test'))
     assert domains == {'bench': '8', 'test': '8', 'launch': '7', 'keyboard': '7'}
-    monkeypatch.setenv('DEXRL_TEST_DOMAIN', '33')
-    command.hand_over(Places(tmp_path, tmp_path, ''), 'test', ['test'])
-    assert domains['test'] == '33'
+
+
+@pytest.mark.parametrize(('shell', 'first', 'worker'), [('7', '94', 'gw2'), ('7', '7', 'gw0'), ('0', '33', 'gw0')])
+def test_no_worker_of_the_tests_is_in_the_domain_of_the_shell(shell, first, worker):
+    code = f'import sys; sys.path.insert(0, "{command.CHECKOUT}/test"); import conftest, os; '
+    code += 'print(os.environ["ROS_DOMAIN_ID"], os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"])'
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(('DEXRL_', 'ROS_'))}
+    given = {'ROS_DOMAIN_ID': shell, 'DEXRL_TEST_DOMAIN': first, 'PYTEST_XDIST_WORKER': worker}
+    given |= {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'SUBNET'}
+    said = subprocess.run(
+        [sys.executable, '-c', code], env={**kept, **given}, capture_output=True, text=True, check=True
+    )
+    domain, reach = said.stdout.split()
+    assert domain != shell and 1 <= int(domain) <= 101 and reach == 'LOCALHOST'
 
 
 def test_every_command_that_is_suggested_exists():

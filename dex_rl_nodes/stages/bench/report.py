@@ -13,7 +13,9 @@ _HEAD = """# Results
 
 Measured in simulation; `./dexrl bench report` writes this page from the JSON of each measurement and from the notes at
 its end, which tell the circumstances. Success is what the classifier says, with a 95 % Wilson interval; `sim` is how
-many of the episodes the simulation counts. It decides nothing, and where the two differ the classifier was wrong.
+many of the episodes the simulation counts. It decides nothing; where the two differ, the classifier was wrong or a tick
+early. Under "Over all tasks" success is pooled over the tasks in which every interface that has a score at that stage
+was scored; jitter and the figures of the interfaces are over all of an interface's cells.
 All seeds of a task are scored on the same 20 starts, so an interval over several seeds, which takes every episode for
 independent, is narrower than it should be.
 """
