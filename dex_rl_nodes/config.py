@@ -156,7 +156,7 @@ def read(path: Path, model: type[M]) -> M:
         UserError: the file is missing, is not YAML, or a field is wrong; names the field.
     """
     try:
-        return model.model_validate(yaml.safe_load(path.read_text()))
+        return model.model_validate(yaml.safe_load(path.read_bytes()))
     except OSError as error:
         raise UserError(f'cannot read {path}: {error.strerror}') from None
     except yaml.YAMLError as error:

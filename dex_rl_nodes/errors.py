@@ -18,6 +18,11 @@ _REFUSALS = {
 _NO_FOLDER = 'free some space or fix its permissions'  # no folder for temporary files could be written
 
 
+def next_step(error: OSError, otherwise: str) -> str:
+    """What a person can do about what the operating system refused; `otherwise` where only that is left."""
+    return _REFUSALS.get(error.errno, otherwise)
+
+
 def refused_by_system(error: OSError) -> str:
     """One sentence for what the operating system did not let a command do; raises again what a person cannot mend."""
     step = _NO_FOLDER if error.errno == errno.ENOENT and not error.filename else _REFUSALS.get(error.errno)

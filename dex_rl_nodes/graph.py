@@ -19,7 +19,7 @@ from dex_rl_nodes.namespace import parse_namespace
 from dex_rl_nodes.parameters import COMMON, Parameter, Value, parse_all
 from dex_rl_nodes.paths import config_directory
 from dex_rl_nodes.process import Process, is_installed
-from dex_rl_nodes.run_directory import DRY, dry_name, refuse_dry
+from dex_rl_nodes.run_directory import DRY, RunDirectory, dry_name, refuse_dry
 from dex_rl_nodes.sole_graph import device_folder, sole_graph
 from dex_rl_nodes.stages.command import COMMANDS, EPISODES, STEPS
 
@@ -43,6 +43,8 @@ class Application:
             UserError: an unknown argument (names the valid ones) or a value that is not allowed.
         """
         values = parse_all(f'{self.name}.launch.py', self.arguments, texts)
+        if 'run' in values:
+            RunDirectory(str(values['run']))  # refuses what can be no name
         if 'namespace' in values:
             values['namespace'] = parse_namespace(str(values['namespace']))
         if values.get('devices') == 'emulated':

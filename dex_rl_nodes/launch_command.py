@@ -65,7 +65,7 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
     app = application(options.launch_file)
     if options.show_args:
-        print(show_arguments(app))
+        print(show_arguments(app), flush=True)
         return 0
     texts = dict(split_argument(text) for text in options.arguments)
     values = app.values(texts)
@@ -86,6 +86,9 @@ def main() -> int:
     except UserError as error:
         print(f'dexrl: {error}', file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         print(f'dexrl: {refused_by_system(error)}', file=sys.stderr)
         return 2

@@ -24,4 +24,4 @@ def config_directory() -> Path:
 
 def runs_directory() -> Path:
     """Folder of the run directories: $DEXRL_RUNS, else ./runs."""
-    return Path(os.environ.get('DEXRL_RUNS', 'runs')).resolve()
+    return Path(os.path.expanduser(os.environ.get('DEXRL_RUNS') or 'runs')).resolve()

@@ -1,20 +1,24 @@
 """The folder of one run: what lies where, and files that are never seen half written."""
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dex_rl_nodes import __version__, config
-from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.errors import UserError, next_step
 from dex_rl_nodes.paths import runs_directory
 
 _UMASK = os.umask(0)  # can only be read by setting it
 os.umask(_UMASK)
+_LONGEST = 200  # bytes of a name
 _LISTED = 8  # runs, at most, in a sentence
 _UNITS = ('control_rate', 'translation_scale', 'rotation_scale')  # of the robot; what a stored action means
 _OF_A_CAMERA = ('driver', 'serial', 'width', 'height')  # of the robot; what a stored image shows
@@ -61,9 +65,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     except OSError as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        raise UserError(
-            f'cannot write {path}: {error.strerror}; free some space or choose another run folder'
-        ) from None
+        step = next_step(error, 'choose another folder, DEXRL_RUNS is that of all runs')
+        raise UserError(f'cannot write {path}: {error.strerror}; {step}') from None
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -78,11 +81,14 @@ def read_json(path: Path) -> dict:
         UserError: it is missing or damaged.
     """
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f'cannot read {path}: {error.strerror}') from None
     except ValueError:
-        raise UserError(f'{path} is damaged (not JSON); delete it and run its stage again') from None
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f'{path} is damaged (no JSON object); delete it and run its stage again')
+    return content
 
 
 def file_hash(path: Path) -> str:
@@ -106,8 +112,9 @@ class RunDirectory:
     """Paths of one run below runs/ (or $DEXRL_RUNS), or below another folder."""
 
     def __init__(self, name: str, parent: Path | None = None):
-        if not name or '/' in name or name.startswith('.'):
-            raise UserError(f'"{name}" cannot be the name of a run; use letters, digits, - and _')
+        if not name.isprintable() or not name or '/' in name or name.startswith('.') or len(name.encode()) > _LONGEST:
+            shown = ascii(name[:40])[1:-1] + '...' * (len(name) > 40)
+            raise UserError(f'"{shown}" cannot be the name of a run; use letters, digits, - and _')
         self.name = name
         self.path = (parent or runs_directory()) / name
 
@@ -126,7 +133,7 @@ class RunDirectory:
                     f'run "{self.name}" was made with {key} {getattr(stored, key)}, not {value}; '
                     f'choose another run:=NAME or the same {key}'
                 )
-        content = read_json(self.file('run.json'))
+        content = self._about()
         before = {**noted, **{key: content[key] for key in noted if key in content}}  # a run of before noted less
         self._refuse_change(robot.name, before, noted)
         before['cameras'] = {
@@ -155,6 +162,28 @@ class RunDirectory:
                         f'recorded images would not look like new ones; {advice}'
                     )
 
+    @contextmanager
+    def claimed(self, command: str) -> Iterator[None]:
+        """Work on the run alone, as far as this account on this machine goes.
+
+        Raises:
+            UserError: another command does; names it.
+        """
+        mark = hashlib.sha256(str(self.path).encode()).hexdigest()[:16]
+        with (Path(tempfile.gettempdir()) / f'dexrl-{os.getuid()}-run-{mark}.lock').open('a+') as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                other = file.read().strip() or 'another command'
+                raise UserError(
+                    f'{other} works on run "{self.name}"; wait for it, or choose another run:=NAME'
+                ) from None
+            file.truncate(0)
+            file.write(f'./dexrl {command} (process {os.getpid()})')
+            file.flush()
+            yield
+
     @property
     def exists(self) -> bool:
         """Whether it was created."""
@@ -171,8 +200,26 @@ class RunDirectory:
         """Settings of the existing run; UserError without one."""
         if not self.exists:
             raise UserError(self.lack)
-        content = read_json(self.file('run.json'))
+        content = self._about()
         return RunSettings(**{key: content[key] for key in RunSettings.__dataclass_fields__})
+
+    def _about(self) -> dict:
+        """What run.json says; UserError where that cannot be."""
+        path = self.file('run.json')
+        try:
+            content = read_json(path)
+        except UserError:
+            content = {}
+        usual = {**dict.fromkeys(('task', 'robot', 'interface', 'method'), str), 'seed': int}
+        numbers = dict.fromkeys(_UNITS, (int, float))
+        wrong = [key for key, kind in usual.items() if not isinstance(content.get(key), kind)]
+        wrong += [key for key, kind in numbers.items() if not isinstance(content.get(key, 1.0), kind)]
+        cameras = content.get('cameras', {view: {} for view in config.VIEWS})
+        if not isinstance(cameras, dict) or not all(isinstance(cameras.get(view), dict) for view in config.VIEWS):
+            wrong.append('cameras')
+        if wrong:
+            raise UserError(f'{path} is damaged ({wrong[0]}); put it back from a copy, or begin in another run:=NAME')
+        return content
 
     def bags(self, purpose: str) -> Path:
         """Folder of the bags of one purpose."""

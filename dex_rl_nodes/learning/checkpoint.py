@@ -90,8 +90,11 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: dict) -> st
         meta: JSON-serialisable: what was measured, what it was trained from.
 
     Raises:
-        UserError: the files cannot be written.
+        UserError: the files cannot be written, or the weights are not finite.
     """
+    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise UserError(f'{path}: "{broken[0]}" would hold numbers that are not finite; look at what it was trained on')
     data, sha256 = to_bytes(tensors)
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     write_atomic(path, data)
@@ -119,7 +122,10 @@ def load_checkpoint(path: Path, shapes: Shapes | None = None) -> Checkpoint:
     except OSError as error:
         raise UserError(f'cannot read {path}: {error.strerror}') from None
     if shapes is None:
-        shapes = {name: tuple(shape) for name, shape in meta.get('shapes', {}).items()}
+        promised = meta.get('shapes', {})
+        if not isinstance(promised, dict):
+            raise UserError(f'{path.with_suffix(".json")} is damaged (shapes); run the stage that makes it again')
+        shapes = {name: tuple(shape) for name, shape in promised.items()}
     return Checkpoint(from_bytes(data, meta['sha256'], shapes, str(path)), meta)
 
 

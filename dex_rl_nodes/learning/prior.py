@@ -97,7 +97,11 @@ def read_targets(path: Path) -> list[np.ndarray]:
         raise UserError(f'{path}: lengths must be a list of positive whole numbers')
     if lengths.sum() != len(targets):
         raise UserError(f'{path}: lengths add up to {lengths.sum()} but there are {len(targets)} targets')
-    return np.split(targets.astype(np.float32), np.cumsum(lengths)[:-1])
+    with np.errstate(over='ignore'):  # infinite then, and refused for that
+        targets = targets.astype(np.float32)
+    if np.isfinite(targets).all() and (targets == targets[:1]).all():
+        raise UserError(f'{path}: all targets are the same; record a hand that moves')
+    return np.split(targets, np.cumsum(lengths)[:-1])
 
 
 def train_prior_from_npz(

@@ -138,8 +138,8 @@ def run_node(node_class: Callable[[], Node]) -> None:
     except _Stop:
         pass
     except Exception as error:
-        # a library in C that was stopped while it was loaded says ImportError
-        if not (stop_requests and isinstance(error, ImportError)):
+        # a library in C that was stopped while it was loaded has a word of its own for that
+        if not (stop_requests and (node is None or isinstance(error, ImportError))):
             traceback.print_exc()
             code = 1
     _say_goodbye(node, code)

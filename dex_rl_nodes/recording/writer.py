@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.errors import UserError, next_step
 from dex_rl_nodes.recording import messages
 from dex_rl_nodes.recording.mcap_file import FileSummary, McapFile
 from dex_rl_nodes.recording.metadata import write_metadata
@@ -80,8 +80,9 @@ class BagWriter:
             yield
         except OSError as error:
             reason = 'the disk is full' if error.errno in _FULL else error.strerror
+            step = next_step(error, 'see what lies there')
             self._failure = (
-                f'cannot write bag {self.folder}: {reason}; what was recorded is kept, free some space and start again'
+                f'cannot write bag {self.folder}: {reason}; what was recorded is kept, {step} and start again'
             )
             raise UserError(self._failure) from None
 

@@ -45,6 +45,7 @@ MODULES = {
     'keyboard': ('dex_rl_nodes.nodes', 'keyboard'),
     'tensorboard': ('tensorboard.main',),
 }
+DRAWING = ('egl', 'osmesa', 'glfw')  # what MuJoCo draws with
 DOMAINS = range(1, 102)  # those whose ports lie below the range of ephemeral ones on Linux
 
 
@@ -77,6 +78,15 @@ def keyboard_arguments(arguments: list[str]) -> list[str]:
             raise UserError(f'keyboard takes namespace:=NAME, not "{text}"')
         words += ['-r', f'__ns:=/{parse_namespace(value)}']
     return words
+
+
+def refuse_variables() -> None:
+    """UserError where a variable of the shell names no middleware, or no way to draw."""
+    middleware, drawing = (os.environ.get(name, '') for name in ('RMW_IMPLEMENTATION', 'MUJOCO_GL'))
+    if middleware and not middleware.startswith('rmw_'):
+        raise UserError(f'RMW_IMPLEMENTATION is "{middleware}", which names no middleware; unset it')
+    if drawing and drawing not in DRAWING:
+        raise UserError(f'MUJOCO_GL is "{drawing}"; unset it, or set it to one of: {", ".join(DRAWING)}')
 
 
 def hand_over(places: Places, command: str, arguments: list[str]) -> int:
@@ -119,6 +129,7 @@ def run(arguments: list[str]) -> int:
         return 0
     if command == 'keyboard':
         rest = keyboard_arguments(rest)
+    refuse_variables()
     places = find_places()
     if command == 'doctor':
         from dex_rl_nodes.setup.doctor import examine
@@ -143,11 +154,18 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as with nohup
             signal.signal(number, signal.default_int_handler)
+    if sys.stdout is None:  # it was closed; what is opened next would become it
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), 'w')
     try:
-        return run(arguments)
+        code = run(arguments)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f'dexrl: {error}', file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has left, as with "| head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print('\ndexrl: stopped; the next call goes on from here', file=sys.stderr)
         return 130

@@ -87,7 +87,7 @@ def _resources(places: Places) -> Iterator[Finding]:
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30
     yield Finding('good' if memory >= MINIMUM_MEMORY else 'warning', 'memory', f'{memory:.1f} GiB')
     yield _priority()
-    runs = Path(os.environ.get('DEXRL_RUNS', 'runs')).resolve()
+    runs = Path(os.path.expanduser(os.environ.get('DEXRL_RUNS') or 'runs')).resolve()
     for subject, folder in (('disk, environment', home()), ('disk, runs', runs)):
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free / 2**30
@@ -121,7 +121,7 @@ def _priority() -> Finding:
 
 def _graph_variables() -> Iterator[Finding]:
     domain = os.environ.get('ROS_DOMAIN_ID', '0') or '0'
-    if not domain.isdigit() or int(domain) > 232:
+    if not (domain.isascii() and domain.isdigit()) or int(domain) > 232:
         yield Finding(
             'bad', 'ROS_DOMAIN_ID', f'"{domain}" is not a domain', 'export ROS_DOMAIN_ID=0 (0 to 101 is safe)'
         )

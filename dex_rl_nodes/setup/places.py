@@ -73,7 +73,14 @@ def sourced_distribution() -> str:
 
 def home() -> Path:
     """Folder of the private environments: $DEXRL_HOME, else ~/.cache/dexrl."""
-    folder = Path(os.environ.get('DEXRL_HOME') or Path.home() / '.cache' / 'dexrl').expanduser().resolve()
+    given = os.environ.get('DEXRL_HOME', '')
+    try:
+        folder = Path(given or Path.home() / '.cache' / 'dexrl').expanduser().resolve()
+    except RuntimeError as error:  # no such account
+        raise UserError(f'DEXRL_HOME={given} cannot be resolved ({error}); choose another folder') from None
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir() or nearest == Path('/proc'):
+        raise UserError(f'DEXRL_HOME={folder} can be no folder, for {nearest} is none; choose another one')
     if CHECKOUT in (folder, *folder.parents):
         # CMake refuses include folders inside the source tree, and NumPy's headers are in the environment
         raise UserError(f'DEXRL_HOME={folder} lies inside the checkout; choose a folder outside of {CHECKOUT}')

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -188,6 +189,9 @@ COMMANDS = {
 }
 
 
+_WRITERS = ('train', 'prepare', 'online')  # two of them at a run would write into the same files
+
+
 def usage(name: str = '') -> str:
     """Help of all commands, or of one."""
     if not name:
@@ -230,7 +234,10 @@ def run(arguments: list[str]) -> None:
         if not rest or rest[0] not in command.words:
             raise UserError(f'say what to {name}: {", ".join(command.words)}')
         word, *rest = rest
-    command.run(word, parse(name, (*SETTINGS, *command.arguments), rest))
+    values = parse(name, (*SETTINGS, *command.arguments), rest)
+    alone = RunDirectory(str(values['run'])).claimed(name) if name in _WRITERS else nullcontext()
+    with alone:
+        command.run(word, values)
 
 
 def parse(owner: str, parameters: tuple[Parameter, ...], arguments: list[str]) -> dict[str, Value]:
@@ -249,7 +256,10 @@ def _assignments(arguments: list[str], flags: set[str]) -> Iterator[str]:
         elif '=' in text:
             yield name.replace('=', ':=', 1)
         else:
-            yield f'{name}:={"true" if name in flags else next(rest, "")}'
+            value = 'true' if name in flags else next(rest, '')
+            if not value:
+                raise UserError(f'{text} needs a value')
+            yield f'{name}:={value}'
 
 
 def main(arguments: list[str]) -> int:

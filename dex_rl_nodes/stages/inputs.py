@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from dex_rl_nodes import config
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.parameters import settings_words
-from dex_rl_nodes.run_directory import RunDirectory, RunSettings, read_json, write_json
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings, file_hash, read_json, write_json
 
 _TAIL = 1 << 16  # bytes at the end of a bag file: the summary, with times and checksums
 TRAINED = ('encoder', 'prior', 'policy', 'reward')
@@ -47,7 +47,7 @@ def fingerprint(content: object) -> str:
 def bags_fingerprint(run: RunDirectory, purpose: str) -> str:
     """Short hash of the bags of a purpose; changes when one is added, removed or continued."""
     digest = hashlib.sha256()
-    for path in sorted(run.bags(purpose).glob('*/*.mcap')):
+    for path in sorted(path for path in run.bags(purpose).glob('*/*.mcap') if path.is_file()):
         with path.open('rb') as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - _TAIL))
@@ -101,10 +101,12 @@ def stage_inputs(run: RunDirectory, settings: RunSettings, stage: str) -> dict[s
 def is_current(run: RunDirectory, settings: RunSettings, stage: str) -> bool:
     """Whether the result of a training stage exists and was made from what there is now."""
     path = run.file(f'{stage}.json')
-    if not path.exists() or not path.with_suffix('.safetensors').exists():
+    weights = path.with_suffix('.safetensors')
+    if not path.exists() or not weights.is_file():
         return False
     try:
-        return not _changed(read_json(path), stage_inputs(run, settings, stage))
+        result = read_json(path)
+        return result.get('sha256') == file_hash(weights) and not _changed(result, stage_inputs(run, settings, stage))
     except UserError:
         return False
 
@@ -125,7 +127,7 @@ def outdated(run: RunDirectory, settings: RunSettings) -> dict[str, list[str]]:
     for stage in TRAINED:
         path = run.file(f'{stage}.json')
         if path.exists() and not is_current(run, settings, stage):
-            found[stage] = _changed(read_json(path), stage_inputs(run, settings, stage))
+            found[stage] = _changed(read_json(path), stage_inputs(run, settings, stage)) or ['weights']
     return found
 
 

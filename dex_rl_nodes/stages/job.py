@@ -144,6 +144,8 @@ class Job:
     def _trained(self, name: str, command: str) -> Path:
         path = self.run.file(f'{name}.safetensors')
         if not path.exists():
+            if not self.run.exists:
+                raise UserError(self.run.lack)
             raise UserError(f'run "{self.run.name}" has no {name}; run ./dexrl train {command} {self.words}')
         return path
 

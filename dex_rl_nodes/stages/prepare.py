@@ -106,7 +106,7 @@ _INPUTS = {
     'demos': 'the demonstrations',
     'crops': 'the crops of the task', 'interface': 'the interface', 'encoder': 'the encoder', 'prior': 'the prior',
     'reward': 'the reward sessions', 'sessions': 'whether there are reward sessions',
-    'held_out': 'the share of sessions that only measure',
+    'held_out': 'the share of sessions that only measure', 'weights': 'its weights',
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from dex_rl_nodes import interrupt
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.process import end_of, was_stopped
 from dex_rl_nodes.stages.progress import ProgressBoard
@@ -106,9 +107,13 @@ class _Scheduler:
             arguments = there, work.function, work.arguments, self._started
             process = self._context.Process(target=_child, args=arguments, name=work.name)
             self._started += 1
-            process.start()
-            there.close()
-            self._running[here] = work, process
+            interrupt.hold()  # the server of the processes loads for seconds, and who is started must be known
+            try:
+                process.start()
+                there.close()
+                self._running[here] = work, process
+            finally:
+                interrupt.accept()
             self._tell(work, 0, 1)
 
     def _hear(self, connection: Connection) -> None:
@@ -180,14 +185,24 @@ class _Scheduler:
 
 def _child(connection: Connection, function: Callable[..., Any], arguments: tuple, number: int) -> None:
     """What runs in the process of a work; `number` counts the processes."""
+    try:
+        signal.signal(signal.SIGINT, _interrupt_once)
+        signal.signal(signal.SIGTERM, _interrupt_once)
+        interrupt.accept()
+        _work(connection, function, arguments, number)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # nobody is there to be told
+        raise SystemExit(1) from None
+
+
+def _work(connection: Connection, function: Callable[..., Any], arguments: tuple, number: int) -> None:
     import torch
 
     from dex_rl_nodes.learning.device import take_card
 
     take_card(number)
     torch.set_num_threads(1)  # the other cores have work of their own, and results must not depend on their number
-    signal.signal(signal.SIGINT, _interrupt_once)
-    signal.signal(signal.SIGTERM, _interrupt_once)
     told = 0.0
 
     def tell(done: int, total: int) -> None:
@@ -200,8 +215,8 @@ def _child(connection: Connection, function: Callable[..., Any], arguments: tupl
         connection.send(('done', function(*arguments, tell)))
     except UserError as error:
         connection.send(('refused', str(error)))
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise
     except Exception as error:  # reported with its place, for it is a mistake in the program
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f'{os.path.basename(place.filename)}:{place.lineno}'

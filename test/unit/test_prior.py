@@ -130,10 +130,12 @@ def test_foreign_hand_is_scaled_by_its_training_split(tmp_path):
         ({'targets': np.zeros((10, 6)), 'lengths': [4, 4]}, 'add up to 8 but there are 10'),
         ({'targets': np.zeros(10), 'lengths': [10]}, r'shape \(N, D\)'),
         ({'targets': np.zeros((10, 6)), 'lengths': [10.0]}, 'whole numbers'),
-        ({'targets': np.zeros((10, 6)), 'lengths': [10]}, 'cannot be split 9:1'),
+        ({'targets': np.arange(60.0).reshape(10, 6), 'lengths': [10]}, 'cannot be split 9:1'),
         ({'targets': np.full((10, 6), np.nan), 'lengths': [5, 5]}, 'not finite'),
-        ({'targets': np.zeros((10, 6)), 'lengths': [9, 1]}, 'at least 2 are needed'),
+        ({'targets': np.arange(60.0).reshape(10, 6), 'lengths': [9, 1]}, 'at least 2 are needed'),
         ({'targets': np.array([{'a': 1}]), 'lengths': [1]}, 'not a .npz file of plain numbers'),
+        ({'targets': np.ones((40, 3)), 'lengths': [20, 20]}, 'all targets are the same; record a hand that moves'),
+        ({'targets': np.full((40, 3), 1e300), 'lengths': [20, 20]}, 'finite'),
     ],
 )
 def test_bad_targets_are_refused_in_one_sentence(tmp_path, arrays, message):

@@ -440,3 +440,37 @@ def test_other_machines_are_told_to_install_ros(runner, tmp_path, monkeypatch):
     monkeypatch.setattr(environment.platform, 'machine', lambda: 'aarch64')
     with pytest.raises(UserError, match='exists for x86-64 Linux, not for aarch64 Linux; install ROS 2'):
         Environment(Places(tmp_path / 'env', tmp_path, ''), runner).make_base()
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'said'),
+    [
+        ('RMW_IMPLEMENTATION', 'nope', 'names no middleware; unset it'),
+        ('MUJOCO_GL', 'nope', 'one of: egl, osmesa, glfw'),
+        ('DEXRL_HOME', '/dev/null/x', 'can be no folder, for /dev/null is none'),
+        ('DEXRL_HOME', '~nosuchaccount/x', 'cannot be resolved'),
+    ],
+)
+def test_a_variable_of_the_shell_that_cannot_be_meant_is_one_sentence(monkeypatch, capsys, name, value, said):
+    monkeypatch.setenv(name, value)
+    assert command.main(['doctor']) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count('\n') == 1 and said in printed.err and name in printed.err
+
+
+def test_a_reader_who_has_left_is_no_error_of_ours(monkeypatch):
+    program = [
+        sys.executable,
+        '-B',
+        '-c',
+        'import sys; from dex_rl_nodes.setup.command import main; sys.exit(main(["--help"]))',
+    ]
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(program, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, '')
+    closed = subprocess.run(
+        ['sh', '-c', 'exec "$0" "$@" >&-', *program], stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert (closed.returncode, closed.stderr) == (0, '')

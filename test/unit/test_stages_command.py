@@ -13,10 +13,11 @@ import pytest
 from dex_rl_nodes import config, interrupt
 from dex_rl_nodes.config import load_robot, load_task
 from dex_rl_nodes.errors import UserError
+from dex_rl_nodes.paths import runs_directory
 from dex_rl_nodes.recording.reader import next_folder
 from dex_rl_nodes.recording.writer import BagWriter
 from dex_rl_nodes.records import EpisodeState, Outcome, Phase
-from dex_rl_nodes.run_directory import RunDirectory, RunSettings
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings, file_hash
 from dex_rl_nodes.stages import collect, inputs, train
 from dex_rl_nodes.stages.command import main
 from dex_rl_nodes.stages.job import Job
@@ -197,8 +198,9 @@ def test_what_an_earlier_version_made_in_another_way_is_out_of_date(runs):
     for stage in inputs.TRAINED:
         noted = inputs.stage_inputs(run, settings, stage)
         assert noted.pop('recipe').isdigit()
-        run.file(f'{stage}.json').write_text(json.dumps({'inputs': noted}))
-        run.file(f'{stage}.safetensors').touch()
+        weights = run.file(f'{stage}.safetensors')
+        weights.touch()
+        run.file(f'{stage}.json').write_text(json.dumps({'inputs': noted, 'sha256': file_hash(weights)}))
     assert inputs.outdated(run, settings) == {'encoder': ['recipe'], 'policy': ['recipe']}
     run.file('learner').mkdir()
     run.file('learner/step_50.safetensors').touch()
@@ -275,7 +277,7 @@ def test_a_folder_that_cannot_be_made_is_named(runs, capsys, monkeypatch):
     monkeypatch.setenv('DEXRL_RUNS', str(runs / 'file'))
     assert main('prepare run:=mine'.split()) == 2
     said = capsys.readouterr().err
-    assert f'cannot write {runs}/file/mine/run.json' in said and 'choose another run folder' in said
+    assert f'cannot write {runs}/file/mine/run.json' in said and 'choose another folder' in said
 
 
 def test_a_prior_of_a_file_is_no_prior_of_a_robot(runs, capsys):
@@ -314,3 +316,58 @@ def test_ctrl_c_that_comes_while_python_loads_is_kept():
     command = [sys.executable, '-m', 'dex_rl_nodes.stages', 'bench', '--help']
     done = subprocess.run(command, preexec_fn=held, capture_output=True, text=True, timeout=60)
     assert done.returncode == 130 and done.stderr.startswith('\ndexrl: stopped') and not done.stdout
+
+
+def test_a_second_command_at_a_run_is_refused_by_the_name_of_the_first(runs, capsys):
+    make('mine')
+    with RunDirectory('mine').claimed('prepare'):
+        assert main(['prepare', 'task:=pull_tissue', 'run:=mine']) == 2
+        assert f'./dexrl prepare (process {os.getpid()}) works on run "mine"; wait for it' in capsys.readouterr().err
+        with RunDirectory('other').claimed('online'):
+            pass
+    assert not (runs / 'other').exists()
+
+
+@pytest.mark.parametrize(
+    'content', ['[]', '{}', 'null', '{"task": 3}', '{', '{"cameras": {}}', '{"control_rate": "x"}']
+)
+def test_a_damaged_run_json_is_one_sentence(runs, capsys, content):
+    path = make('mine').file('run.json')
+    good = json.loads(path.read_text())
+    part = json.loads(content) if content.startswith('{"c') else None
+    path.write_text(json.dumps({**good, **part}) if part else content)
+    assert main(['online', 'task:=pull_tissue', 'run:=mine']) == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and 'run.json is damaged (' in said and 'begin in another run:=NAME' in said
+
+
+@pytest.mark.parametrize('name', ['x' * 300, 'two\nlines', 'half\udcff'])
+def test_a_name_that_no_folder_can_have_is_refused(capsys, name):
+    assert main(['evaluate', 'task:=pull_tissue', f'run:={name}']) == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and 'cannot be the name of a run' in said
+
+
+def test_an_option_without_its_value_is_not_left_out(capsys):
+    for words in (['--data'], ['--data', '']):
+        assert main(['train', 'prior', *words]) == 2
+        assert '--data needs a value' in capsys.readouterr().err
+
+
+def test_weights_that_were_damaged_are_made_again(runs):
+    run, settings = make('mine'), RunSettings('pull_tissue', 'sim', 'latent_prior', 'lamp', 0)
+    weights = run.file('prior.safetensors')
+    weights.write_bytes(b'weights')
+    given = inputs.stage_inputs(run, settings, 'prior')
+    run.file('prior.json').write_text(json.dumps({'sha256': file_hash(weights), 'inputs': given}))
+    assert inputs.is_current(run, settings, 'prior')
+    weights.write_bytes(b'weight')
+    assert not inputs.is_current(run, settings, 'prior')
+
+
+def test_runs_are_where_the_variable_says(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    for given, folder in (('', 'runs'), ('~/mine', 'mine')):
+        monkeypatch.setenv('DEXRL_RUNS', given)
+        assert runs_directory() == tmp_path / folder

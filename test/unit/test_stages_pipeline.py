@@ -78,7 +78,7 @@ def test_what_is_out_of_date_is_noticed(prepared, tmp_path):
     assert inputs.missing(job.run, SETTINGS, AMOUNTS) == []
     prior = job.run.file('prior.json')
     prior.write_text(prior.read_text().replace(read_json(prior)['sha256'], '0' * 64))
-    assert inputs.missing(job.run, SETTINGS, AMOUNTS) == ['policy']
+    assert inputs.missing(job.run, SETTINGS, AMOUNTS) == ['prior', 'policy']
     shutil.rmtree(next(job.run.bags('demos').iterdir()))
     assert inputs.missing(job.run, SETTINGS, AMOUNTS) == ['demos', 'encoder', 'prior', 'policy', 'reward']
 

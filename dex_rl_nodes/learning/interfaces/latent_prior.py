@@ -137,7 +137,8 @@ class LatentPrior(ActionInterface):
         mean = points + self.prior_center(context)
         self.fit_residual(self.spread_scale(mean, settings), points, context, settings)
         rows = torch.randint(len(mean), (_ANCHORS,), generator=generator)
-        spread = 2 * mean.std(0).clamp_min(0.5) * torch.randn((_ANCHORS, self.hand_core_dim), generator=generator)
+        deviation = mean.std(0, correction=int(len(mean) > 1))
+        spread = 2 * deviation.clamp_min(0.5) * torch.randn((_ANCHORS, self.hand_core_dim), generator=generator)
         spread[: _ANCHORS // 2] = 0  # half on the demonstrated motion, half around it
         self.anchors.copy_(mean[rows] + spread)
 
