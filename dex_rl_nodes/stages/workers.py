@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -83,6 +84,7 @@ class _Scheduler:
         self._parts: dict[str, dict[str, tuple[int, int]]] = {}  # bar -> work -> done, total
         self._context = multiprocessing.get_context('forkserver')
         self._context.set_forkserver_preload(_PRELOAD)
+        resource_tracker.ensure_running()  # when it starts, it takes Ctrl-C for whoever wanted that to wait
 
     def run(self) -> dict[str, Any]:
         try:
