@@ -20,6 +20,7 @@ from dex_rl_nodes.descriptions import CURRENT_POSE, HAND_JOINTS, IMAGES, MEASURE
 from dex_rl_nodes.errors import UserError
 from dex_rl_nodes.nodes import conversions, qos
 from dex_rl_nodes.nodes.bench_graph import Listener, measure, process_of
+from dex_rl_nodes.parameters import COMMON, DEFAULT_RUN
 from dex_rl_nodes.recording.history import episode_bags
 from dex_rl_nodes.recording.reader import BagReader
 from dex_rl_nodes.recording.spool import read_transitions
@@ -39,7 +40,7 @@ from dex_rl_nodes.records import (
     StepResult,
     TeleopCommand,
 )
-from dex_rl_nodes.run_directory import RunDirectory
+from dex_rl_nodes.run_directory import RunDirectory, RunSettings
 from dex_rl_nodes.stages.bench.measurement import Measurement
 
 _START_DEADLINE = 60.0  # s
@@ -185,6 +186,8 @@ def recorder_loss(seconds: float, folder: Path) -> Measurement:
         folder: of the run that is recorded.
     """
     os.environ['DEXRL_RUNS'] = str(folder)
+    usual = {parameter.name: parameter.default for parameter in COMMON}
+    RunDirectory(DEFAULT_RUN).create(RunSettings(**{name: usual[name] for name in RunSettings.__dataclass_fields__}))
     listener = Listener('bench_recorder')
     try:
         load = Load(listener.node)

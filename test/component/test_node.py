@@ -121,7 +121,7 @@ def test_a_person_s_mistake_is_one_sentence_and_code_2():
     process = _start('lmpm_decoder', 'run:=no_such_run')
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert errors.count('\n') == 1 and 'run "no_such_run" has no prior; run ./dexrl train prior' in errors
+    assert errors.count('\n') == 1 and 'there is no run "no_such_run" in' in errors
 
 
 def test_an_argument_that_ros_does_not_accept_is_said_without_a_traceback():

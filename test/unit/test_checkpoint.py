@@ -73,7 +73,7 @@ def test_missing_files_are_named(saved, tmp_path):
     with pytest.raises(UserError, match='sha256'):
         load_checkpoint(path)
     path.with_suffix('.json').write_text('{"sha')
-    with pytest.raises(UserError, match='not JSON'):
+    with pytest.raises(UserError, match='no JSON object'):
         load_checkpoint(path)
 
 
