@@ -238,7 +238,7 @@ class CommandMuxNode(EpisodeNode):
     def _try(self) -> None:
         if not self.running or self._command is None or self._missing(self._command.stamp):
             return
-        if self._fresh and not self._mux.stopped and self._lookout.see():
+        if self._fresh and not self._mux.stopped and self._targets.in_doubt:
             return
         command, reading = self._command, self._reports.reading()
         if self._fresh and not self._start(command, reading):
@@ -277,7 +277,7 @@ class CommandMuxNode(EpisodeNode):
         self._expect(*REPORTS)
         now = time.monotonic_ns()
         self._mux.watch.check(now)
-        if self._lookout.see() or self._mux.watch.causes(cameras=False):
+        if self._targets.in_doubt or self._mux.watch.causes(cameras=False):
             return False
         if self._credible(self._reports.reading()) and self._mux.begin_reset(self._reports.reading(), command.stamp):
             self._fresh = False

@@ -51,6 +51,11 @@ class RobotTargets:
         return True
 
     @property
+    def in_doubt(self) -> bool:
+        """Whether no motion may begin, for somebody else is there now; in a dry run nothing moves."""
+        return not self._dry_run and self.lookout.see()
+
+    @property
     def silent_for(self) -> float:
         """How long the robot has heard nothing (s)."""
         return time.monotonic() - self._told_at

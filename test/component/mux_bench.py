@@ -169,6 +169,12 @@ class Live(Bench):
         self.until(lambda: not self.node.running)
         self.run_episode(self.now())
 
+    def gripping(self):
+        """Wait until the arm is being moved and the hand has closed."""
+        self.moving()
+        self.command_hand = HAND + np.float32(0.3)
+        self.until(lambda: np.allclose(self.executed()[-1].hand_target, self.command_hand))
+
     def moving(self):
         """Wait until the arm is being moved, its target ahead of it."""
         self.arm = FORWARD
